@@ -1,0 +1,131 @@
+/*
+ * What every file of bindings/ shares: handles, errors, calls into Lua, and declarations that are
+ * also the documentation.
+ *
+ * The engine lock is the Lua lock: every function here needs it. A binding has three parts: read
+ * arguments (may raise, owns nothing); engine work (no Lua call); push results. See
+ * docs/bindings.md for the ten rules.
+ */
+#pragma once
+
+#include <glib.h>
+#include <lauxlib.h>
+#include <lua.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/cpu/cpu.h"
+#include "engine/qom/object.h"
+
+/* ---- declarations: functions with their documentation ----------------------------------- */
+
+typedef struct ApiFunction {
+    const char *name;
+    lua_CFunction fn;
+    const char *sig; /* LuaLS: "(addr: integer|string, len: integer): string" */
+    const char *doc; /* one line, or several: the first is the summary */
+} ApiFunction;       /* lists end with name NULL */
+typedef struct ApiField {
+    const char *name;
+    lua_CFunction get; /* (handle) -> value */
+    lua_CFunction set; /* (handle, value); NULL: read-only, assignment raises */
+    const char *type;  /* LuaLS: "integer" */
+    const char *doc;
+} ApiField;
+
+/* Makes package.preload[name] (name is "vmlua.core.loop" …). */
+void binding_module(lua_State *L, const char *name, const char *doc, const ApiFunction *functions);
+/* Adds methods and fields to handles of a QOM type and its descendants. Scripts add more through
+ * vmlua.core.qom.methods(type). */
+void binding_class(lua_State *L, const char *qom_type, const char *doc, const ApiFunction *methods,
+                   const ApiField *fields);
+/* A userdata class that is not an object (hooks, snapshots, timers). `gc` drops what it holds; it
+ * may run inside any allocation (rule 3). */
+void binding_userdata_class(lua_State *L, const char *name, const char *doc,
+                            const ApiFunction *methods, const ApiField *fields, lua_CFunction gc);
+void *binding_new_userdata(lua_State *L, const char *name,
+                           size_t size); /* zeroed, one user value */
+void *binding_check_userdata(lua_State *L, int arg, const char *name);
+
+/* ---- objects ----------------------------------------------------------------------------- */
+
+/* Pushes the one handle of an object (nil for NULL). It holds one reference until the object is
+ * unparented or the handle collected. */
+void binding_push_object(lua_State *L, void *obj);
+/* The object behind a handle: raises "bad argument #1 (x86-cpu expected, got string)" or "serial0:
+ * is gone". */
+void *binding_check_object(lua_State *L, int arg, const char *qom_type);
+void *binding_opt_object(lua_State *L, int arg, const char *qom_type); /* nil/none: NULL */
+/* NULL when not a live handle of that type; raises nothing. */
+void *binding_test_object(lua_State *L, int arg, const char *qom_type);
+/* References dropped by __gc wait here until the main loop drains them. */
+void binding_defer_unref(Object *obj);
+void binding_defer(void (*fn)(void *data), void *data);
+
+/* ---- values and errors ------------------------------------------------------------------- */
+
+/* An address or size: an integer (its 64 bits), or a string like "2G", "0x7c00". Raises with
+ * `what`. */
+uint64_t binding_check_u64(lua_State *L, int arg, const char *what);
+/* An integer within [min, max] (unsigned compare). */
+uint64_t binding_check_range(lua_State *L, int arg, uint64_t min, uint64_t max, const char *what);
+/* Raises on a key of the table at idx that is not in `known` (NULL-terminated), naming it and the
+ * nearest. */
+void binding_check_keys(lua_State *L, int idx, const char *const *known, const char *what);
+/* t[key] pushed; returns its type. */
+int binding_get_key(lua_State *L, int idx, const char *key);
+/* Pushes nil, message; frees the error; returns 2: `return binding_fail(L, error)`. For the outside
+ * world failing. */
+int binding_fail(lua_State *L, GError *error);
+/* Frees the error and raises its message with position. For wrong use. Never returns. */
+int binding_raise(lua_State *L, GError *error);
+void binding_push_prop_value(lua_State *L, const PropValue *v, const Property *p);
+/* false + error when the Lua value cannot be a value of that kind. */
+bool binding_to_prop_value(lua_State *L, int idx, const Property *p, PropValue *out,
+                           GError **error);
+
+/* ---- calling Lua ------------------------------------------------------------------------- */
+
+/* The lua_State of the calling thread: the main one, or a vCPU thread's own (made by
+ * thread_started). */
+lua_State *binding_state(void);
+/* The one wrapper through which C calls Lua: function and nargs on the stack; traceback handler,
+ * stack checked, budget watched, and engine_no_unlock_begin/end around it when `in_handler`. false
+ * + error (ENGINE_ERROR_SCRIPT, message with traceback), results absent. */
+bool binding_call(lua_State *L, int nargs, int nresults, bool in_handler, const char *what,
+                  GError **error);
+/* Seconds a callback from C may run before it is ended with an error (0: no limit). Default 10. */
+void binding_set_budget(double seconds);
+
+/* A Lua function (or any value) that C keeps: anchored in its owner's user value, so that the
+ * owner's close frees it. */
+typedef struct ScriptRef ScriptRef;
+/* `owner` may be NULL (process-wide). `what` names the callback in errors: "pio hook at
+ * board.lua:12". */
+ScriptRef *script_ref_new(lua_State *L, int idx, Object *owner, const char *what);
+void script_ref_free(ScriptRef *ref);               /* NULL is fine; engine lock */
+bool script_ref_push(lua_State *L, ScriptRef *ref); /* false (nothing pushed): owner closed */
+const char *
+script_ref_what(const ScriptRef *ref); /* with the place where the function was defined */
+
+/* ---- set-up ------------------------------------------------------------------------------ */
+
+lua_State *bindings_open(int argc, char **argv); /* main thread, once; loads all modules below */
+void bindings_close(
+    void); /* closes machines that are left, the state, checks for leaks in debug builds */
+/* A thread state for a vCPU, from its CpuHost; anchored until bindings_thread_end. */
+void bindings_thread_begin(VCpu *cpu);
+void bindings_thread_end(VCpu *cpu);
+
+/* One a file; each registers its modules and classes. */
+void binding_open_api(lua_State *L); /* vmlua.core.api: docs of everything declared here */
+void binding_open_loop(
+    lua_State *L);                   /* vmlua.core.loop: iterate, timers, fds, processes, signals */
+void binding_open_log(lua_State *L); /* vmlua.core.log: masks, trace points */
+void binding_open_qom(lua_State *L); /* vmlua.core.qom: types, classes, tree; class "object" */
+void binding_open_device(lua_State *L);  /* class "device": ports, MMIO, lines, timers, DMA */
+void binding_open_memory(lua_State *L);  /* vmlua.core.memory: address spaces, regions, back ends */
+void binding_open_cpu(lua_State *L);     /* class "x86-cpu", CPUID */
+void binding_open_event(lua_State *L);   /* hooks and rings */
+void binding_open_machine(lua_State *L); /* vmlua.core.machine, class "machine", snapshots */
+void binding_open_chardev(lua_State *L); /* class "chardev" */

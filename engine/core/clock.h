@@ -1,0 +1,55 @@
+/*
+ * Clocks and timers. Times are int64_t nanoseconds.
+ *
+ * CLOCK_KIND_REALTIME  monotonic time of the host, never stops
+ * CLOCK_KIND_HOST      wall time of the host (may jump)
+ * CLOCK_KIND_VIRTUAL   time of one machine: stops while the machine is paused, is saved and
+ * restored with it. Under an accelerator with icount it is a count of executed instructions.
+ * realtime and host exist once a process, virtual once a machine.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum { CLOCK_KIND_VIRTUAL, CLOCK_KIND_HOST, CLOCK_KIND_REALTIME } ClockKind;
+typedef struct Clock Clock;
+typedef void (*TimerFn)(void *opaque);
+
+Clock *clock_realtime(void);
+Clock *clock_host(void);
+/* A stopped virtual clock at 0. Freed with clock_free, after its timers are gone (a timer left
+ * behind is disarmed). */
+Clock *clock_new_virtual(void);
+void clock_free(Clock *clock);
+ClockKind clock_kind(const Clock *clock);
+int64_t clock_now(Clock *clock);        /* any thread, lock-free */
+void clock_start(Clock *virtual_clock); /* engine lock; both do nothing when already so */
+void clock_stop(Clock *virtual_clock);
+bool clock_running(const Clock *clock);
+void clock_set(Clock *virtual_clock,
+               int64_t now); /* engine lock; for restore: timers are re-evaluated */
+/* icount: from now on the time is what `now` returns (NULL: back to host time). `deadline_changed`
+ * is told when the earliest timer moves. */
+void clock_set_source(Clock *virtual_clock, int64_t (*now)(void *opaque),
+                      void (*deadline_changed)(void *opaque), void *opaque);
+int64_t clock_deadline(Clock *clock); /* of its first timer; -1: none. Engine lock */
+void clock_run_timers(Clock *clock);  /* fires what is due; the main loop does this for clocks on
+                                         host time. Engine lock */
+
+/* Embedded in its owner. Callbacks run on the main thread under the engine lock, in order of
+ * deadline. A timer fires once for each time it is armed. */
+typedef struct Timer {
+    Clock *clock;
+    TimerFn fn;
+    void *opaque;
+    int64_t expire;      /* ns; -1 when not armed */
+    unsigned heap_index; /* private */
+} Timer;
+void timer_setup(Timer *timer, Clock *clock, TimerFn fn, void *opaque);
+void timer_arm(Timer *timer, int64_t expire_ns); /* engine lock; re-arming moves it */
+void timer_disarm(Timer *timer);                 /* engine lock; fine when not armed */
+static inline bool timer_armed(const Timer *timer)
+{
+    return timer->expire >= 0;
+}

@@ -1,0 +1,40 @@
+/*
+ * The engine lock: one mutex over devices, topology, timers and the lua_State.
+ *
+ * Order of all locks: docs/locking.md. RAM, lockless regions, ioeventfds, coalesced ranges and
+ * exits that no hook matches do not take it. It is not recursive.
+ */
+#pragma once
+
+#include <glib.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+void engine_lock(void);
+void engine_unlock(void);
+bool engine_lock_held(void); /* by this thread; exact in every build */
+
+/*
+ * Drops the lock around a call that blocks, and takes it again. Refused (false + error, lock kept)
+ * where other code up the stack relies on the lock: in a device handler, a script callback or a
+ * finaliser, i.e. between engine_no_unlock_begin and _end on this thread.
+ */
+bool engine_unlocked_begin(GError **error);
+void engine_unlocked_end(void);
+void engine_no_unlock_begin(void);
+void engine_no_unlock_end(void);
+bool engine_may_unlock(void);
+
+/* A condition that is waited for with the engine lock. Waiting is refused where dropping the lock
+ * is (asserted). */
+typedef struct EngineCond {
+    pthread_cond_t cond;
+} EngineCond;
+void engine_cond_init(EngineCond *cond);
+void engine_cond_destroy(EngineCond *cond);
+void engine_cond_wait(EngineCond *cond);
+/* false after `timeout_ns` of CLOCK_MONOTONIC. */
+bool engine_cond_timedwait(EngineCond *cond, int64_t timeout_ns);
+void engine_cond_broadcast(EngineCond *cond);
+
+#define ENGINE_LOCK_ASSERT() g_assert(engine_lock_held())

@@ -1,0 +1,68 @@
+/*
+ * Log masks: what `-d MASK,…` switches on and `-D FILE` redirects. One predictable branch when off.
+ *
+ * Guest mistakes go to LOG_GUEST, gaps in our models to LOG_UNIMP, unassigned accesses to
+ * LOG_UNASSIGNED. Guest-triggered messages are rate-limited a call site (after 100 lines a second:
+ * one line that counts the rest), so that a hostile guest cannot fill a disk.
+ */
+#pragma once
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum {
+    LOG_GUEST = 1 << 0,
+    LOG_UNIMP = 1 << 1,
+    LOG_UNASSIGNED = 1 << 2,
+    LOG_EXITS = 1 << 3,
+    LOG_MEMORY = 1 << 4, /* slots and flat view changes */
+    LOG_CPU = 1 << 5,    /* state at reset and on errors */
+    LOG_IRQ = 1 << 6,
+    LOG_CHARDEV = 1 << 7,
+    LOG_STATE = 1 << 8, /* snapshots */
+    LOG_SCRIPT = 1 << 9,
+    LOG_TRACE = 1 << 10, /* trace points */
+} LogMask;
+
+typedef struct LogItem {
+    LogMask mask;
+    const char *name;
+    const char *doc;
+} LogItem;
+extern const LogItem log_items[]; /* ends with name NULL */
+
+extern uint32_t log_enabled_mask; /* read-only for others; changed under the engine lock, read with
+                                     relaxed atomics */
+static inline bool log_enabled(LogMask mask)
+{
+    return G_UNLIKELY(__atomic_load_n(&log_enabled_mask, __ATOMIC_RELAXED) & (uint32_t)mask);
+}
+
+/* "guest,unimp" or "all" or "help"-free list; unknown word: error naming it and the known ones. */
+bool log_parse_mask(const char *text, uint32_t *mask, GError **error);
+void log_set_mask(uint32_t mask);
+bool log_set_file(const char *path,
+                  GError **error); /* NULL: stderr; %d in it becomes the process id */
+/* Receives each line instead of the file (tests, `dev:log()` sources, the REPL); NULL removes it.
+ * Called under the log's leaf lock: it may not call back into the engine. */
+typedef void (*LogSink)(LogMask mask, const char *line, void *opaque);
+void log_set_sink(LogSink sink, void *opaque);
+
+typedef struct LogSite {
+    int64_t window_start; /* ns, realtime */
+    unsigned in_window;
+    unsigned suppressed;
+} LogSite;
+void log_write(LogMask mask, LogSite *site, const char *format, ...) G_GNUC_PRINTF(3, 4);
+/* A line needs no newline. Any thread. */
+#define log_mask(mask, ...)                             \
+    do {                                                \
+        if (log_enabled(mask)) {                        \
+            static LogSite log_site_;                   \
+            log_write((mask), &log_site_, __VA_ARGS__); \
+        }                                               \
+    } while (0)
+/* Messages for the user, always shown, on stderr: "vmlua: warning: …". */
+void log_warning(const char *format, ...) G_GNUC_PRINTF(1, 2);
+void log_error(const char *format, ...) G_GNUC_PRINTF(1, 2);

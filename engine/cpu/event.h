@@ -1,0 +1,112 @@
+/*
+ * Events: named things that happen in a machine, watched by hooks whose filters are matched here,
+ * in C.
+ *
+ * An EventHub belongs to a machine. A hook is (source, filter, function). Hook tables are read
+ * under RCU, a pointer that is NULL while nothing is armed: an exit without hooks pays one load and
+ * branch. Functions run under the engine lock on the thread on which the event happens.
+ */
+#pragma once
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/cpu/exit.h"
+
+typedef struct EventHub EventHub;
+typedef struct EventHook EventHook;
+typedef struct EventRing EventRing;
+typedef struct VCpu VCpu;
+
+typedef enum {
+    EVENT_PIO,
+    EVENT_MMIO,
+    EVENT_MSR,
+    EVENT_HYPERCALL,
+    EVENT_EXEC, /* the instruction at addr is about to execute */
+    EVENT_IRQ,  /* a line of the machine changed; addr: number, value: level */
+    EVENT_EXIT, /* addr: a CpuExitKind, or EVENT_EXIT_ANY in the filter */
+    EVENT_RESET,
+    EVENT_STATUS, /* run state changed; addr: new RunState */
+    EVENT_SOURCES,
+} EventSource;
+const char *event_source_name(EventSource source);
+
+enum { EVENT_READS = 1, EVENT_WRITES = 2 };
+
+typedef struct EventFilter {
+    EventSource source;
+    uint64_t addr;        /* first port, address, MSR, number, CpuExitKind */
+    uint64_t len;         /* how many; 0 means 1; UINT64_MAX: all */
+    uint8_t sizes;        /* access sizes that match: bit mask 1|2|4|8; 0: any */
+    uint8_t directions;   /* EVENT_READS | EVENT_WRITES; 0: both */
+    uint64_t mask, value; /* writes match when (value & mask) == value; mask 0: any */
+    int cpu;              /* -1: any vCPU */
+    uint64_t skip;        /* let the first `skip` matches pass */
+    uint64_t limit;       /* remove after that many calls; 0: never */
+} EventFilter;
+
+typedef struct EventRecord { /* what a hook sees, what a ring keeps */
+    EventSource source;
+    int cpu; /* index; -1: not on a vCPU */
+    uint64_t addr, value;
+    uint8_t size;
+    bool write;
+    uint64_t rip;     /* 0 when it was not cheap to know */
+    int64_t time;     /* ns of the machine's virtual clock */
+    uint64_t args[6]; /* hypercall arguments */
+    bool fault;       /* an MSR hook answers with #GP */
+    bool internal;    /* accesses that the kernel would have served itself: MSR default action */
+} EventRecord;
+
+typedef enum {
+    EVENT_CONTINUE, /* as if the hook were not there; the next hook is asked */
+    EVENT_HANDLED,  /* x->value is the answer; no device sees the access */
+    EVENT_PAUSE,    /* handled as CONTINUE, then the machine pauses */
+} EventAction;
+typedef EventAction (*EventFn)(void *opaque, VCpu *cpu, EventRecord *x); /* cpu may be NULL */
+
+/* What arming means to the accelerator: switching MSR filters, breakpoints, lifting coalescing and
+ * ioeventfds from a range. Set by the machine; a refusal is the error of event_hook_add. */
+typedef struct EventArmOps {
+    bool (*arm)(void *opaque, const EventFilter *filter, char **how,
+                GError **error); /* *how: "port exit", "hw breakpoint 1/4" … */
+    void (*disarm)(void *opaque, const EventFilter *filter);
+    int64_t (*now)(void *opaque); /* virtual time */
+    void *opaque;
+} EventArmOps;
+
+EventHub *event_hub_new(const EventArmOps *ops); /* copied */
+void event_hub_free(EventHub *hub); /* engine lock; removes what is left, each destroy is called */
+
+/* Engine lock. Hooks on one source are asked in order of addition. `destroy(opaque)` runs when the
+ * hook is gone for good, under the lock, never inside its own call. NULL + error: this machine or
+ * accelerator cannot serve it. */
+EventHook *event_hook_add(EventHub *hub, const EventFilter *filter, EventFn fn, void *opaque,
+                          GDestroyNotify destroy, GError **error);
+void event_hook_remove(
+    EventHook *hook); /* also from inside its own call; the pointer is dead after */
+uint64_t event_hook_hits(const EventHook *hook);
+const char *event_hook_how(const EventHook *hook);
+const EventFilter *event_hook_filter(const EventHook *hook);
+void event_hub_foreach(EventHub *hub, void (*fn)(EventHook *hook, void *opaque), void *opaque);
+
+/* A ring of the last n matches, kept without the engine lock (a leaf lock) and without calling
+ * anybody. Its hook is in the list too. */
+EventRing *event_ring_add(EventHub *hub, const EventFilter *filter, unsigned n, GError **error);
+void event_ring_remove(EventRing *ring);
+uint64_t event_ring_total(EventRing *ring);
+unsigned event_ring_copy(EventRing *ring, EventRecord *out, unsigned max); /* oldest first */
+EventHook *event_ring_hook(EventRing *ring);
+
+/* The question on the hot path. Inlined: one load while nothing of this source is armed. */
+static inline bool event_hub_armed(const EventHub *hub, EventSource source)
+{
+    /* EventHub starts with `uint32_t armed`, a bit a source (relaxed atomic). */
+    return G_UNLIKELY(__atomic_load_n((const uint32_t *)(const void *)hub, __ATOMIC_RELAXED) &
+                      (1u << source));
+}
+/* Offers an event: filters are matched without the engine lock; it is taken (if not held) only for
+ * a match that has a function. */
+EventAction event_hub_fire(EventHub *hub, VCpu *cpu, EventRecord *x);

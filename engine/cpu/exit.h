@@ -1,0 +1,45 @@
+/*
+ * The exit record: why a vCPU left the guest, in terms that every accelerator shares. One a vCPU,
+ * reused.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum {
+    CPU_EXIT_NONE,
+    CPU_EXIT_PIO,
+    CPU_EXIT_MMIO,
+    CPU_EXIT_RDMSR,
+    CPU_EXIT_WRMSR,
+    CPU_EXIT_HYPERCALL,
+    CPU_EXIT_HLT,
+    CPU_EXIT_SHUTDOWN,     /* triple fault */
+    CPU_EXIT_SYSTEM_EVENT, /* the guest asked the platform: shutdown, reset, crash (code in `addr`)
+                            */
+    CPU_EXIT_DEBUG,        /* breakpoint or step, see debug.h */
+    CPU_EXIT_IRQ_WINDOW,
+    CPU_EXIT_INTERRUPTED,    /* kicked */
+    CPU_EXIT_FAIL_ENTRY,     /* the host CPU refused the state */
+    CPU_EXIT_INTERNAL_ERROR, /* the accelerator gave up; `message` has the instruction bytes */
+    CPU_EXIT_IOAPIC_EOI,     /* vector in `value` (split irqchip) */
+    CPU_EXIT_UNKNOWN,
+    CPU_EXIT_KINDS,
+} CpuExitKind;
+
+const char *
+cpu_exit_kind_name(CpuExitKind kind); /* "pio", "mmio", … as scripts and -d exits spell them */
+
+typedef struct CpuExit {
+    CpuExitKind kind;
+    bool write;
+    uint8_t size;      /* PIO, MMIO: 1 2 4 8 */
+    uint32_t count;    /* string PIO: how many items; otherwise 1 */
+    uint64_t addr;     /* port, address, MSR index, hypercall number */
+    uint64_t value;    /* what is written, or what the reader gets */
+    uint64_t args[6];  /* hypercall arguments; DEBUG: dr6, dr7, pc */
+    void *data;        /* string PIO: count * size bytes, borrowed from the accelerator */
+    char message[256]; /* INTERNAL_ERROR, FAIL_ENTRY, UNKNOWN */
+    bool msr_fault;    /* answer of an MSR handler: inject #GP */
+} CpuExit;

@@ -1,0 +1,138 @@
+/*
+ * A machine: an object that owns everything of one guest: address spaces, accelerator, vCPUs,
+ * virtual clock, event hub, devices below it in the tree, reset handlers, saved state. Two machines
+ * share nothing but the process.
+ *
+ * All functions: engine lock. Boards (Lua, MachineClass below "machine") fill it in `init`.
+ */
+#pragma once
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/accel/accel.h"
+#include "engine/core/clock.h"
+#include "engine/cpu/cpu.h"
+#include "engine/cpu/event.h"
+#include "engine/memory/memory.h"
+#include "engine/qom/object.h"
+#include "engine/state/ram-snapshot.h"
+#include "engine/state/vmstate.h"
+
+#define TYPE_MACHINE "machine"
+
+typedef enum {
+    RUN_STATE_BUILDING, /* board being composed; no vCPU has run */
+    RUN_STATE_RUNNING,
+    RUN_STATE_PAUSED,   /* on request; machine->reason says why */
+    RUN_STATE_ERROR,    /* paused by an error: callback, internal error, failed entry */
+    RUN_STATE_SHUTDOWN, /* the guest powered off or triple-faulted under no-reboot: vCPUs stopped,
+                           state can be looked at */
+    RUN_STATE_CLOSED,
+} RunState;
+const char *run_state_name(RunState s); /* "building", "running", … */
+
+typedef enum { ON_EVENT_DEFAULT, ON_EVENT_PAUSE, ON_EVENT_SHUTDOWN, ON_EVENT_RESET } OnEvent;
+
+typedef struct Machine Machine;
+typedef struct Snapshot Snapshot;
+typedef void (*MachineResetFn)(void *opaque);
+typedef void (*MachineNotify)(Machine *m, RunState state, void *opaque);
+
+struct Machine {
+    Object parent;
+    MemoryRegion memory_root, io_root; /* 2^64 bytes, 64 KiB */
+    AddressSpace *memory, *io;
+    Accel *accel;
+    Clock *clock;
+    EventHub *events;
+    GPtrArray *cpus; /* VCpu *, owned through the tree */
+    RunState state;
+    char *reason;  /* of PAUSED, ERROR, SHUTDOWN */
+    int exit_code; /* what the launcher ends with once SHUTDOWN: isa-debug-exit and the like set it
+                    */
+    uint64_t ram_size;
+    bool no_reboot; /* a reset request ends the machine */
+    OnEvent on_triple_fault;
+    RamTracker *ram_tracker;
+    struct MachinePriv *priv;
+};
+typedef struct MachineClass {
+    ObjectClass parent_class;
+    const char *alias; /* another name for -machine */
+    bool is_default;
+    uint64_t default_ram_size;
+    unsigned default_cpus, max_cpus;
+} MachineClass;
+OBJECT_DECLARE_TYPE(Machine, MachineClass, MACHINE, TYPE_MACHINE)
+
+/* By name, then alias, then (name NULL) the default class. NULL + error with the nearest name. */
+MachineClass *select_machine(const char *name, GError **error);
+MachineClass *find_default_machine(void);
+
+/* A machine below /machines as `id` (NULL: class name and a number), address spaces and clock made,
+ * no accelerator yet. */
+Machine *machine_new(const char *type_name, const char *id, GError **error);
+bool machine_set_accel(Machine *m, AccelClass *klass, IrqchipMode irqchip, bool pit,
+                       GError **error);
+/* Creates the next vCPU, thread stopped. `policy` NULL: all that the accelerator supports. Takes
+ * the policy. */
+VCpu *machine_add_cpu(Machine *m, CpuidPolicy *policy, GError **error);
+
+/* From now on the machine can run: checks it has an accelerator and vCPUs, resets everything once.
+ */
+bool machine_finish_init(Machine *m, GError **error);
+
+/* Run control. pause waits until no vCPU is in the guest, except where waiting is refused (a vCPU's
+ * callback, a device handler): there it takes effect as soon as the handler has returned. */
+bool machine_resume(Machine *m, GError **error);
+void machine_pause(Machine *m, const char *reason);
+void machine_fail(Machine *m,
+                  const char *message); /* PAUSED with an error as the reason; RUN_STATE_ERROR */
+void machine_request_reset(
+    Machine *m,
+    const char *why); /* any moment; done on the main loop; no_reboot makes it a shutdown */
+void machine_request_shutdown(Machine *m, const char *why, int exit_code);
+bool machine_reset(Machine *m, GError **error); /* now; main thread */
+bool machine_step(Machine *m, VCpu *cpu,
+                  GError **error); /* one instruction of one vCPU, then PAUSED "step" */
+/* Stops vCPUs, joins threads, unrealizes and unparents everything, frees the accelerator. In any
+ * order relative to other machines. Main thread. */
+void machine_close(Machine *m);
+
+void machine_add_reset(Machine *m, MachineResetFn fn,
+                       void *opaque); /* run in order of addition, devices before vCPUs' */
+void machine_remove_reset(Machine *m, MachineResetFn fn, void *opaque);
+void machine_add_notify(Machine *m, MachineNotify fn,
+                        void *opaque); /* run state changes; under the lock, after the change */
+void machine_remove_notify(Machine *m, MachineNotify fn, void *opaque);
+
+/* Saved state. `name` is unique with `instance`; owners call this from realize and unregister from
+ * unrealize. */
+bool machine_register_state(Machine *m, const char *name, uint32_t instance,
+                            const VMStateDescription *vmsd, void *opaque, GError **error);
+void machine_unregister_state(Machine *m, const VMStateDescription *vmsd, void *opaque);
+void machine_state_foreach(Machine *m,
+                           void (*fn)(const char *name, uint32_t instance,
+                                      const VMStateDescription *vmsd, void *obj, void *opaque),
+                           void *opaque);
+/* RAM that belongs to the machine's state. */
+void machine_add_ram(Machine *m, const char *name, MemoryRegion *mr);
+
+/* In-RAM snapshots. Taken at a safe point (pauses for the moment if running). */
+Snapshot *machine_snapshot(Machine *m, GError **error);
+bool machine_restore(
+    Machine *m, Snapshot *s,
+    GError **error); /* a failure leaves the machine in RUN_STATE_ERROR, saying why */
+void snapshot_ref(Snapshot *s);
+void snapshot_unref(Snapshot *s);
+uint64_t snapshot_device_bytes(const Snapshot *s);
+/* Devices and vCPUs only, as one stream. */
+GBytes *machine_save_devices(Machine *m, GError **error);
+bool machine_load_devices(Machine *m, GBytes *bytes, GError **error);
+uint64_t machine_restore_count(const Machine *m); /* rises with every restore: waits compare it */
+
+/* A line of the interrupt controller: level changes go to the accelerator, hooks on EVENT_IRQ see
+ * them. */
+struct Irq *machine_gsi(Machine *m, unsigned gsi);

@@ -1,0 +1,80 @@
+/*
+ * RAM: blocks of host memory with a dirty bitmap a client, and the back ends that make them.
+ *
+ * Back ends are QOM types below "memory-backend": memory-backend-ram (anonymous),
+ * memory-backend-memfd, memory-backend-file; properties: size, share, prealloc, prealloc-threads,
+ * dump, merge, hugetlb, hugetlbsize (memfd), mem-path, readonly (file).
+ */
+#pragma once
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/qom/object.h"
+
+#define RAM_PAGE_BITS 12
+#define RAM_PAGE_SIZE (UINT64_C(1) << RAM_PAGE_BITS)
+
+struct RamBlock {
+    int ref;       /* atomic */
+    uint8_t *host; /* page-aligned (huge-page-aligned where the back end uses them) */
+    uint64_t size; /* bytes, multiple of the page size */
+    int fd;        /* -1 for anonymous */
+    uint64_t fd_offset;
+    bool shared, readonly;
+    uint64_t page_size; /* of the back end: 4 KiB, 2 MiB, 1 GiB */
+    char *name;
+    unsigned long *dirty[3]; /* one bitmap a DIRTY_* client, allocated when the client first logs;
+                                NULL otherwise. Bits are set and cleared atomically */
+};
+typedef struct RamBlock RamBlock;
+
+/* Anonymous, populated on touch, with a guard page after it; refused with the sizes when the host
+ * cannot. */
+RamBlock *ram_block_new_anonymous(const char *name, uint64_t size, GError **error);
+RamBlock *ram_block_ref(RamBlock *block);
+void ram_block_unref(RamBlock *block); /* the last one unmaps */
+
+/* Dirty bits: `client` is one of DIRTY_*. Any thread; ranges are clipped to the block. */
+void ram_block_enable_dirty(RamBlock *block, unsigned client); /* engine lock; starts all clean */
+void ram_block_set_dirty(RamBlock *block, uint64_t offset,
+                         uint64_t len); /* for every client that logs */
+/* Or-s a bitmap that starts at page `first_page` (as KVM_GET_DIRTY_LOG returns it) into every
+ * logging client's. */
+void ram_block_merge_dirty(RamBlock *block, uint64_t first_page, const unsigned long *bitmap,
+                           uint64_t pages);
+bool ram_block_test_and_clear_dirty(RamBlock *block, uint64_t offset, uint64_t len,
+                                    unsigned client);
+/* Calls fn(first_page, n_pages) for each run of dirty pages and clears them as it goes; bounded by
+ * the block. */
+void ram_block_take_dirty(RamBlock *block, unsigned client,
+                          void (*fn)(uint64_t first, uint64_t n, void *opaque), void *opaque);
+/* The runs of pages that may hold anything but zero (asks the kernel; pages never touched are left
+ * out and not populated). */
+void ram_block_foreach_populated(RamBlock *block,
+                                 void (*fn)(uint64_t first, uint64_t n, void *opaque),
+                                 void *opaque);
+uint64_t ram_block_resident_bytes(RamBlock *block);
+
+#define TYPE_MEMORY_BACKEND       "memory-backend"
+#define TYPE_MEMORY_BACKEND_RAM   "memory-backend-ram"
+#define TYPE_MEMORY_BACKEND_MEMFD "memory-backend-memfd"
+#define TYPE_MEMORY_BACKEND_FILE  "memory-backend-file"
+
+typedef struct MemoryBackend {
+    Object parent;
+    uint64_t size, hugetlb_size;
+    bool share, prealloc, dump, merge, hugetlb, readonly;
+    uint32_t prealloc_threads;
+    char *mem_path;
+    RamBlock *block; /* made by memory_backend_realize */
+} MemoryBackend;
+typedef struct MemoryBackendClass {
+    ObjectClass parent_class;
+    RamBlock *(*alloc)(MemoryBackend *be, GError **error);
+} MemoryBackendClass;
+OBJECT_DECLARE_TYPE(MemoryBackend, MemoryBackendClass, MEMORY_BACKEND, TYPE_MEMORY_BACKEND)
+
+/* Allocates by the properties; its properties are fixed from then on. */
+bool memory_backend_realize(MemoryBackend *be, GError **error);
