@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "engine/core/clock.h"
-#include "engine/hw/core/irq.h"
+#include "engine/core/irq.h"
 #include "engine/machine/machine.h"
 #include "engine/memory/memory.h"
 #include "engine/qom/object.h"
