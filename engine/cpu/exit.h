@@ -42,4 +42,14 @@ typedef struct CpuExit {
     void *data;        /* string PIO: count * size bytes, borrowed from the accelerator */
     char message[256]; /* INTERNAL_ERROR, FAIL_ENTRY, UNKNOWN */
     bool msr_fault;    /* answer of an MSR handler: inject #GP */
+    bool handled; /* WRMSR, HYPERCALL: a hook answered. While false the accelerator does, before
+                     the next entry, what the CPU would have done had nobody looked. RDMSR arrives
+                     with `value` (or msr_fault) already filled with that answer */
 } CpuExit;
+
+/* CPU_EXIT_DEBUG: bits of `value`; `addr` is the linear address of the next instruction. Both may
+ * be set when a step ends on a breakpoint. */
+enum {
+    CPU_DEBUG_BREAKPOINT = 1 << 0, /* EVENT_EXEC fires */
+    CPU_DEBUG_STEP = 1 << 1,
+};
