@@ -35,6 +35,7 @@ typedef struct AccelConfig {
 struct Accel {
     Object parent;
     AccelConfig config;
+    CpuOps cpu_ops; /* from the class, for VCpu.ops */
     bool created;
 };
 
@@ -66,7 +67,12 @@ typedef struct AccelClass {
     /* Without the lock: finishes a half-done access (reads of which the answer is in cpu->exit), so
      * that state is whole. */
     void (*vcpu_finish_exit)(VCpu *cpu);
-    void (*vcpu_kick)(VCpu *cpu); /* any thread, async-signal-safe */
+    /* Any thread, async-signal-safe: the present or next run is cut short. The thread is sent a
+     * signal besides (cpu-thread.c); its handler calls this again on the vCPU's thread. */
+    void (*vcpu_kick)(VCpu *cpu);
+    /* Whether a vCPU halted outside the accelerator would wake (an interrupt with IF set, an NMI).
+     * With the lock. NULL: every CPU_REQ_IRQ wakes it. */
+    bool (*vcpu_has_work)(VCpu *cpu);
     bool (*get_state)(VCpu *cpu, unsigned groups, GError **error); /* into cpu->state */
     bool (*put_state)(VCpu *cpu, unsigned groups, GError **error);
     bool (*set_cpuid)(VCpu *cpu, GError **error); /* from cpu->cpuid, before the first run */
@@ -101,6 +107,9 @@ typedef struct AccelClass {
     void (*clock_changed)(Accel *a,
                           bool running); /* kvmclock and friends follow the virtual clock */
 
+    /* In-kernel devices go back to their power-on state; all vCPUs are stopped. NULL: the machine
+     * puts back what vmstate gave when the accelerator was new. */
+    void (*reset)(Accel *a);
     /* State of the in-kernel devices, as a description over the Accel object; NULL: none. */
     const VMStateDescription *(*vmstate)(Accel *a);
     /* Accelerator statistics, name and value pairs for vm.stats. May be NULL. */
@@ -112,7 +121,10 @@ OBJECT_DECLARE_TYPE(Accel, AccelClass, ACCEL, TYPE_ACCEL)
 /* Finds by short name; NULL + error listing the known ones. */
 AccelClass *accel_find(const char *short_name, GError **error);
 /* `-accel a -accel b`, "auto" among them: the first that is available; *why gets one line on the
- * choice (caller frees). */
+ * choice (caller frees). "auto" takes what is preferred here, else an accelerator that has no
+ * opinion (software), else whatever works. "tcg" is another name of "soft". */
 AccelClass *accel_select(const char *const *names, char **why, GError **error);
-Accel *accel_new(AccelClass *klass);
+Accel *accel_new(AccelClass *klass); /* one reference, the caller's; NULL: abstract class */
+/* false + error: the accelerator was destroyed again and only awaits its last unref. */
 bool accel_create(Accel *a, const AccelConfig *config, GError **error);
+void accel_destroy(Accel *a); /* after all vCPUs; once; fine when never created */

@@ -42,6 +42,25 @@ typedef struct CpuHost {
     void *opaque;
 } CpuHost;
 
+/*
+ * What the accelerator does for one vCPU. The same functions stand in AccelClass, where they are
+ * described; accel.c copies them here, so that cpu/ needs to know nothing of accel/.
+ */
+typedef struct CpuOps {
+    bool (*create)(VCpu *cpu, GError **error);
+    void (*destroy)(VCpu *cpu);
+    void (*run)(VCpu *cpu);
+    void (*finish_exit)(VCpu *cpu);
+    void (*kick)(VCpu *cpu);
+    bool (*has_work)(VCpu *cpu); /* may be NULL */
+    bool (*get_state)(VCpu *cpu, unsigned groups, GError **error);
+    bool (*put_state)(VCpu *cpu, unsigned groups, GError **error);
+    void (*eoi)(VCpu *cpu, int vector);
+    void (*hide_breakpoints)(VCpu *cpu, uint64_t paddr, void *buf, uint64_t len); /* may be NULL */
+} CpuOps;
+
+/* IRQ and DEBUG only make the vCPU leave the guest and enter it again: their bits are cleared just
+ * before the accelerator's run, which looks at its own flags. */
 enum {                         /* VCpu.requests, atomic bits; setting one is followed by a kick */
        CPU_REQ_STOP = 1 << 0,  /* come to a stop at the next safe point */
        CPU_REQ_QUIT = 1 << 1,  /* end the thread */
@@ -69,7 +88,9 @@ struct VCpu {
     Object parent;
     int index;
     Accel *accel;
-    void *accel_data; /* owned by the accelerator */
+    const CpuOps *ops;
+    void *accel_data;  /* owned by the accelerator */
+    bool hlt_in_accel; /* HLT, INIT and SIPI are served by the accelerator (LAPIC in the kernel) */
     AddressSpace *memory, *io;
     MemoryCache memory_cache, io_cache;
     EventHub *events;
@@ -78,15 +99,25 @@ struct VCpu {
 
     X86CPUState *state;   /* allocated with the object */
     unsigned state_valid; /* X86_STATE_* groups that state holds; the rest is in the accelerator */
-    unsigned state_dirty; /* groups to put back before the guest runs */
+    unsigned
+        state_dirty;    /* groups to put back before the guest runs: run does that and clears it;
+                           it finds state_valid cleared, and sets what it fetched on the way out */
+    X86Msr *reset_msrs; /* as the accelerator made them: what a reset goes back to; private */
+    unsigned n_reset_msrs;
+    bool exit_modified; /* a handler changed registers in the middle of an access; private */
+    uint64_t exit_gpr[X86_GPRS + 2]; /* gpr, rip, rflags before that; private */
 
     pthread_t thread;
-    bool thread_alive;
+    bool thread_alive; /* atomic: the thread has its accelerator vCPU; it can be kicked */
+    bool waiting;      /* atomic: the thread is about to wait on `wake`; private */
+    GError *start_error;
     uint32_t requests; /* atomic CPU_REQ_* */
     bool stopped;      /* engine lock: at a safe point, no half-finished access */
     bool in_guest;     /* atomic, a hint for kick */
     bool halted;       /* HLT without in-kernel irqchip: waits for CPU_REQ_IRQ or NMI */
+    bool stepping;     /* the next DEBUG exit is the end of a single step: pause "step" */
     EngineCond wake;   /* the thread waits here while stopped or halted */
+    EngineCond done;   /* others wait here for started, stopped, work done */
     GQueue work;       /* engine lock */
     CpuExit exit;
     CpuStats stats;
@@ -117,9 +148,12 @@ void cpu_wait_stopped(VCpu *cpu);
 void cpu_resume(VCpu *cpu); /* registers that are dirty go back to the accelerator on the vCPU
                                thread, before the guest runs */
 void cpu_kick(VCpu *cpu);   /* makes it leave the guest; any thread, async-signal-safe */
-void cpu_request(VCpu *cpu, uint32_t request); /* sets bits and kicks; any thread */
-/* Runs fn on the vCPU thread, outside the guest, with the engine lock; waits for it unless called
- * there. */
+/* Sets bits and kicks; any thread. Without the engine lock it may take it for a moment, so no leaf
+ * lock may be held. */
+void cpu_request(VCpu *cpu, uint32_t request);
+/* Runs fn on the vCPU thread, outside the guest and with no access half-done, with the engine lock;
+ * waits for it unless called there. Where waiting is refused, it runs on the caller's thread if the
+ * vCPU is stopped; to call it there for a running one is a bug in the engine. */
 void cpu_run_on(VCpu *cpu, void (*fn)(VCpu *cpu, void *opaque), void *opaque);
 
 /* Fetches groups that are not valid yet / marks groups changed. On the vCPU's thread at an exit, or
@@ -127,6 +161,8 @@ void cpu_run_on(VCpu *cpu, void (*fn)(VCpu *cpu, void *opaque), void *opaque);
  * running"). */
 bool cpu_fetch_state(VCpu *cpu, unsigned groups, GError **error);
 bool cpu_modify_state(VCpu *cpu, unsigned groups, GError **error); /* fetches, then marks dirty */
+/* Marks the whole state as newly written (reset, restored): nothing is fetched. Stopped only. */
+void cpu_state_replaced(VCpu *cpu);
 /* Reset to the architectural state; all groups valid and dirty. Stopped only. */
 void cpu_reset(VCpu *cpu);
 

@@ -26,7 +26,7 @@ typedef enum {
     EVENT_HYPERCALL,
     EVENT_EXEC, /* the instruction at addr is about to execute */
     EVENT_IRQ,  /* a line of the machine changed; addr: number, value: level */
-    EVENT_EXIT, /* addr: a CpuExitKind, or EVENT_EXIT_ANY in the filter */
+    EVENT_EXIT, /* addr: a CpuExitKind, or EVENT_EXIT_ANY in the filter; args[0]: its address */
     EVENT_RESET,
     EVENT_STATUS, /* run state changed; addr: new RunState */
     EVENT_SOURCES,
@@ -34,6 +34,7 @@ typedef enum {
 const char *event_source_name(EventSource source);
 
 enum { EVENT_READS = 1, EVENT_WRITES = 2 };
+#define EVENT_EXIT_ANY UINT64_MAX /* addr of a filter on EVENT_EXIT */
 
 typedef struct EventFilter {
     EventSource source;
@@ -61,9 +62,9 @@ typedef struct EventRecord { /* what a hook sees, what a ring keeps */
 } EventRecord;
 
 typedef enum {
-    EVENT_CONTINUE, /* as if the hook were not there; the next hook is asked */
-    EVENT_HANDLED,  /* x->value is the answer; no device sees the access */
-    EVENT_PAUSE,    /* handled as CONTINUE, then the machine pauses */
+    EVENT_CONTINUE = 0, /* as if the hook were not there; the next hook is asked */
+    EVENT_HANDLED = 1,  /* x->value is the answer; no device and no later hook sees the access */
+    EVENT_PAUSE = 2,    /* handled as CONTINUE, then the machine pauses */
 } EventAction;
 typedef EventAction (*EventFn)(void *opaque, VCpu *cpu, EventRecord *x); /* cpu may be NULL */
 
@@ -98,7 +99,7 @@ EventRing *event_ring_add(EventHub *hub, const EventFilter *filter, unsigned n, 
 void event_ring_remove(EventRing *ring);
 uint64_t event_ring_total(EventRing *ring);
 unsigned event_ring_copy(EventRing *ring, EventRecord *out, unsigned max); /* oldest first */
-EventHook *event_ring_hook(EventRing *ring);
+EventHook *event_ring_hook(EventRing *ring); /* NULL once the hook was removed */
 
 /* The question on the hot path. Inlined: one load while nothing of this source is armed. */
 static inline bool event_hub_armed(const EventHub *hub, EventSource source)
@@ -108,5 +109,8 @@ static inline bool event_hub_armed(const EventHub *hub, EventSource source)
                       (1u << source));
 }
 /* Offers an event: filters are matched without the engine lock; it is taken (if not held) only for
- * a match that has a function. */
-EventAction event_hub_fire(EventHub *hub, VCpu *cpu, EventRecord *x);
+ * a match that has a function. Returns EVENT_HANDLED, EVENT_PAUSE or both or-ed. Rings keep reads
+ * only when the answer is known: the caller hands it to event_hub_complete. */
+unsigned event_hub_fire(EventHub *hub, VCpu *cpu, EventRecord *x);
+/* A read (PIO, MMIO, MSR) was answered with x->value: rings that match keep it. */
+void event_hub_complete(EventHub *hub, VCpu *cpu, EventRecord *x);

@@ -16,9 +16,8 @@ typedef enum {
     CPU_EXIT_HYPERCALL,
     CPU_EXIT_HLT,
     CPU_EXIT_SHUTDOWN,     /* triple fault */
-    CPU_EXIT_SYSTEM_EVENT, /* the guest asked the platform: shutdown, reset, crash (code in `addr`)
-                            */
-    CPU_EXIT_DEBUG,        /* breakpoint or step, see debug.h */
+    CPU_EXIT_SYSTEM_EVENT, /* the guest asked the platform: a CPU_EVENT_* in `addr` */
+    CPU_EXIT_DEBUG,        /* breakpoint or step */
     CPU_EXIT_IRQ_WINDOW,
     CPU_EXIT_INTERRUPTED,    /* kicked */
     CPU_EXIT_FAIL_ENTRY,     /* the host CPU refused the state */
@@ -27,6 +26,9 @@ typedef enum {
     CPU_EXIT_UNKNOWN,
     CPU_EXIT_KINDS,
 } CpuExitKind;
+
+/* Codes of CPU_EXIT_SYSTEM_EVENT. */
+enum { CPU_EVENT_SHUTDOWN = 1, CPU_EVENT_RESET = 2, CPU_EVENT_CRASH = 3 };
 
 const char *
 cpu_exit_kind_name(CpuExitKind kind); /* "pio", "mmio", … as scripts and -d exits spell them */
@@ -39,7 +41,8 @@ typedef struct CpuExit {
     uint64_t addr;     /* port, address, MSR index, hypercall number */
     uint64_t value;    /* what is written, or what the reader gets */
     uint64_t args[6];  /* hypercall arguments; DEBUG: dr6, dr7, pc */
-    void *data;        /* string PIO: count * size bytes, borrowed from the accelerator */
+    void *data;        /* string PIO: count * size bytes, borrowed from the accelerator; NULL when
+                          the access is all in `value` */
     char message[256]; /* INTERNAL_ERROR, FAIL_ENTRY, UNKNOWN */
     bool msr_fault;    /* answer of an MSR handler: inject #GP */
     bool handled; /* WRMSR, HYPERCALL: a hook answered. While false the accelerator does, before

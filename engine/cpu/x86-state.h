@@ -127,12 +127,25 @@ typedef struct X86Register {
     uint8_t size;    /* bytes: 1 2 4 8 */
     uint8_t shift;   /* of "ah" */
     unsigned group;  /* X86_STATE_* it belongs to */
+    uint32_t msr;    /* of "msr:…": its index; private otherwise */
 } X86Register;
 const X86Register *x86_register_find(const char *name); /* NULL: unknown */
 const X86Register *x86_registers(unsigned *n);          /* all, in manual order */
 uint64_t x86_register_get(const X86CPUState *s, const X86Register *r);
-/* A 32-bit write clears the upper half of its 64-bit register, as the CPU does. */
+/* A 32-bit write clears the upper half of its 64-bit register, as the CPU does. A write of an MSR
+ * that is not in the state adds it, so that the accelerator says what it thinks of it. */
 void x86_register_set(X86CPUState *s, const X86Register *r, uint64_t value);
+/* Vector and x87 registers as bytes, lowest first: "st0".."st7" (10, by stack position),
+ * "xmm0".."xmm15" (16), "ymm0".."ymm15" (32). Group X86_STATE_FPU. get returns the length, 0 for
+ * another name. Set of a shorter value clears the rest; false: unknown name, too long, or an upper
+ * half that this CPU has not. */
+#define X86_VECTOR_MAX 32
+unsigned x86_vector_get(const X86CPUState *s, const char *name, uint8_t out[X86_VECTOR_MAX]);
+bool x86_vector_set(X86CPUState *s, const char *name, const uint8_t *value, unsigned len);
+/* The slot of an MSR, NULL when the state has none. */
+X86Msr *x86_msr_find(X86CPUState *s, uint32_t index);
+/* Adds or changes; false when the table is full. */
+bool x86_msr_set(X86CPUState *s, uint32_t index, uint64_t value);
 /* Segment load as the CPU does it in real mode: base = selector * 16, limit 64 KiB, data or code.
  */
 void x86_segment_set_real(X86Segment *seg, uint16_t selector, bool code);

@@ -98,7 +98,8 @@ bool machine_reset(Machine *m, GError **error); /* now; main thread */
 bool machine_step(Machine *m, VCpu *cpu,
                   GError **error); /* one instruction of one vCPU, then PAUSED "step" */
 /* Stops vCPUs, joins threads, unrealizes and unparents everything, frees the accelerator. In any
- * order relative to other machines. Main thread. */
+ * order relative to other machines. Where waiting is refused (callbacks, vCPU threads) it is done
+ * from the main loop instead, soon after. */
 void machine_close(Machine *m);
 
 void machine_add_reset(Machine *m, MachineResetFn fn,
@@ -117,8 +118,9 @@ void machine_state_foreach(Machine *m,
                            void (*fn)(const char *name, uint32_t instance,
                                       const VMStateDescription *vmsd, void *obj, void *opaque),
                            void *opaque);
-/* RAM that belongs to the machine's state. */
+/* RAM that belongs to the machine's state. Its owner takes it back before the region dies. */
 void machine_add_ram(Machine *m, const char *name, MemoryRegion *mr);
+void machine_remove_ram(Machine *m, MemoryRegion *mr);
 
 /* In-RAM snapshots. Taken at a safe point (pauses for the moment if running). */
 Snapshot *machine_snapshot(Machine *m, GError **error);
@@ -135,4 +137,14 @@ uint64_t machine_restore_count(const Machine *m); /* rises with every restore: w
 
 /* A line of the interrupt controller: level changes go to the accelerator, hooks on EVENT_IRQ see
  * them. */
-struct Irq *machine_gsi(Machine *m, unsigned gsi);
+struct Irq *machine_gsi(Machine *m, unsigned gsi); /* borrowed; NULL from MACHINE_MAX_GSI on */
+#define MACHINE_MAX_GSI 1024
+/* IRQCHIP_SPLIT: who is told of an EOI that the IOAPIC waits for (on a vCPU thread, with the lock).
+ */
+void machine_set_eoi(Machine *m, void (*fn)(void *opaque, int vector), void *opaque);
+
+/* Told on each vCPU thread of every machine when it has started and before it ends, under the lock:
+ * script state a thread. Process-wide, before the first machine. */
+void machine_set_thread_hooks(void (*started)(VCpu *cpu), void (*ending)(VCpu *cpu));
+/* The machine a vCPU belongs to; NULL for one that was made without. */
+Machine *machine_of_cpu(VCpu *cpu);
