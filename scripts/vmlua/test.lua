@@ -1,0 +1,351 @@
+--[[
+Tests: `local test = require "vmlua.test"`, then
+
+    test("a sentence that says what holds", function(t)
+      local vm = t.machine("bare", { kernel = "guest.bin" })
+      vm:start()
+      t.eq(vm:wait { rt = 10 }, "shutdown")
+    end)
+
+A test is a coroutine: it may wait, sleep and expect as any script. Whatever it made through `t` is closed
+on every way out: return, error, time-out, Ctrl-C. `vmlua test` runs each file in a process of its own (see
+vmlua.testrunner); this file is what runs inside that process.
+]]
+local pretty = require "vmlua.pretty"
+local text = require "vmlua.text"
+
+local registered = {}
+
+---@class TestOptions
+---@field timeout? number seconds of wall time this test may take
+---@field long? boolean runs only with --long
+---@field skip? string reason not to run it
+
+local test = {}
+
+local Skip = { __tostring = function(e) return "skipped: " .. e.reason end }
+local Failure = { __tostring = function(e) return e.message end }
+
+-- ---- comparing --------------------------------------------------------------------------------
+
+local function same(a, b, seen)
+  if rawequal(a, b) then return true end
+  if type(a) ~= type(b) then return false end
+  if type(a) == "number" then return a == b and math.type(a) == math.type(b) end
+  if type(a) ~= "table" then return a == b end
+  if getmetatable(a) and getmetatable(a).__eq then return a == b end
+  seen = seen or {}
+  if seen[a] == b then return true end
+  seen[a] = b
+  for k, v in pairs(a) do
+    if not same(v, b[k], seen) then return false end
+  end
+  for k in pairs(b) do
+    if a[k] == nil then return false end
+  end
+  return true
+end
+
+local function show(v)
+  return pretty.format(v, { width = 90 })
+end
+
+local function fail(level, format, ...)
+  local message = select("#", ...) > 0 and format:format(...) or format
+  local info = debug.getinfo(level + 1, "Sl")
+  local where = info and info.currentline > 0 and ("%s:%d: "):format(info.short_src, info.currentline) or ""
+  error(setmetatable({ message = where .. message, traceback = debug.traceback("", level + 1):sub(2) }, Failure), 0)
+end
+
+-- ---- t ----------------------------------------------------------------------------------------
+
+---@class T
+local function new_t(entry, env)
+  local t = { name = entry.name, file = entry.file }
+  local state = { cleanups = {}, machines = {}, allowed = {}, log = env.log }
+
+  --- Fails unless `value` is true; returns it.
+  function t.ok(value, message, ...)
+    if not value then fail(2, message or "expected a true value, got " .. tostring(value), ...) end
+    return value
+  end
+
+  --- Fails unless both are equal; tables are compared by content.
+  function t.eq(got, expected, message)
+    if not same(got, expected) then
+      fail(2, "%s", ("%sexpected %s, got %s"):format(message and message .. ": " or "", show(expected), show(got)))
+    end
+    return got
+  end
+
+  --- Fails when both are equal.
+  function t.ne(got, other, message)
+    if same(got, other) then fail(2, "%s", ("%sexpected something else than %s"):format(message and message .. ": " or "", show(other))) end
+    return got
+  end
+
+  --- Fails unless the numbers differ by at most `epsilon`.
+  function t.near(got, expected, epsilon, message)
+    if type(got) ~= "number" or math.abs(got - expected) > epsilon then
+      fail(2, "%s", ("%sexpected %s ± %s, got %s"):format(message and message .. ": " or "", expected, epsilon, show(got)))
+    end
+    return got
+  end
+
+  --- Fails unless the text matches the Lua pattern; returns the captures.
+  function t.match(s, pattern, message)
+    if type(s) ~= "string" or not s:find(pattern) then
+      fail(2, "%s", ("%sexpected text that matches %s, got %s"):format(message and message .. ": " or "", show(pattern), show(s)))
+    end
+    return s:match(pattern)
+  end
+
+  --- Fails unless fn(...) raises an error whose text matches the pattern; returns the text.
+  function t.raises(pattern, fn, ...)
+    local results = table.pack(pcall(fn, ...))
+    if results[1] then fail(2, "%s", ("expected an error that matches %s, none was raised"):format(show(pattern))) end
+    local err = results[2]
+    if type(err) == "table" and (getmetatable(err) == Failure or getmetatable(err) == Skip) then error(err, 0) end
+    local message = tostring(err)
+    if not message:find(pattern) then
+      fail(2, "%s", ("expected an error that matches %s, got %s"):format(show(pattern), show(message)))
+    end
+    return message
+  end
+
+  --- Fails unless fn(...) answers nil and a message that matches the pattern; returns the message.
+  function t.refuses(pattern, fn, ...)
+    local value, message = fn(...)
+    if value then fail(2, "%s", ("expected a refusal that matches %s, got %s"):format(show(pattern), show(value))) end
+    if type(message) ~= "string" or not message:find(pattern) then
+      fail(2, "%s", ("expected a refusal that matches %s, got %s"):format(show(pattern), show(message)))
+    end
+    return message
+  end
+
+  --- Fails the test.
+  function t.fail(message, ...) fail(2, message or "failed", ...) end
+
+  --- Ends the test as skipped; skips are counted and the reason is shown.
+  function t.skip(reason) error(setmetatable({ reason = reason or "no reason given" }, Skip), 0) end
+
+  --- Notes something that is shown when the test fails.
+  function t.log(...)
+    local parts = table.pack(...)
+    for i = 1, parts.n do parts[i] = type(parts[i]) == "string" and parts[i] or show(parts[i]) end
+    state.log(table.concat(parts, " "))
+  end
+
+  --- Runs `fn` when the test is over, last added first.
+  function t.cleanup(fn)
+    state.cleanups[#state.cleanups + 1] = fn
+    return fn
+  end
+
+  --- A fresh folder, removed with all that is in it when the test is over.
+  function t.tmpdir()
+    local path = env.mkdtemp()
+    t.cleanup(function() env.rmtree(path) end)
+    return path
+  end
+
+  --- Writes a file (into a fresh folder unless the name has one) and returns its path.
+  function t.file(name, content)
+    local path = name:find("/", 1, true) and name or t.tmpdir() .. "/" .. name
+    local f = assert(io.open(path, "wb"))
+    f:write(content)
+    f:close()
+    return path
+  end
+
+  --- A machine that is closed when the test is over, and looked at when the test fails. Takes the name or
+  --- class of a board and settings, or one table: settings with the board at [1], or a board definition.
+  function t.machine(board, conf)
+    local machine = require "vmlua.machine"
+    if type(board) == "table" and conf == nil and not machine.is_class(board) then
+      if board.init then
+        local definition = {}
+        for k, v in pairs(board) do definition[k] = v end
+        env.anonymous = (env.anonymous or 0) + 1
+        definition.name = definition.name or ("test-board-%d"):format(env.anonymous)
+        board, conf = machine.define(definition), {}
+      else
+        conf = {}
+        for k, v in pairs(board) do conf[k] = v end
+        board = table.remove(conf, 1)
+      end
+    end
+    return t.watch(machine.new(board, conf or {}))
+  end
+
+  --- Takes a machine made otherwise under this test's care.
+  function t.watch(vm)
+    state.machines[#state.machines + 1] = vm
+    return vm
+  end
+
+  --- Says that this machine may end up in the "error" state: the test looks at that itself.
+  function t.may_fail(vm)
+    state.allowed[vm] = true
+    return vm
+  end
+
+  return t, state
+end
+
+-- ---- what is shown of machines when a test fails ------------------------------------------------
+
+local function try(fn, ...)
+  local ok, value = pcall(fn, ...)
+  if ok then return value end
+  return nil
+end
+
+local function describe_machine(vm, out)
+  local function say(format, ...) out(select("#", ...) > 0 and format:format(...) or format) end
+  local status = try(function() return vm.status end) or "gone"
+  local reason = try(function() return vm.reason end)
+  say("machine %s: %s%s", try(function() return vm.path end) or "?", status, reason and reason ~= "" and " (" .. reason .. ")" or "")
+  if status == "gone" or status == "closed" then return end
+  try(function() vm:pause("the test failed") end)
+  for i, port in ipairs(try(function() return vm.serial end) or {}) do
+    local log = try(function() return port.log end)
+    if type(log) == "function" then log = try(log, port) end
+    if type(log) == "string" and #log > 0 then
+      say("serial %d, last %d of %d bytes:", i, math.min(#log, 2000), #log)
+      for line in (log:sub(-2000) .. "\n"):gmatch("([^\n]*)\n") do
+        if line ~= "" then say("  | %s", (line:gsub("[%c\127-\255]", "."))) end
+      end
+    end
+  end
+  for i, cpu in ipairs(try(function() return vm.cpus end) or {}) do
+    local dump = try(function() return cpu:dump() end)
+    if dump then
+      say("cpu %d:", i)
+      for line in dump:gmatch("[^\n]+") do say("  %s", line) end
+    end
+    local exits = try(function() return cpu:last_exits() end)
+    if exits and #exits > 0 then
+      say("cpu %d, last exits, oldest first:", i)
+      for _, x in ipairs(exits) do
+        say("  %-10s %s%s", x.kind, x.addr and ("0x%x "):format(x.addr) or "",
+          x.size and x.size > 0 and ("%s %d bytes 0x%x"):format(x.write and "write" or "read", x.size, x.value or 0) or "")
+      end
+    end
+  end
+end
+
+-- ---- running one file ---------------------------------------------------------------------------
+
+local function close_all(t, state, problems)
+  for i = #state.cleanups, 1, -1 do
+    local ok, err = xpcall(state.cleanups[i], debug.traceback)
+    if not ok then problems[#problems + 1] = "cleanup failed: " .. tostring(err) end
+  end
+  for i = #state.machines, 1, -1 do
+    local vm = state.machines[i]
+    local ok, err = pcall(function()
+      if vm.status ~= "closed" then vm:close() end
+    end)
+    if not ok and not tostring(err):find("is gone", 1, true) then
+      problems[#problems + 1] = "closing a machine failed: " .. tostring(err)
+    end
+  end
+  return t
+end
+
+local function broken_machine(state)
+  for _, vm in ipairs(state.machines) do
+    if not state.allowed[vm] and try(function() return vm.status end) == "error" then
+      return vm, try(function() return vm.reason end) or "no reason known"
+    end
+  end
+  return nil
+end
+
+-- A test's own error, with where it came from.
+local function on_error(e)
+  if type(e) == "table" and (getmetatable(e) == Failure or getmetatable(e) == Skip) then return e end
+  return setmetatable({ message = tostring(e), traceback = debug.traceback("", 2):sub(2) }, Failure)
+end
+
+--- Runs one registered test; env gives log, mkdtemp, rmtree, now (seconds) and step (one round of the main
+--- loop, at most so many seconds). Answers "ok", "skip" or "fail" and a list of lines.
+---@return string outcome
+---@return string[] lines
+function test.run_one(entry, env, timeout)
+  if entry.options.skip then return "skip", { entry.options.skip } end
+  local t, state = new_t(entry, env)
+  local outcome, lines = nil, {}
+  local done, result = false, nil
+  local task = env.spawn(function()
+    local ok, err = xpcall(entry.fn, on_error, t)
+    done, result = true, not ok and err or nil
+  end)
+  local deadline = env.now() + (entry.options.timeout or timeout)
+  while not done do
+    local left = deadline - env.now()
+    if left <= 0 then
+      result = setmetatable({ message = ("timed out after %g seconds"):format(entry.options.timeout or timeout),
+        traceback = env.where(task) }, Failure)
+      break
+    end
+    local vm, reason = broken_machine(state)
+    if vm then
+      result = setmetatable({ message = ("machine %s failed: %s"):format(tostring(vm), reason), traceback = env.where(task) }, Failure)
+      break
+    end
+    env.step(math.min(left, 1))
+  end
+  if not done then env.cancel(task) end
+  if not result then
+    local vm, reason = broken_machine(state)
+    if vm then
+      result = setmetatable({ message = ("machine %s failed: %s"):format(tostring(vm), reason) }, Failure)
+    end
+  end
+  local problems = {}
+  if result and getmetatable(result) == Skip then
+    outcome, lines = "skip", { result.reason }
+  elseif result then
+    outcome = "fail"
+    for line in tostring(result.message):gmatch("[^\n]+") do lines[#lines + 1] = line end
+    for line in (result.traceback or ""):gmatch("[^\n]+") do lines[#lines + 1] = line end
+    for _, vm in ipairs(state.machines) do
+      local ok, err = pcall(describe_machine, vm, function(line) lines[#lines + 1] = line end)
+      if not ok then lines[#lines + 1] = "(the machine could not be described: " .. tostring(err) .. ")" end
+    end
+  end
+  close_all(t, state, problems)
+  if #problems > 0 and outcome ~= "fail" then
+    outcome, lines = "fail", {}
+  end
+  for _, p in ipairs(problems) do
+    for line in p:gmatch("[^\n]+") do lines[#lines + 1] = line end
+  end
+  return outcome or "ok", lines
+end
+
+--- Declares a test. The name is a sentence that says what holds.
+---@param name string
+---@param opts TestOptions|fun(t: T)
+---@param fn? fun(t: T)
+function test.add(name, opts, fn)
+  if type(opts) == "function" then opts, fn = {}, opts end
+  if type(name) ~= "string" or name == "" or name:find("\n") then error("a test needs a name of one line", 3) end
+  if type(fn) ~= "function" then error(("test %q has no function"):format(name), 3) end
+  local names = { "timeout", "long", "skip" }
+  for key in pairs(opts) do
+    if key ~= "timeout" and key ~= "long" and key ~= "skip" then error(text.unknown("test option", tostring(key), names), 3) end
+  end
+  for _, other in ipairs(registered) do
+    if other.name == name then error(("two tests are named %q"):format(name), 3) end
+  end
+  registered[#registered + 1] = { name = name, options = opts, fn = fn }
+end
+
+--- What the file that was loaded has declared.
+---@return table[]
+function test.registered() return registered end
+
+return setmetatable(test, { __call = function(_, ...) test.add(...) end })
