@@ -6,7 +6,8 @@
  * visitors, and each carries a doc line, a default and a "settable until realized" flag.
  *
  * Locking: the type registry is filled before threads exist and later only under the engine lock.
- * Reference counts are atomic. The tree and properties are guarded by the engine lock.
+ * Reference counts are atomic; the last reference is dropped under the engine lock. The tree and
+ * properties are guarded by the engine lock. Casts, typed or by name, need no lock.
  */
 #pragma once
 
@@ -28,6 +29,7 @@ typedef struct PropValue PropValue;
 
 #define TYPE_OBJECT    "object"
 #define TYPE_INTERFACE "interface"
+#define TYPE_CONTAINER "container" /* an object that only has children */
 
 /* ---- types ------------------------------------------------------------------------------- */
 
@@ -51,7 +53,10 @@ struct TypeInfo {
     void (*class_finalize)(ObjectClass *klass);
     const void *class_data; /* handed to class_init */
 
-    const InterfaceInfo *interfaces; /* may be NULL */
+    /* May be NULL. A class that implements an interface implements all that it extends, each once:
+     * where two interfaces extend a third, both and the class share one implementation of it.
+     * Methods are therefore called through the cast to the interface that declares them. */
+    const InterfaceInfo *interfaces;
 };
 
 /* Errors of the object model. Domain OBJECT_ERROR. */
@@ -79,8 +84,8 @@ void type_register_static_array(const TypeInfo *infos, size_t n);
 /* Copies `info` and its strings (used for types that scripts make). NULL + error on a duplicate
  * name. The parent need not exist yet: it is looked up when the class is first needed. */
 TypeImpl *type_register_internal(const TypeInfo *info, GError **error);
-/* Like type_register_internal, but also checks at once that parent and interfaces exist, sizes fit.
- */
+/* Like type_register_internal, but also checks at once that parent and interfaces exist and sizes
+ * fit, by building the class; nothing is registered when that fails. */
 TypeImpl *type_register_checked(const TypeInfo *info, GError **error);
 
 TypeImpl *type_table_get(const char *name); /* NULL when unknown */
@@ -93,6 +98,11 @@ bool type_is_ancestor(TypeImpl *type,
 /* Builds the class once: parents first, then interfaces, then class_init. false + error on an
  * unknown parent. */
 bool type_initialize(TypeImpl *type, GError **error);
+/* The known type name nearest to a misspelt one, NULL if none is near. */
+const char *type_nearest_name(const char *name);
+/* At the very end of the process: drops the root, runs class_finalize, forgets all types. Nothing
+ * of the object model may be used afterwards. */
+void object_model_finalize(void);
 
 /* ---- classes ----------------------------------------------------------------------------- */
 
@@ -103,9 +113,12 @@ struct ObjectClass {
     /* ancestors[d] is this class' ancestor at depth d (root is 0): a cast is one load and compare.
      */
     TypeImpl *ancestors[OBJECT_CLASS_DEPTH];
-    GSList *interfaces;   /* of InterfaceClass *, private to object.c */
-    GHashTable *props;    /* name -> Property *, this class' own; private */
-    const void *reserved; /* private */
+    GSList *interfaces; /* of InterfaceClass *, private to object.c */
+    GHashTable *props;  /* name -> Property *, this class' own; private */
+    void *reserved;     /* private */
+    /* Runs first when an instance is unparented for good, before its children are (a device
+     * unrealizes here). Inherited; an override calls its parent's. */
+    void (*unparent)(Object *obj);
 };
 
 struct InterfaceClass {
@@ -116,6 +129,9 @@ struct InterfaceClass {
 
 /* The class of a type, built if need be; NULL + nothing raised when the name is unknown. */
 ObjectClass *object_class_by_name(const char *name);
+/* As above, with the reason: an unknown name (and the nearest one) or what keeps it from being
+ * built. */
+ObjectClass *object_class_lookup(const char *name, GError **error);
 const char *object_class_get_name(const ObjectClass *klass);
 ObjectClass *object_class_get_parent(ObjectClass *klass);
 bool object_class_is_abstract(const ObjectClass *klass);
@@ -134,15 +150,18 @@ struct Object {
     ObjectClass *klass;
     int ref;        /* atomic */
     bool gone;      /* unparented for good: handles to it are inert (see object_unparent) */
+    bool on_heap;   /* made by object_new; private */
+    bool leaving;   /* object_unparent is at work; private */
     bool realized;  /* set by the device layer; properties with PROP_UNTIL_REALIZED then refuse */
-    char *name;     /* in its parent; owned */
+    char *name;     /* in its parent; owned; kept after it was unparented, for messages */
     Object *parent; /* not counted: the parent holds the reference */
     GHashTable *children; /* name -> Object *, with one reference each; NULL until the first child;
                              private */
     GPtrArray *order;     /* children in the order they were added; private */
     GHashTable *props; /* instance properties, name -> Property *; NULL until the first; private */
     GSList *notify;    /* destroy notifications; private */
-    GHashTable *links; /* storage for declared link/child values; private */
+    GHashTable *links; /* what its link properties point at; private */
+    GSList *linked_from; /* links that point at it; private */
 };
 
 /* A new instance with one reference, all instance_init run. NULL + error: unknown or abstract type.
@@ -155,6 +174,8 @@ void object_initialize(void *data, size_t size, const char *type_name);
 Object *object_ref(void *obj); /* NULL is passed through */
 void object_unref(void *obj);  /* NULL is ignored; the last one finalizes */
 const char *object_get_typename(const Object *obj);
+/* For messages: the name in the tree, else the type's. */
+const char *object_get_name(const Object *obj);
 
 /* Destroy notification: runs once, when the object is unparented for good (object_unparent) or
  * finalized, whichever is first. It may not take the object back. Engine lock held. */
@@ -164,21 +185,24 @@ void object_remove_destroy_notify(Object *obj, ObjectNotify fn, void *opaque);
 
 /* The tree. A child is referenced by its parent. Names: no '/', not empty. */
 bool object_add_child(Object *parent, const char *name, Object *child, GError **error);
-/* Takes the object and all below it out of the tree: children first; notifications run, `gone`
- * becomes true, links that point at it from inside the same tree become NULL, the parent's
- * reference is dropped. Safe to call twice. */
+/* Takes the object and all below it out of the tree for good: its class' `unparent` runs, then its
+ * children leave (last added first), `gone` becomes true, notifications run, link properties that
+ * point at it become NULL (so cycles of links go away), the parent's reference is dropped. Safe to
+ * call twice, and on an object that was never in the tree. */
 void object_unparent(Object *obj);
 Object *object_get_root(void); /* "/", process-wide */
+/* The object at a path below `root` ("machines"), made of TYPE_CONTAINERs where it is missing. */
+Object *object_get_container(Object *root, const char *path);
 Object *object_get_child(Object *obj, const char *name);
 unsigned object_child_count(const Object *obj);
 Object *object_child_at(const Object *obj, unsigned index); /* in order of addition */
 /* "/machines/pc-0/com1"; NULL when not in the tree. The caller frees. */
 char *object_get_canonical_path(const Object *obj);
 /* An absolute path, or a partial one ("com1", "pci.0/nic") that is unique in the whole tree.
- * *ambiguous may be NULL. */
+ * *ambiguous may be NULL; with a type, only objects of that type count. Borrowed. */
 Object *object_resolve_path(const char *path, bool *ambiguous);
 Object *object_resolve_path_type(const char *path, const char *type_name, bool *ambiguous);
-/* As above, below `root` only. */
+/* As above, but only `root` and what is below it is found, and ambiguity counted there. */
 Object *object_resolve_path_at(Object *root, const char *path, bool *ambiguous);
 
 /* ---- casts ------------------------------------------------------------------------------- */
@@ -237,6 +261,10 @@ static inline unsigned type_depth(const TypeImpl *type)
     }                                                                                             \
     __attribute__((unused)) static inline bool is_##MODULE(const void *obj)                       \
     {                                                                                             \
+        TypeImpl *t = __atomic_load_n(&MODULE##_type_slot, __ATOMIC_RELAXED);                     \
+        if (obj && t && ((const Object *)obj)->klass->ancestors[type_depth(t)] == t) {            \
+            return true;                                                                          \
+        }                                                                                         \
         return object_dynamic_cast((Object *)(uintptr_t)obj, TYPE_NAME) != NULL;                  \
     }
 #define OBJECT_DECLARE_SIMPLE_TYPE(InstanceType, MODULE, TYPE_NAME) \
@@ -275,6 +303,8 @@ struct PropValue {
 };
 void prop_value_clear(PropValue *value); /* frees what it owns; safe on a zeroed one */
 void prop_value_copy(PropValue *to, const PropValue *from);
+GPtrArray *prop_list_new(void); /* for PropValue.list: frees its elements with itself */
+void prop_list_add(GPtrArray *list, const PropValue *element);            /* copies */
 char *prop_value_to_string(const PropValue *value, const Property *prop); /* caller frees */
 
 enum {
@@ -284,6 +314,10 @@ enum {
     PROP_REQUIRED = 1 << 3,    /* realize fails, with the name, while unset (links and strings) */
     PROP_HIDDEN = 1 << 4,      /* not in help lists */
 };
+
+const char *prop_kind_name(PropKind kind); /* "bool", "int", "uint", "size", … */
+/* "uint16", "link<chardev>", "list<string>", "enum(a|b)": for help. The caller frees. */
+char *property_type_string(const Property *prop);
 
 typedef bool (*PropGet)(Object *obj, const Property *prop, PropValue *out, GError **error);
 /* `in` has already been converted to the property's kind and range-checked. */
@@ -302,7 +336,10 @@ struct Property {
     PropValue def; /* the string is static, or owned by a script-made class */
     /* Either a field of the instance struct (offset, get and set NULL) or functions. Field types:
      * bool, (u)int8..64_t, uint64_t (size), char * (owned), int (enum), Object * (link), double.
-     * PROP_LIST needs functions. */
+     * Strings and links in fields are freed by the object model, after instance_finalize; a link
+     * field is changed only by setting the property. A link with neither field nor functions is
+     * kept by the object model; a child with neither is the child of that name. PROP_LIST needs
+     * functions. A default without a field is set through `set`, after instance_init. */
     ptrdiff_t offset; /* -1 when not a field */
     PropGet get;
     PropSet set;
@@ -391,7 +428,7 @@ void object_property_foreach(Object *obj, void (*fn)(const Property *, void *), 
  * what it holds. */
 bool object_property_get(Object *obj, const char *name, PropValue *out, GError **error);
 /* Converts between numeric kinds where the value fits exactly, strings to enum, size and link (a
- * path). */
+ * path: absolute, or partial and then looked for from the object's own surroundings outwards). */
 bool object_property_set(Object *obj, const char *name, const PropValue *in, GError **error);
 /* From text, as on a command line: on/off/true/false, 0x10, "2G", enum words, paths. */
 bool object_property_parse(Object *obj, const char *name, const char *text, GError **error);
@@ -400,7 +437,14 @@ bool object_property_set_uint(Object *obj, const char *name, uint64_t value, GEr
 bool object_property_set_int(Object *obj, const char *name, int64_t value, GError **error);
 bool object_property_set_str(Object *obj, const char *name, const char *value, GError **error);
 bool object_property_set_link(Object *obj, const char *name, Object *value, GError **error);
+/* On failure: 0, false, NULL. The caller frees the string; the object is borrowed. */
 uint64_t object_property_get_uint(Object *obj, const char *name, GError **error);
+int64_t object_property_get_int(Object *obj, const char *name, GError **error);
+bool object_property_get_bool(Object *obj, const char *name, GError **error);
+char *object_property_get_str(Object *obj, const char *name, GError **error);
+Object *object_property_get_link(Object *obj, const char *name, GError **error);
+/* For `set` functions of links: stores the (checked) target as a field or kept link would be. */
+void object_property_store_link(Object *obj, const Property *prop, Object *target);
 /* true when every PROP_REQUIRED property is set; otherwise the error names the first that is not.
  */
 bool object_check_required(Object *obj, GError **error);
