@@ -2,7 +2,8 @@
  * The engine lock: one mutex over devices, topology, timers and the lua_State.
  *
  * Order of all locks: docs/locking.md. RAM, lockless regions, ioeventfds, coalesced ranges and
- * exits that no hook matches do not take it. It is not recursive.
+ * exits that no hook matches do not take it. It is not recursive: taking it twice on a thread is a
+ * bug and aborts instead of hanging.
  */
 #pragma once
 
@@ -17,16 +18,17 @@ bool engine_lock_held(void); /* by this thread; exact in every build */
 /*
  * Drops the lock around a call that blocks, and takes it again. Refused (false + error, lock kept)
  * where other code up the stack relies on the lock: in a device handler, a script callback or a
- * finaliser, i.e. between engine_no_unlock_begin and _end on this thread.
+ * finaliser, i.e. between engine_no_unlock_begin and _end on this thread. After a refusal
+ * engine_unlocked_end must not be called.
  */
 bool engine_unlocked_begin(GError **error);
 void engine_unlocked_end(void);
-void engine_no_unlock_begin(void);
+void engine_no_unlock_begin(void); /* nests */
 void engine_no_unlock_end(void);
-bool engine_may_unlock(void);
+bool engine_may_unlock(void); /* this thread holds the lock, and nobody up its stack forbids */
 
 /* A condition that is waited for with the engine lock. Waiting is refused where dropping the lock
- * is (asserted). */
+ * is (asserted). Spurious wake-ups happen: test in a loop. */
 typedef struct EngineCond {
     pthread_cond_t cond;
 } EngineCond;

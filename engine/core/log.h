@@ -39,11 +39,12 @@ static inline bool log_enabled(LogMask mask)
     return G_UNLIKELY(__atomic_load_n(&log_enabled_mask, __ATOMIC_RELAXED) & (uint32_t)mask);
 }
 
-/* "guest,unimp" or "all" or "help"-free list; unknown word: error naming it and the known ones. */
+/* "guest,unimp" or "all" or "none"; unknown word: error naming it and the known ones. */
 bool log_parse_mask(const char *text, uint32_t *mask, GError **error);
 void log_set_mask(uint32_t mask);
-bool log_set_file(const char *path,
-                  GError **error); /* NULL: stderr; %d in it becomes the process id */
+/* NULL: stderr, the default, where each line starts with its mask's name; %d in the path becomes
+ * the process id. On failure the log goes on where it went. */
+bool log_set_file(const char *path, GError **error);
 /* Receives each line instead of the file (tests, `dev:log()` sources, the REPL); NULL removes it.
  * Called under the log's leaf lock: it may not call back into the engine. */
 typedef void (*LogSink)(LogMask mask, const char *line, void *opaque);
@@ -53,7 +54,10 @@ typedef struct LogSite {
     int64_t window_start; /* ns, realtime */
     unsigned in_window;
     unsigned suppressed;
+    struct LogSite *next; /* of those with suppressed lines */
+    LogMask mask;
 } LogSite;
+/* Writes whatever the mask; a NULL site is never limited. Control characters are escaped. */
 void log_write(LogMask mask, LogSite *site, const char *format, ...) G_GNUC_PRINTF(3, 4);
 /* A line needs no newline. Any thread. */
 #define log_mask(mask, ...)                             \

@@ -1,0 +1,281 @@
+/* The log: masks, where lines go, and how many a guest may cause. */
+#include "engine/core/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/core/core_priv.h"
+#include "engine/core/error.h"
+#include "engine/core/trace.h"
+#include "engine/core/units.h"
+
+#define LINES_A_SECOND 100
+#define LOG_LIMITED    (LOG_GUEST | LOG_UNIMP | LOG_UNASSIGNED)
+
+const LogItem log_items[] = {
+    { LOG_GUEST, "guest", "mistakes of the guest: bad register values, impossible requests" },
+    { LOG_UNIMP, "unimp", "what the guest asked for and a model does not do" },
+    { LOG_UNASSIGNED, "unassigned", "accesses to ports and addresses where nothing is" },
+    { LOG_EXITS, "exits", "every exit of every vCPU" },
+    { LOG_MEMORY, "memory", "changes of memory slots and flat views" },
+    { LOG_CPU, "cpu", "vCPU state at reset and at errors" },
+    { LOG_IRQ, "irq", "interrupt lines" },
+    { LOG_CHARDEV, "chardev", "character back ends: connections, errors" },
+    { LOG_STATE, "state", "saving and restoring" },
+    { LOG_SCRIPT, "script", "what scripts log" },
+    { LOG_TRACE, "trace", "trace points that are switched on" },
+    { 0, NULL, NULL },
+};
+
+uint32_t log_enabled_mask;
+
+/* A leaf lock over everything below. */
+static pthread_mutex_t log_mutex = PTHREAD_MUTEX_INITIALIZER;
+static int log_fd = STDERR_FILENO;
+static LogSink log_sink;
+static void *log_sink_opaque;
+static LogSite *log_suppressed;
+static int64_t log_epoch;
+
+void log_start_time(void)
+{
+    log_epoch = monotonic_ns();
+}
+
+static const char *log_mask_name(LogMask mask)
+{
+    for (const LogItem *item = log_items; item->name; item++) {
+        if (item->mask == mask) {
+            return item->name;
+        }
+    }
+    return "log";
+}
+
+bool log_parse_mask(const char *text, uint32_t *mask, GError **error)
+{
+    g_auto(GStrv) words = g_strsplit(text, ",", -1);
+    uint32_t sum = 0;
+
+    for (char **w = words; *w; w++) {
+        const LogItem *item = log_items;
+        while (item->name && strcmp(item->name, *w) != 0) {
+            item++;
+        }
+        if (item->name) {
+            sum |= item->mask;
+        } else if (strcmp(*w, "all") == 0) {
+            for (item = log_items; item->name; item++) {
+                sum |= item->mask;
+            }
+        } else if (strcmp(*w, "none") != 0) {
+            g_autoptr(GString) known = g_string_new("all none");
+            for (item = log_items; item->name; item++) {
+                g_string_append_printf(known, " %s", item->name);
+            }
+            return error_set(error, ENGINE_ERROR_INVALID, "unknown log item '%s' (known: %s)", *w,
+                             known->str);
+        }
+    }
+    if (!words[0]) {
+        return error_set(error, ENGINE_ERROR_INVALID, "no log item named");
+    }
+    *mask = sum;
+    return true;
+}
+
+void log_set_mask(uint32_t mask)
+{
+    __atomic_store_n(&log_enabled_mask, mask, __ATOMIC_RELAXED);
+}
+
+bool log_set_file(const char *path, GError **error)
+{
+    int fd = STDERR_FILENO;
+    if (path) {
+        g_auto(GStrv) parts = g_strsplit(path, "%d", -1);
+        char pid[16];
+        g_snprintf(pid, sizeof(pid), "%d", (int)getpid());
+        g_autofree char *full = g_strjoinv(pid, parts);
+        fd = open(full, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
+        if (fd < 0) {
+            return error_set_errno(error, "log file '%s'", full);
+        }
+    }
+    pthread_mutex_lock(&log_mutex);
+    int old = log_fd;
+    log_fd = fd;
+    pthread_mutex_unlock(&log_mutex);
+    if (old != STDERR_FILENO) {
+        close(old);
+    }
+    return true;
+}
+
+void log_set_sink(LogSink sink, void *opaque)
+{
+    pthread_mutex_lock(&log_mutex);
+    log_sink = sink;
+    log_sink_opaque = opaque;
+    pthread_mutex_unlock(&log_mutex);
+}
+
+static void log_write_all(int fd, const char *data, size_t len)
+{
+    while (len > 0) {
+        ssize_t n = write(fd, data, len);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            return; /* a full disk may not stop a machine */
+        }
+        data += n;
+        len -= (size_t)n;
+    }
+}
+
+/* What a guest put into a message may neither break the line nor talk to the terminal. */
+static void log_append_escaped(GString *line, const char *text, bool keep_newlines)
+{
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+        if (*p == '\n' && p[1] == '\0') {
+            break;
+        }
+        if ((*p >= 0x20 && *p != 0x7f) || *p == '\t' || (*p == '\n' && keep_newlines)) {
+            g_string_append_c(line, (char)*p);
+        } else if (*p == '\n') {
+            g_string_append(line, "\\n");
+        } else {
+            g_string_append_printf(line, "\\x%02x", *p);
+        }
+    }
+}
+
+static void log_emit_locked(LogMask mask, const char *text)
+{
+    g_autoptr(GString) line = g_string_sized_new(160);
+    if (log_sink) {
+        log_append_escaped(line, text, false);
+        log_sink(mask, line->str, log_sink_opaque);
+        return;
+    }
+    g_string_append_printf(line, "%s: ", log_mask_name(mask));
+    log_append_escaped(line, text, false);
+    g_string_append_c(line, '\n');
+    log_write_all(log_fd, line->str, line->len);
+}
+
+static void log_count_suppressed_locked(LogSite *site)
+{
+    if (site->suppressed) {
+        char text[64];
+        g_snprintf(text, sizeof(text), "(%u more lines like the above)", site->suppressed);
+        log_emit_locked(site->mask, text);
+        site->suppressed = 0;
+        LogSite **p = &log_suppressed;
+        while (*p != site) {
+            p = &(*p)->next;
+        }
+        *p = site->next;
+    }
+}
+
+void log_flush_suppressed(void)
+{
+    pthread_mutex_lock(&log_mutex);
+    while (log_suppressed) {
+        log_count_suppressed_locked(log_suppressed);
+    }
+    pthread_mutex_unlock(&log_mutex);
+}
+
+static bool log_site_allows_locked(LogSite *site, LogMask mask)
+{
+    int64_t now = monotonic_ns();
+    if (now - site->window_start >= NS_PER_SEC || site->window_start == 0) {
+        log_count_suppressed_locked(site);
+        site->window_start = now;
+        site->in_window = 0;
+    }
+    if (site->in_window < LINES_A_SECOND) {
+        site->in_window++;
+        return true;
+    }
+    if (site->suppressed++ == 0) {
+        site->mask = mask;
+        site->next = log_suppressed;
+        log_suppressed = site;
+    }
+    return false;
+}
+
+void log_write(LogMask mask, LogSite *site, const char *format, ...)
+{
+    if (site && (mask & LOG_LIMITED)) {
+        pthread_mutex_lock(&log_mutex);
+        bool allowed = log_site_allows_locked(site, mask);
+        pthread_mutex_unlock(&log_mutex);
+        if (!allowed) {
+            return;
+        }
+    }
+    va_list ap;
+    va_start(ap, format);
+    g_autofree char *text = g_strdup_vprintf(format, ap);
+    va_end(ap);
+    pthread_mutex_lock(&log_mutex);
+    log_emit_locked(mask, text);
+    pthread_mutex_unlock(&log_mutex);
+}
+
+static G_GNUC_PRINTF(2, 0) void log_tell(const char *what, const char *format, va_list ap)
+{
+    g_autofree char *text = g_strdup_vprintf(format, ap);
+    g_autoptr(GString) line = g_string_new("vmlua: ");
+    g_string_append(line, what);
+    log_append_escaped(line, text, true);
+    g_string_append_c(line, '\n');
+    log_write_all(STDERR_FILENO, line->str, line->len);
+}
+
+void log_warning(const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    log_tell("warning: ", format, ap);
+    va_end(ap);
+}
+
+void log_error(const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    log_tell("", format, ap);
+    va_end(ap);
+}
+
+/* ---- trace points write here too ---------------------------------------------------------- */
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral" /* checked by TRACE */
+void trace_emit(TracePoint *point, ...)
+{
+    static __thread int thread_id;
+    if (!thread_id) {
+        thread_id = gettid();
+    }
+    __atomic_add_fetch(&point->hits, 1, __ATOMIC_RELAXED);
+    int64_t us = (monotonic_ns() - log_epoch) / 1000;
+    va_list ap;
+    va_start(ap, point);
+    g_autofree char *text = g_strdup_vprintf(point->format, ap);
+    va_end(ap);
+    log_write(LOG_TRACE, NULL, "%" PRId64 ".%06d [%d] %s: %s", us / 1000000, (int)(us % 1000000),
+              thread_id, point->name, text);
+}
+#pragma GCC diagnostic pop
