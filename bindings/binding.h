@@ -47,6 +47,10 @@ void *binding_new_userdata(lua_State *L, const char *name,
                            size_t size); /* zeroed, one user value */
 void *binding_check_userdata(lua_State *L, int arg, const char *name);
 
+/* A growing buffer that a userdata on the stack owns: what a binding collects before it pushes
+ * results survives no raise otherwise. Pushes the userdata; freed by the garbage collector. */
+GByteArray *binding_scratch(lua_State *L);
+
 /* ---- objects ----------------------------------------------------------------------------- */
 
 /* Pushes the one handle of an object (nil for NULL). It holds one reference until the object is
@@ -58,6 +62,24 @@ void *binding_check_object(lua_State *L, int arg, const char *qom_type);
 void *binding_opt_object(lua_State *L, int arg, const char *qom_type); /* nil/none: NULL */
 /* NULL when not a live handle of that type; raises nothing. */
 void *binding_test_object(lua_State *L, int arg, const char *qom_type);
+/* Members of handles that no table lists (registers of a vCPU, declared state of a script's type):
+ * asked after methods and fields, before QOM properties, leaf types first. `get` pushes one value
+ * and returns true, or pushes nothing and returns false; `set` likewise says whether it took the
+ * value at idx. Both may raise. `list` (may be NULL) calls add(name, opaque) for completion. */
+typedef struct BindingMembers {
+    bool (*get)(lua_State *L, Object *obj, const char *key);
+    bool (*set)(lua_State *L, Object *obj, const char *key, int idx);
+    void (*list)(Object *obj, void (*add)(const char *name, void *opaque), void *opaque);
+} BindingMembers;
+void binding_class_members(const char *qom_type, const BindingMembers *members);
+/* The open tables of a type, made on first use: name -> function (handle, …); each falls back to
+ * the parent type's. Scripts add to them. */
+void binding_push_methods(lua_State *L, const char *qom_type);
+void binding_push_getters(lua_State *L, const char *qom_type); /* (handle) -> value */
+void binding_push_setters(lua_State *L, const char *qom_type); /* (handle, value) */
+/* A Lua table that belongs to the object and lives until the object is gone: what scripts and
+ * bindings remember about it. */
+void binding_push_data(lua_State *L, Object *obj);
 /* References dropped by __gc wait here until the main loop drains them. */
 void binding_defer_unref(Object *obj);
 void binding_defer(void (*fn)(void *data), void *data);
@@ -92,14 +114,19 @@ lua_State *binding_state(void);
 /* The one wrapper through which C calls Lua: function and nargs on the stack; traceback handler,
  * stack checked, budget watched, and engine_no_unlock_begin/end around it when `in_handler`. false
  * + error (ENGINE_ERROR_SCRIPT, message with traceback), results absent. */
+typedef struct ScriptRef ScriptRef;
 bool binding_call(lua_State *L, int nargs, int nresults, bool in_handler, const char *what,
                   GError **error);
+/* Reports an error of a callback that has no caller to tell (a timer, a watch): to the function
+ * given to loop.on_error, else to stderr. Frees the error. */
+void binding_report(GError *error);
+/* Calls `ref` with the nargs values on top of the stack and no results; an error is reported. */
+void binding_invoke(lua_State *L, ScriptRef *ref, int nargs, bool in_handler);
 /* Seconds a callback from C may run before it is ended with an error (0: no limit). Default 10. */
 void binding_set_budget(double seconds);
 
-/* A Lua function (or any value) that C keeps: anchored in its owner's user value, so that the
- * owner's close frees it. */
-typedef struct ScriptRef ScriptRef;
+/* A Lua function (or any value) that C keeps until script_ref_free or until its owner is gone,
+ * whichever is first. */
 /* `owner` may be NULL (process-wide). `what` names the callback in errors: "pio hook at
  * board.lua:12". */
 ScriptRef *script_ref_new(lua_State *L, int idx, Object *owner, const char *what);
@@ -107,6 +134,15 @@ void script_ref_free(ScriptRef *ref);               /* NULL is fine; engine lock
 bool script_ref_push(lua_State *L, ScriptRef *ref); /* false (nothing pushed): owner closed */
 const char *
 script_ref_what(const ScriptRef *ref); /* with the place where the function was defined */
+
+/* Interrupting scripts: Ctrl-C ends the running script, or, when none runs, is told to the function
+ * set here (NULL: the waiting script raises "interrupted"). */
+void binding_install_sigint(void);
+void binding_on_sigint(ScriptRef *fn); /* takes the reference; frees the former */
+/* Runs what came in while the loop polled: raises "interrupted" where no function takes it. */
+void binding_check_sigint(lua_State *L);
+/* One round of the main loop for a script: not from handlers. false + error where it is refused. */
+bool binding_iterate(lua_State *L, bool block, GError **error);
 
 /* ---- set-up ------------------------------------------------------------------------------ */
 
@@ -128,4 +164,7 @@ void binding_open_memory(lua_State *L);  /* vmlua.core.memory: address spaces, r
 void binding_open_cpu(lua_State *L);     /* class "x86-cpu", CPUID */
 void binding_open_event(lua_State *L);   /* hooks and rings */
 void binding_open_machine(lua_State *L); /* vmlua.core.machine, class "machine", snapshots */
-void binding_open_chardev(lua_State *L); /* class "chardev" */
+void binding_open_chardev(lua_State *L); /* vmlua.core.chardev, class "chardev" */
+void binding_open_edit(lua_State *L);    /* vmlua.core.edit: a line editor driven by the loop */
+void binding_open_fs(lua_State *L);      /* vmlua.core.fs: files, folders, environment */
+void binding_open_process(lua_State *L); /* vmlua.core.process: child processes */

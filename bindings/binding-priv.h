@@ -1,0 +1,70 @@
+/*
+ * Private to bindings/: the state of threads that run Lua, the registry of declarations, handles.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <signal.h>
+
+#include "bindings/binding.h"
+
+enum { /* ScriptThread.interrupt */
+       RUN_ON,
+       RUN_END_ONCE, /* one error, which the script may catch */
+       RUN_END_HOLD, /* an error at every instruction until the outermost call has returned */
+};
+
+/* One a thread that may enter Lua. Fields written by the thread itself (or its signal handler)
+ * unless noted. */
+typedef struct ScriptThread {
+    lua_State *L;
+    lua_State *volatile running; /* the coroutine that runs at the moment: where a hook must go */
+    pthread_t thread;
+    int anchor;     /* of L in the registry; LUA_NOREF for the main state */
+    VCpu *cpu;      /* NULL: main thread */
+    int cpu_handle; /* registry reference of the vCPU's handle */
+    int event;      /* registry reference of the event object that hooks get */
+    void *event_box;
+    unsigned depth;                  /* of binding_call */
+    unsigned interrupt_depth;        /* the call that an interrupt ends */
+    volatile sig_atomic_t interrupt; /* RUN_*; also written by the watchdog */
+    volatile sig_atomic_t in_poll;   /* main thread: no Lua code is running */
+    const char *volatile why;        /* message of the interrupt */
+} ScriptThread;
+
+extern lua_State *script_main; /* NULL before bindings_open and after bindings_close */
+ScriptThread *script_self(void);
+void script_self_set(ScriptThread *st);
+ScriptThread *script_main_thread(void);
+
+/* call.c */
+void script_coroutines_open(lua_State *L); /* replaces coroutine.resume and wrap */
+void script_watch_forget(ScriptThread *st);
+void script_watch_stop(void); /* joins the watchdog */
+
+/* The list of everything declared, for api.c. */
+typedef enum { DECL_MODULE, DECL_CLASS, DECL_USERDATA } DeclKind;
+typedef struct Declaration {
+    DeclKind kind;
+    const char *name, *doc;
+    const ApiFunction *functions;
+    const ApiField *fields;
+} Declaration;
+extern GArray *script_declarations; /* of Declaration */
+void script_declare(DeclKind kind, const char *name, const char *doc, const ApiFunction *functions,
+                    const ApiField *fields);
+
+/* handle.c */
+void script_handles_open(lua_State *L);
+void script_handles_close(void);
+void script_drain_deferred(void);
+size_t script_handles_alive(void);
+/* Calls add() for every member name of a live handle: methods, fields, members, properties,
+ * children. `what` is "method", "field", "property" or "child". */
+void script_handle_members(lua_State *L, Object *obj,
+                           void (*add)(const char *name, const char *what, void *opaque),
+                           void *opaque);
+/* ref.c: callbacks whose owner goes */
+void script_refs_open(void);
+void script_refs_close(void);
+void binding_on_error(ScriptRef *fn); /* takes the reference */

@@ -1,0 +1,638 @@
+/*
+ * Handles: the one userdata through which Lua sees an object.
+ *
+ * An identity table with weak values maps objects to handles. A handle holds one reference through
+ * a box; when the object is unparented for good the box lets go and the handle turns inert. A
+ * collected handle only puts its box on a list that the main loop drains, since __gc can run inside
+ * any allocation.
+ *
+ * Looking up handle.key: methods and fields of the class chain (open tables that scripts may add
+ * to), members that C answers by name (BindingMembers), QOM properties, children; else an error
+ * that names the nearest.
+ */
+#include "bindings/binding-priv.h"
+
+#include <string.h>
+
+#include "engine/core/error.h"
+#include "engine/core/lock.h"
+#include "engine/core/main-loop.h"
+
+typedef struct HandleBox {
+    Object *obj; /* NULL: inert */
+    char *name;  /* for "serial0: is gone" */
+} HandleBox;
+typedef struct Handle {
+    const void *magic; /* &handle_magic: tells handles from other userdata with one compare */
+    HandleBox *box;
+} Handle;
+
+/* The open tables of one type, by name. */
+typedef struct TypeTables {
+    int methods, getters, setters; /* registry references */
+    const BindingMembers *members;
+} TypeTables;
+
+static const char handle_magic = 'h';
+static const char identity_key = 'i';
+static GHashTable *type_tables;   /* name -> TypeTables * */
+static GHashTable *metatables;    /* ObjectClass * -> GINT registry reference */
+static GHashTable *class_members; /* type name -> const BindingMembers * */
+static size_t boxes_alive;
+
+/* ---- deferred work ------------------------------------------------------------------------- */
+
+typedef struct Deferred {
+    void (*fn)(void *data);
+    void *data;
+} Deferred;
+static GArray *deferred;
+static BottomHalf *deferred_bh;
+
+void script_drain_deferred(void)
+{
+    ENGINE_LOCK_ASSERT();
+    while (deferred && deferred->len) {
+        GArray *batch = deferred;
+        deferred = g_array_new(FALSE, FALSE, sizeof(Deferred));
+        for (guint i = 0; i < batch->len; i++) {
+            Deferred *d = &g_array_index(batch, Deferred, i);
+            d->fn(d->data);
+        }
+        g_array_free(batch, TRUE);
+    }
+}
+
+static void drain_bh(void *opaque)
+{
+    script_drain_deferred();
+}
+
+void binding_defer(void (*fn)(void *data), void *data)
+{
+    ENGINE_LOCK_ASSERT();
+    Deferred d = { fn, data };
+    if (!deferred) {
+        deferred = g_array_new(FALSE, FALSE, sizeof(Deferred));
+    }
+    g_array_append_val(deferred, d);
+    if (deferred_bh) {
+        bh_schedule(deferred_bh);
+    }
+}
+
+void binding_defer_unref(Object *obj)
+{
+    binding_defer(object_unref, obj);
+}
+
+/* ---- boxes --------------------------------------------------------------------------------- */
+
+static void box_object_gone(Object *obj, void *opaque)
+{
+    HandleBox *box = opaque;
+    box->name = g_strdup(obj->name ? obj->name : object_get_typename(obj));
+    box->obj = NULL;
+    if (script_main) {
+        /* The address may be reused as soon as the reference is dropped. */
+        lua_State *L = script_main;
+        lua_checkstack(L, 4);
+        lua_rawgetp(L, LUA_REGISTRYINDEX, &identity_key);
+        lua_pushnil(L);
+        lua_rawsetp(L, -2, obj);
+        lua_pop(L, 1);
+    }
+    /* Not now: whoever is taking the object out still uses it. */
+    binding_defer_unref(obj);
+}
+
+static void box_free(void *data)
+{
+    HandleBox *box = data;
+    if (box->obj) {
+        object_remove_destroy_notify(box->obj, box_object_gone, box);
+        object_unref(box->obj);
+    }
+    boxes_alive--;
+    g_free(box->name);
+    g_free(box);
+}
+
+size_t script_handles_alive(void)
+{
+    return boxes_alive;
+}
+
+static Handle *handle_at(lua_State *L, int arg)
+{
+    Handle *h = lua_touserdata(L, arg);
+    if (h && lua_type(L, arg) == LUA_TUSERDATA && lua_rawlen(L, arg) == sizeof *h &&
+        h->magic == &handle_magic) {
+        return h;
+    }
+    return NULL;
+}
+
+static Object *handle_live(lua_State *L, Handle *h)
+{
+    if (G_UNLIKELY(!h->box || !h->box->obj)) {
+        luaL_error(L, "%s: is gone", h->box && h->box->name ? h->box->name : "object");
+    }
+    return h->box->obj;
+}
+
+void *binding_test_object(lua_State *L, int arg, const char *qom_type)
+{
+    Handle *h = handle_at(L, arg);
+    if (!h || !h->box || !h->box->obj) {
+        return NULL;
+    }
+    return object_dynamic_cast(h->box->obj, qom_type);
+}
+
+void *binding_check_object(lua_State *L, int arg, const char *qom_type)
+{
+    Handle *h = handle_at(L, arg);
+    if (G_UNLIKELY(!h)) {
+        luaL_typeerror(L, arg, qom_type);
+        return NULL;
+    }
+    Object *obj = handle_live(L, h);
+    Object *cast = object_dynamic_cast(obj, qom_type);
+    if (G_UNLIKELY(!cast)) {
+        luaL_argerror(
+            L, arg, lua_pushfstring(L, "%s expected, got %s", qom_type, object_get_typename(obj)));
+    }
+    return cast;
+}
+
+void *binding_opt_object(lua_State *L, int arg, const char *qom_type)
+{
+    return lua_isnoneornil(L, arg) ? NULL : binding_check_object(L, arg, qom_type);
+}
+
+/* ---- class tables -------------------------------------------------------------------------- */
+
+static void fill_tables(lua_State *L, const TypeTables *t, const ApiFunction *methods,
+                        const ApiField *fields)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, t->methods);
+    for (const ApiFunction *f = methods; f && f->name; f++) {
+        lua_pushcfunction(L, f->fn);
+        lua_setfield(L, -2, f->name);
+    }
+    lua_rawgeti(L, LUA_REGISTRYINDEX, t->getters);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, t->setters);
+    for (const ApiField *f = fields; f && f->name; f++) {
+        if (f->get) {
+            lua_pushcfunction(L, f->get);
+            lua_setfield(L, -3, f->name);
+        }
+        if (f->set) {
+            lua_pushcfunction(L, f->set);
+            lua_setfield(L, -2, f->name);
+        }
+    }
+    lua_pop(L, 3);
+}
+
+static int new_chained_table(lua_State *L, int parent_ref)
+{
+    lua_newtable(L);
+    if (parent_ref != LUA_NOREF) {
+        lua_createtable(L, 0, 1);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, parent_ref);
+        lua_setfield(L, -2, "__index");
+        lua_setmetatable(L, -2);
+    }
+    return luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+static TypeTables *tables_of(lua_State *L, const char *type)
+{
+    TypeTables *t = g_hash_table_lookup(type_tables, type);
+    if (t) {
+        return t;
+    }
+    luaL_checkstack(L, LUA_MINSTACK, NULL);
+    TypeImpl *impl = type_table_get(type);
+    TypeImpl *parent_impl = impl ? type_get_parent(impl) : NULL;
+    TypeTables *parent = parent_impl ? tables_of(L, type_get_name(parent_impl)) : NULL;
+    int methods = new_chained_table(L, parent ? parent->methods : LUA_NOREF);
+    int getters = new_chained_table(L, parent ? parent->getters : LUA_NOREF);
+    int setters = new_chained_table(L, parent ? parent->setters : LUA_NOREF);
+
+    t = g_new0(TypeTables, 1);
+    t->methods = methods;
+    t->getters = getters;
+    t->setters = setters;
+    g_hash_table_insert(type_tables, g_strdup(type), t);
+    for (guint i = 0; i < script_declarations->len; i++) {
+        Declaration *d = &g_array_index(script_declarations, Declaration, i);
+        if (d->kind == DECL_CLASS && strcmp(d->name, type) == 0) {
+            fill_tables(L, t, d->functions, d->fields);
+        }
+    }
+    return t;
+}
+
+void binding_class(lua_State *L, const char *qom_type, const char *doc, const ApiFunction *methods,
+                   const ApiField *fields)
+{
+    script_declare(DECL_CLASS, qom_type, doc, methods, fields);
+    TypeTables *t = g_hash_table_lookup(type_tables, qom_type);
+    if (t) {
+        fill_tables(L, t, methods, fields);
+    }
+}
+
+void binding_class_members(const char *qom_type, const BindingMembers *members)
+{
+    g_hash_table_insert(class_members, (char *)(uintptr_t)qom_type, (void *)(uintptr_t)members);
+}
+
+void binding_push_methods(lua_State *L, const char *qom_type)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, tables_of(L, qom_type)->methods);
+}
+
+void binding_push_getters(lua_State *L, const char *qom_type)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, tables_of(L, qom_type)->getters);
+}
+
+void binding_push_setters(lua_State *L, const char *qom_type)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, tables_of(L, qom_type)->setters);
+}
+
+/* The members of a class and its parents, leaf first; a NULL ends it. Made once a class. */
+typedef struct ClassInfo {
+    const BindingMembers *members[OBJECT_CLASS_DEPTH + 1];
+    int metatable;
+} ClassInfo;
+
+static void find_members(ClassInfo *info, ObjectClass *klass)
+{
+    unsigned n = 0;
+    for (TypeImpl *t = klass->type; t && n < OBJECT_CLASS_DEPTH; t = type_get_parent(t)) {
+        const BindingMembers *m = g_hash_table_lookup(class_members, type_get_name(t));
+        if (m) {
+            info->members[n++] = m;
+        }
+    }
+}
+
+static ClassInfo *class_info(ObjectClass *klass)
+{
+    return g_hash_table_lookup(metatables, klass);
+}
+
+/* ---- access -------------------------------------------------------------------------------- */
+
+typedef struct Names {
+    GPtrArray *list;
+} Names;
+
+static void add_name(const char *name, const char *what, void *opaque)
+{
+    g_ptr_array_add(opaque, g_strdup(name));
+}
+
+static void list_table(lua_State *L, int ref, const char *what,
+                       void (*add)(const char *, const char *, void *), void *opaque)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
+    lua_pushnil(L);
+    while (lua_next(L, -2)) {
+        if (lua_type(L, -2) == LUA_TSTRING) {
+            add(lua_tostring(L, -2), what, opaque);
+        }
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+}
+
+typedef struct Lister {
+    void (*add)(const char *name, const char *what, void *opaque);
+    void *opaque;
+} Lister;
+
+static void list_property(const Property *p, void *opaque)
+{
+    Lister *l = opaque;
+    if (!(p->flags & PROP_HIDDEN)) {
+        l->add(p->name, "property", l->opaque);
+    }
+}
+
+static void list_member(const char *name, void *opaque)
+{
+    Lister *l = opaque;
+    l->add(name, "field", l->opaque);
+}
+
+void script_handle_members(lua_State *L, Object *obj,
+                           void (*add)(const char *name, const char *what, void *opaque),
+                           void *opaque)
+{
+    Lister lister = { add, opaque };
+    luaL_checkstack(L, LUA_MINSTACK, NULL);
+    for (TypeImpl *t = obj->klass->type; t; t = type_get_parent(t)) {
+        TypeTables *tables = tables_of(L, type_get_name(t));
+        list_table(L, tables->methods, "method", add, opaque);
+        list_table(L, tables->getters, "field", add, opaque);
+    }
+    ClassInfo *info = class_info(obj->klass);
+    for (unsigned i = 0; info && info->members[i]; i++) {
+        if (info->members[i]->list) {
+            info->members[i]->list(obj, list_member, &lister);
+        }
+    }
+    object_property_foreach(obj, list_property, &lister);
+    for (unsigned i = 0; i < object_child_count(obj); i++) {
+        add(object_child_at(obj, i)->name, "child", opaque);
+    }
+}
+
+static void free_names(void *data)
+{
+    g_ptr_array_free(data, TRUE);
+}
+
+static int raise_unknown(lua_State *L, Object *obj, const char *key)
+{
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+    char buf[512];
+
+    script_handle_members(L, obj, add_name, names);
+    g_ptr_array_add(names, NULL);
+    const char *near = nearest_word(key, (const char *const *)names->pdata);
+    g_snprintf(buf, sizeof buf, "%s (%s) has no member '%.100s'%s%s%s",
+               obj->name ? obj->name : "object", object_get_typename(obj), key,
+               near ? "; the nearest is '" : "", near ? near : "", near ? "'" : "");
+    free_names(names);
+    return luaL_error(L, "%s", buf);
+}
+
+/* upvalues: methods, getters, setters, ClassInfo */
+static int handle_index(lua_State *L)
+{
+    lua_pushvalue(L, 2);
+    if (lua_gettable(L, lua_upvalueindex(1)) != LUA_TNIL) {
+        return 1;
+    }
+    Handle *h = handle_at(L, 1);
+    if (!h) {
+        return luaL_typeerror(L, 1, "object");
+    }
+    if (lua_type(L, 2) != LUA_TSTRING) {
+        return luaL_error(L, "a member's name is expected as the key, got a %s",
+                          luaL_typename(L, 2));
+    }
+    const char *key = lua_tostring(L, 2);
+    if (strcmp(key, "gone") == 0) {
+        lua_pushboolean(L, !h->box || !h->box->obj);
+        return 1;
+    }
+    Object *obj = handle_live(L, h);
+    lua_pushvalue(L, 2);
+    if (lua_gettable(L, lua_upvalueindex(2)) != LUA_TNIL) {
+        lua_pushvalue(L, 1);
+        lua_call(L, 1, 1);
+        return 1;
+    }
+    const ClassInfo *info = lua_touserdata(L, lua_upvalueindex(4));
+    for (unsigned i = 0; info->members[i]; i++) {
+        if (info->members[i]->get && info->members[i]->get(L, obj, key)) {
+            return 1;
+        }
+    }
+    const Property *prop = object_find_property(obj, key);
+    if (prop) {
+        PropValue value = { 0 };
+        GError *error = NULL;
+        if (!object_property_get(obj, key, &value, &error)) {
+            return binding_raise(L, error);
+        }
+        binding_push_prop_value(L, &value, prop);
+        prop_value_clear(&value);
+        return 1;
+    }
+    Object *child = object_get_child(obj, key);
+    if (child) {
+        binding_push_object(L, child);
+        return 1;
+    }
+    return raise_unknown(L, obj, key);
+}
+
+static int handle_newindex(lua_State *L)
+{
+    Handle *h = handle_at(L, 1);
+    if (!h) {
+        return luaL_typeerror(L, 1, "object");
+    }
+    if (lua_type(L, 2) != LUA_TSTRING) {
+        return luaL_error(L, "a member's name is expected as the key, got a %s",
+                          luaL_typename(L, 2));
+    }
+    const char *key = lua_tostring(L, 2);
+    Object *obj = handle_live(L, h);
+    lua_pushvalue(L, 2);
+    if (lua_gettable(L, lua_upvalueindex(3)) != LUA_TNIL) {
+        lua_pushvalue(L, 1);
+        lua_pushvalue(L, 3);
+        lua_call(L, 2, 0);
+        return 0;
+    }
+    const ClassInfo *info = lua_touserdata(L, lua_upvalueindex(4));
+    for (unsigned i = 0; info->members[i]; i++) {
+        if (info->members[i]->set && info->members[i]->set(L, obj, key, 3)) {
+            return 0;
+        }
+    }
+    const Property *prop = object_find_property(obj, key);
+    if (prop) {
+        PropValue value = { 0 };
+        GError *error = NULL;
+        if (!binding_to_prop_value(L, 3, prop, &value, &error)) {
+            g_prefix_error(&error, "%s.%s: ", obj->name ? obj->name : object_get_typename(obj),
+                           key);
+            return binding_raise(L, error);
+        }
+        bool ok = object_property_set(obj, key, &value, &error);
+        prop_value_clear(&value);
+        return ok ? 0 : binding_raise(L, error);
+    }
+    lua_settop(L, 2);
+    lua_pushvalue(L, 2);
+    bool readable = lua_gettable(L, lua_upvalueindex(2)) != LUA_TNIL;
+    lua_pushvalue(L, 2);
+    readable = lua_gettable(L, lua_upvalueindex(1)) != LUA_TNIL || readable;
+    if (readable || object_get_child(obj, key)) {
+        return luaL_error(L, "%s.%s cannot be assigned to",
+                          obj->name ? obj->name : object_get_typename(obj), key);
+    }
+    return raise_unknown(L, obj, key);
+}
+
+static int handle_gc(lua_State *L)
+{
+    Handle *h = handle_at(L, 1);
+    if (h && h->box) {
+        binding_defer(box_free, h->box);
+        h->box = NULL;
+    }
+    return 0;
+}
+
+/* `local vm <close> = …`: the class' close method, else out of the tree. */
+static int handle_close(lua_State *L)
+{
+    Handle *h = handle_at(L, 1);
+    if (!h || !h->box || !h->box->obj) {
+        return 0;
+    }
+    lua_settop(L, 1);
+    lua_pushliteral(L, "close");
+    if (lua_gettable(L, lua_upvalueindex(1)) != LUA_TNIL) {
+        lua_pushvalue(L, 1);
+        lua_call(L, 1, 0);
+    } else {
+        object_unparent(h->box->obj);
+    }
+    return 0;
+}
+
+static int handle_tostring(lua_State *L)
+{
+    Handle *h = handle_at(L, 1);
+    if (!h) {
+        return luaL_typeerror(L, 1, "object");
+    }
+    if (!h->box || !h->box->obj) {
+        lua_pushfstring(L, "%s (gone)", h->box && h->box->name ? h->box->name : "object");
+        return 1;
+    }
+    Object *obj = h->box->obj;
+    lua_pushfstring(L, "%s (%s)", obj->name ? obj->name : "(unnamed)", object_get_typename(obj));
+    return 1;
+}
+
+static int handle_eq(lua_State *L)
+{
+    Handle *a = handle_at(L, 1), *b = handle_at(L, 2);
+    lua_pushboolean(L, a && b && a->box && b->box && a->box->obj && a->box->obj == b->box->obj);
+    return 1;
+}
+
+static ClassInfo *make_class_info(lua_State *L, ObjectClass *klass)
+{
+    static const luaL_Reg meta[] = {
+        { "__index", handle_index },
+        { "__newindex", handle_newindex },
+        { "__gc", handle_gc },
+        { "__close", handle_close },
+        { "__tostring", handle_tostring },
+        { "__eq", handle_eq },
+        { NULL, NULL },
+    };
+    const char *name = object_class_get_name(klass);
+    TypeTables *t = tables_of(L, name);
+    luaL_checkstack(L, LUA_MINSTACK, NULL);
+    ClassInfo *info = lua_newuserdatauv(L, sizeof *info, 0);
+    memset(info, 0, sizeof *info);
+    find_members(info, klass);
+    lua_createtable(L, 0, 10);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, t->methods);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, t->getters);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, t->setters);
+    lua_pushlightuserdata(L, info);
+    for (const luaL_Reg *m = meta; m->name; m++) {
+        for (int i = 0; i < 4; i++) {
+            lua_pushvalue(L, -4);
+        }
+        lua_pushcclosure(L, m->func, 4);
+        lua_setfield(L, -6, m->name);
+    }
+    lua_pop(L, 4);
+    lua_pushstring(L, name);
+    lua_setfield(L, -2, "__name");
+    lua_pushvalue(L, -2);
+    lua_setfield(L, -2, "__info"); /* keeps the userdata */
+    info->metatable = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pop(L, 1);
+    g_hash_table_insert(metatables, klass, info);
+    return info;
+}
+
+void binding_push_object(lua_State *L, void *ptr)
+{
+    Object *obj = ptr;
+    luaL_checkstack(L, 8, NULL);
+    if (!obj) {
+        lua_pushnil(L);
+        return;
+    }
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &identity_key);
+    if (lua_rawgetp(L, -1, obj) != LUA_TNIL) {
+        lua_remove(L, -2);
+        return;
+    }
+    lua_pop(L, 1);
+    ClassInfo *info = class_info(obj->klass);
+    if (!info) {
+        info = make_class_info(L, obj->klass);
+    }
+    Handle *h = lua_newuserdatauv(L, sizeof *h, 1);
+    h->magic = &handle_magic;
+    h->box = NULL;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, info->metatable);
+    lua_setmetatable(L, -2);
+    if (obj->gone) { /* reachable from its last callbacks: inert from the start */
+        h->box = g_new0(HandleBox, 1);
+        boxes_alive++;
+        h->box->name = g_strdup(obj->name ? obj->name : object_get_typename(obj));
+        lua_remove(L, -2);
+        return;
+    }
+    lua_pushvalue(L, -1);
+    lua_rawsetp(L, -3, obj);
+    HandleBox *box = g_new0(HandleBox, 1);
+    boxes_alive++;
+    box->obj = object_ref(obj);
+    object_add_destroy_notify(obj, box_object_gone, box);
+    h->box = box;
+    lua_remove(L, -2);
+}
+
+/* ---- set-up -------------------------------------------------------------------------------- */
+
+void script_handles_open(lua_State *L)
+{
+    type_tables = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    class_members = g_hash_table_new(g_str_hash, g_str_equal);
+    metatables = g_hash_table_new(NULL, NULL);
+    deferred_bh = bh_new(drain_bh, NULL);
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &identity_key);
+}
+
+void script_handles_close(void)
+{
+    g_hash_table_destroy(type_tables);
+    g_hash_table_destroy(class_members);
+    g_hash_table_destroy(metatables);
+    type_tables = class_members = metatables = NULL;
+    bh_free(deferred_bh);
+    deferred_bh = NULL;
+    if (deferred) {
+        g_array_free(deferred, TRUE);
+        deferred = NULL;
+    }
+}
