@@ -64,8 +64,10 @@ typedef struct MemoryRegionOps {
         bool unaligned;
         bool (*accepts)(void *opaque, hwaddr addr, unsigned size, bool is_write, MemTxAttrs attrs);
     } valid;
-    /* What the handlers implement; the core splits wider accesses and, for narrower ones, reads the
-     * whole unit and extracts. */
+    /* What the handlers implement (0 means 1 and 8). The core splits wider accesses; for narrower
+     * ones it reads the whole aligned unit and extracts, and a narrower write reads the unit,
+     * merges and writes it back: a device whose reads have side effects sets valid.min_access_size
+     * too. */
     struct {
         unsigned min_access_size, max_access_size;
         bool unaligned;
@@ -93,9 +95,13 @@ enum {
 /* Embedded in its owner; fields are private to engine/memory except where noted. */
 struct MemoryRegion {
     MemoryKind kind;
-    bool enabled, readonly, romd_mode, lockless, mapped_once;
+    bool enabled, readonly, romd_mode, lockless, may_overlap;
+    bool mapped_once;      /* a view has shown it: readers may still do so for a grace period */
     uint8_t dirty_clients; /* atomic: clients that log this region */
+    uint32_t visit;        /* stamp of the last walk up the tree */
     int32_t priority;
+    uint64_t id; /* unique in the process for each init, so that a struct used anew is not mistaken
+                    for the region that it was */
     char *name;
     Object *owner; /* keeps the memory of this struct; referenced by views that show the region. May
                       be NULL for regions that outlive every address space */
@@ -108,6 +114,7 @@ struct MemoryRegion {
     RamBlock *ram;
     MemoryRegion *alias;
     hwaddr alias_offset;
+    GPtrArray *aliases; /* regions that are aliases of this one */
     GArray *ioeventfds; /* of MemoryRegionIoeventfd */
     GArray *coalesced;  /* of MemoryRange */
 };
@@ -142,8 +149,11 @@ bool memory_region_init_rom_device(MemoryRegion *mr, Object *owner, const Memory
                                    void *opaque, const char *name, uint64_t size, GError **error);
 void memory_region_init_alias(MemoryRegion *mr, Object *owner, const char *name, MemoryRegion *orig,
                               hwaddr offset, uint64_t size);
-/* Must not be in a container any more, nor contain anything. Frees what init made. Views that still
- * show it keep their owner alive. */
+/* Frees what init made. Should not be in a container any more, nor contain anything; where it does
+ * (a device that dies with a hidden region mapped) it is taken out. Aliases of it show nothing from
+ * then on. Views that still show a region keep its owner alive, so an owner calls this from its
+ * instance_finalize; RAM goes after a grace period. Does nothing on a zeroed struct. Engine lock
+ * once it was in a tree. */
 void memory_region_finalize(MemoryRegion *mr);
 
 /* ---- changing the tree (engine lock) ----------------------------------------------------- */
@@ -152,9 +162,12 @@ void memory_region_finalize(MemoryRegion *mr);
 void memory_region_transaction_begin(void);
 void memory_region_transaction_commit(void);
 
-/* Overlap with a sibling of the same priority is a mistake of the board: warned about in LOG_MEMORY
- * by the first, refused by the checked form (false + error naming both and the range) unless one
- * was added with memory_region_add_subregion_overlap. */
+/* Overlap with an enabled sibling of the same priority is a mistake of the board: warned about in
+ * LOG_MEMORY by the first, refused by the checked form (false + error naming both and the range)
+ * unless one was added with memory_region_add_subregion_overlap. A region that has a container
+ * already, or that would become part of itself (also through aliases), is refused by all: the
+ * unchecked forms warn. The checked form also refuses what lies wholly outside of the container. A
+ * move keeps the place among siblings of the same priority. */
 void memory_region_add_subregion(MemoryRegion *container, hwaddr addr, MemoryRegion *mr);
 void memory_region_add_subregion_overlap(MemoryRegion *container, hwaddr addr, MemoryRegion *mr,
                                          int priority);
@@ -167,9 +180,10 @@ void memory_region_set_size(MemoryRegion *mr, uint64_t size);
 void memory_region_set_alias_offset(MemoryRegion *mr, hwaddr offset);
 void memory_region_set_readonly(MemoryRegion *mr, bool readonly);
 void memory_region_rom_device_set_romd(MemoryRegion *mr, bool romd_mode);
-/* Handlers then run without the engine lock, on any vCPU thread at once, inside an RCU section.
- * Before the region is mapped. */
+/* Handlers then run without the engine lock, on any vCPU thread at once, inside an RCU section:
+ * they may not wait for the lock or for a grace period. Before the region is mapped. */
 void memory_region_set_lockless(MemoryRegion *mr);
+/* An eventfd is told to listeners while its whole range is visible. Both make no copy of the fd. */
 void memory_region_add_eventfd(MemoryRegion *mr, const MemoryRegionIoeventfd *ev);
 void memory_region_del_eventfd(MemoryRegion *mr, const MemoryRegionIoeventfd *ev);
 /* Writes of the range may be buffered by the accelerator and delivered later, in order, before any
@@ -177,6 +191,10 @@ void memory_region_del_eventfd(MemoryRegion *mr, const MemoryRegionIoeventfd *ev
 void memory_region_add_coalescing(MemoryRegion *mr, hwaddr offset, uint64_t size);
 void memory_region_clear_coalescing(MemoryRegion *mr);
 
+static inline const char *memory_region_name(const MemoryRegion *mr)
+{
+    return mr->name;
+}
 MemoryKind memory_region_kind(const MemoryRegion *mr);
 const char *memory_region_kind_name(MemoryKind kind);
 static inline bool memory_region_is_ram(const MemoryRegion *mr)
@@ -186,7 +204,7 @@ static inline bool memory_region_is_ram(const MemoryRegion *mr)
 void *memory_region_get_ram_ptr(MemoryRegion *mr); /* NULL when it has no RAM */
 
 /* Dirty logging of one region for one client: switches logging in every address space that shows
- * it. Engine lock. */
+ * it. An alias stands for its target; a region without RAM is left alone. Engine lock. */
 void memory_region_set_log(MemoryRegion *mr, bool on, unsigned client);
 void memory_region_set_dirty(MemoryRegion *mr, hwaddr offset, uint64_t size); /* any thread */
 /* Fetches what the accelerators know (log_sync of listeners). Engine lock. */
@@ -201,17 +219,25 @@ typedef enum { ADDRESS_SPACE_MEMORY, ADDRESS_SPACE_IO, ADDRESS_SPACE_OTHER } Add
 
 /* `root` outlives it. `name` is copied. Engine lock. */
 AddressSpace *address_space_new(AddressSpaceKind kind, MemoryRegion *root, const char *name);
-void address_space_free(
-    AddressSpace *as); /* its listeners are told region_del for everything and are removed */
+/* Its listeners are told region_del for everything and are removed. No thread accesses it any more.
+ */
+void address_space_free(AddressSpace *as);
 const char *address_space_name(const AddressSpace *as);
 MemoryRegion *address_space_root(const AddressSpace *as);
 AddressSpaceKind address_space_kind(const AddressSpace *as);
 /* Calls fn for each address space alive, in order of creation. Engine lock. */
 void address_space_foreach(void (*fn)(AddressSpace *as, void *opaque), void *opaque);
 
-/* Reads and writes any length and alignment, splitting at range ends. Takes the engine lock itself
- * where a region needs it and this thread does not hold it. Unassigned reads give all ones. Writes
- * to ROM are ignored and MEMTX_ERROR. Marks RAM dirty. */
+/* References to owners that past views held are dropped on the main thread some time after a
+ * commit. This does it now: waits for a grace period. Main thread, engine lock, not in an RCU
+ * section; before process exit and in tests. */
+void memory_reclaim(void);
+
+/* Reads and writes any length and alignment, splitting at range ends and, in I/O regions, by what
+ * is valid there. Takes the engine lock itself where a region needs it and this thread does not
+ * hold it (so: not inside an RCU section). Unassigned reads give all ones. Writes to ROM are
+ * ignored and MEMTX_ERROR. Marks RAM dirty. Bytes beyond 2^64 are MEMTX_DECODE_ERROR, they do not
+ * wrap. */
 MemTxResult address_space_read(AddressSpace *as, hwaddr addr, MemTxAttrs attrs, void *buf,
                                uint64_t len);
 MemTxResult address_space_write(AddressSpace *as, hwaddr addr, MemTxAttrs attrs, const void *buf,
@@ -230,8 +256,11 @@ typedef struct MemoryCache {
     const FlatRange *range;
 } MemoryCache;
 /* The hot path of accelerators: one aligned or unaligned access of 1..8 bytes at `addr`, `*data`
- * little-endian value. Enters RCU, finds the range through `cache`, takes the engine lock only
- * where needed. */
+ * little-endian value. Enters RCU, finds the range through `cache` (may be NULL), takes the engine
+ * lock only where needed; not called inside an RCU section. A size that the region does not take is
+ * MEMTX_DECODE_ERROR and reads as ones; an access over the end of a range is made in parts, each in
+ * its region. Handlers that run under the lock are out of the RCU section and may change topology.
+ */
 MemTxResult address_space_access(AddressSpace *as, MemoryCache *cache, hwaddr addr,
                                  MemTxAttrs attrs, uint64_t *data, unsigned size, bool is_write);
 /* Host pointer to RAM at addr if [addr, addr+*len) starts in RAM (and is writable when is_write);
@@ -241,7 +270,8 @@ void *address_space_translate_ram(AddressSpace *as, hwaddr addr, uint64_t *len, 
 void address_space_mark_dirty(AddressSpace *as, hwaddr addr, uint64_t len);
 
 /* What happens on an access that no region answers; returning true means handled (*data filled).
- * Called without the engine lock, in an RCU section. NULL: all ones, writes ignored. */
+ * Called without taking the engine lock, in an RCU section, in which it may not wait for the lock.
+ * NULL: all ones, writes ignored. Setting: engine lock. */
 typedef bool (*UnassignedFn)(void *opaque, AddressSpace *as, hwaddr addr, uint64_t *data,
                              unsigned size, bool is_write, MemTxAttrs attrs);
 void address_space_set_unassigned(AddressSpace *as, UnassignedFn fn, void *opaque);
@@ -253,7 +283,9 @@ struct FlatRange {
     uint64_t last;    /* inclusive: a range may end at 2^64-1 */
     MemoryRegion *mr; /* a leaf: RAM, ROM, ROM-device or I/O */
     hwaddr offset;    /* of addr within mr */
-    bool readonly;    /* ROM, or seen through a read-only alias */
+    uint64_t id;      /* of mr: ranges are the same only if this is */
+    Object *owner;    /* of mr; private: readable when mr itself may be gone */
+    bool readonly;    /* ROM, or seen through something read-only: writes never reach it */
     bool romd;        /* a ROM device in ROMD mode */
     uint8_t dirty_clients;
 };
@@ -274,9 +306,15 @@ typedef struct MemorySection {
     FlatRange range;
 } MemorySection;
 
-/* Callbacks run at commit under the engine lock; in one commit all region_del come first, but
- * listeners with `atomic_commit` get instead the complete old and new views and bring their user
- * over without a window in which RAM that is in both is missing. */
+/*
+ * Callbacks run at commit under the engine lock, for address spaces in which something changed, in
+ * this order: begin; eventfd_del, coalesced_del; region_del; region_add or region_nop and then
+ * log_start/log_stop, by rising address; eventfd_add, coalesced_add; commit. The new view is
+ * already published; regions and RAM of the old one stay until every callback has returned. commit
+ * gets the complete views: a listener that must not leave a window without RAM (memory slots of an
+ * accelerator) works from them alone. A topology change made by a callback is committed after the
+ * present one. Callbacks register and unregister no listeners.
+ */
 struct MemoryListener {
     void (*begin)(MemoryListener *l);
     void (*region_add)(MemoryListener *l, const MemorySection *s);
@@ -308,6 +346,8 @@ void memory_listener_unregister(MemoryListener *l);
  * Engine lock. */
 typedef void (*MemoryTreeFn)(const MemoryRegion *mr, hwaddr addr, unsigned depth, void *opaque);
 void memory_region_tree_foreach(MemoryRegion *root, MemoryTreeFn fn, void *opaque);
+/* log_sync of everything that is logged in `as`. Engine lock. */
+void address_space_sync_dirty(AddressSpace *as);
 /* Finds what is at `addr`: for messages ("ram @ 0x1000", "com1 @ 0x3f8", "unassigned"). The caller
  * frees. */
 char *address_space_describe(AddressSpace *as, hwaddr addr);

@@ -27,27 +27,43 @@ struct RamBlock {
     char *name;
     unsigned long *dirty[3]; /* one bitmap a DIRTY_* client, allocated when the client first logs;
                                 NULL otherwise. Bits are set and cleared atomically */
+    uint8_t dirty_active;    /* atomic: clients that log now */
+    unsigned log_count[3];   /* engine lock: regions that log, a client */
 };
 typedef struct RamBlock RamBlock;
 
-/* Anonymous, populated on touch, with a guard page after it; refused with the sizes when the host
- * cannot. */
+/* Anonymous, populated on touch, with a guard page after it; `size` is rounded up to whole pages;
+ * refused with the sizes when the host cannot. */
 RamBlock *ram_block_new_anonymous(const char *name, uint64_t size, GError **error);
+/* Maps `fd` from offset 0 (the block owns it from success on), with a guard page. `page_size` is
+ * what the file is made of. */
+RamBlock *ram_block_new_fd(const char *name, uint64_t size, int fd, bool shared, bool readonly,
+                           uint64_t page_size, GError **error);
+/* Populates all of it now on `threads` threads (0: one). Never by SIGBUS: what the host cannot
+ * give is an error. */
+bool ram_block_prealloc(RamBlock *block, unsigned threads, GError **error);
 RamBlock *ram_block_ref(RamBlock *block);
 void ram_block_unref(RamBlock *block); /* the last one unmaps */
 
 /* Dirty bits: `client` is one of DIRTY_*. Any thread; ranges are clipped to the block. */
-void ram_block_enable_dirty(RamBlock *block, unsigned client); /* engine lock; starts all clean */
+void ram_block_enable_dirty(RamBlock *block, unsigned client);  /* engine lock; counts; the first
+                                                                   starts all clean */
+void ram_block_disable_dirty(RamBlock *block, unsigned client); /* engine lock */
 void ram_block_set_dirty(RamBlock *block, uint64_t offset,
                          uint64_t len); /* for every client that logs */
+void ram_block_set_dirty_clients(RamBlock *block, uint64_t offset, uint64_t len, unsigned clients);
+static inline unsigned ram_dirty_index(unsigned client)
+{
+    return (unsigned)__builtin_ctz(client);
+}
 /* Or-s a bitmap that starts at page `first_page` (as KVM_GET_DIRTY_LOG returns it) into every
  * logging client's. */
 void ram_block_merge_dirty(RamBlock *block, uint64_t first_page, const unsigned long *bitmap,
                            uint64_t pages);
 bool ram_block_test_and_clear_dirty(RamBlock *block, uint64_t offset, uint64_t len,
                                     unsigned client);
-/* Calls fn(first_page, n_pages) for each run of dirty pages and clears them as it goes; bounded by
- * the block. */
+/* Calls fn(first_page, n_pages) for each run of dirty pages, in order; they are cleared before fn
+ * sees them. Bounded by the block. */
 void ram_block_take_dirty(RamBlock *block, unsigned client,
                           void (*fn)(uint64_t first, uint64_t n, void *opaque), void *opaque);
 /* The runs of pages that may hold anything but zero (asks the kernel; pages never touched are left

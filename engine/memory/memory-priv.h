@@ -1,0 +1,74 @@
+/* What the files of engine/memory share. Not for others. */
+#pragma once
+
+#include "engine/core/lock.h"
+#include "engine/core/rcu.h"
+#include "engine/memory/memory.h"
+#include "engine/memory/ram.h"
+
+typedef struct ViewEventfd {
+    MemoryRegionIoeventfd ev; /* range absolute */
+    FlatRange range;
+} ViewEventfd;
+
+typedef struct ViewCoalesced {
+    MemoryRange at; /* absolute, cut to what is visible */
+    FlatRange range;
+} ViewCoalesced;
+
+/* A published view; `pub` is what readers see. */
+typedef struct View {
+    FlatView pub;
+    unsigned n_eventfds, n_coalesced;
+    ViewEventfd *eventfds;    /* sorted */
+    ViewCoalesced *coalesced; /* sorted */
+} View;
+
+typedef struct Unassigned {
+    UnassignedFn fn;
+    void *opaque;
+} Unassigned;
+
+struct AddressSpace {
+    View *view;             /* RCU; written under the engine lock */
+    Unassigned *unassigned; /* RCU; never NULL */
+    AddressSpaceKind kind;
+    bool stale; /* engine lock: its tree changed in this transaction */
+    MemoryRegion *root;
+    char *name;
+    GPtrArray *listeners; /* engine lock; of MemoryListener, rising priority */
+};
+
+/* flatview.c */
+View *flat_view_render(MemoryRegion *root); /* engine lock */
+void flat_view_free(View *view);
+/* Index of the first range that ends at or after addr; n when there is none. */
+unsigned flat_view_lower_bound(const FlatView *view, hwaddr addr);
+
+/* region.c: stamps every region that `mr` is part of, itself included, upwards through containers
+ * and aliases; returns the stamp. */
+uint32_t memory_region_stamp_up(MemoryRegion *mr);
+
+/* address-space.c */
+void address_spaces_mark_stale(uint32_t stamp); /* those with a stamped root */
+void address_spaces_commit(void);
+
+static inline __int128 memory_region_size128(const MemoryRegion *mr)
+{
+    return mr->size == MEMORY_REGION_MAX ? (__int128)1 << 64 : (__int128)mr->size;
+}
+/* Whether an access can be done with memcpy. */
+static inline bool flat_range_is_direct(const FlatRange *r, bool is_write)
+{
+    if (!r->mr->ram) {
+        return false;
+    }
+    if (r->mr->kind == MEMORY_ROM_DEVICE) {
+        return !is_write && r->romd;
+    }
+    return !is_write || !r->readonly;
+}
+static inline uint8_t *flat_range_host(const FlatRange *r, hwaddr addr)
+{
+    return r->mr->ram->host + r->offset + (addr - r->addr);
+}
