@@ -298,8 +298,8 @@ options.list = {
       if check(text.boolean(value)) then refuse("on needs the sandbox subsystem, which this build does not have") end
     end,
     doc = "Restricts the system calls of the process." },
-  { name = "help", aliases = { "h" }, group = "process", handler = function(s) ask(s, "help") end, doc = "This list." },
-  { name = "version", group = "process", handler = function(s) ask(s, "version") end, doc = "The version." },
+  { name = "help", aliases = { "h" }, group = "process", handler = function(s) ask(s, "help") end, doc = "Prints this list." },
+  { name = "version", group = "process", handler = function(s) ask(s, "version") end, doc = "Prints the version." },
 }
 
 options.groups = {

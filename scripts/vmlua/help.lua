@@ -1,0 +1,157 @@
+-- `help(x)`: the documentation of a value, a handle or a name, as text for the prompt.
+local docgen = require "vmlua.docgen"
+local text = require "vmlua.text"
+
+local help = {}
+
+local function print_function(out, f)
+  out[#out + 1] = f.name .. f.sig
+  if f.doc and f.doc ~= "" then
+    for line in f.doc:gmatch("[^\n]+") do out[#out + 1] = "    " .. line end
+  end
+  for _, p in ipairs(f.params or {}) do
+    if p.doc ~= "" then out[#out + 1] = ("      %s: %s"):format(p.name, p.doc) end
+  end
+end
+
+local function first_line(s) return (s or ""):match("^[^\n]*") end
+
+local function print_entry(out, e)
+  out[#out + 1] = ("%s %s"):format(e.kind, e.name)
+  for line in e.doc:gmatch("[^\n]+") do out[#out + 1] = "  " .. line end
+  if #e.fields > 0 then
+    out[#out + 1] = "fields:"
+    for _, f in ipairs(e.fields) do
+      out[#out + 1] = ("  %-20s %-18s %s%s"):format(f.name, f.type or "", first_line(f.doc), f.readonly and " (read-only)" or "")
+    end
+  end
+  if #e.functions > 0 then
+    out[#out + 1] = e.kind == "module" and "functions:" or "methods:"
+    for _, f in ipairs(e.functions) do
+      out[#out + 1] = "  " .. f.name .. f.sig
+      if f.doc ~= "" then out[#out + 1] = "      " .. first_line(f.doc) end
+    end
+  end
+end
+
+local function by_name(entries, name)
+  local out, names = {}, {}
+  for _, e in ipairs(entries) do
+    names[#names + 1] = e.name
+    if e.name == name or e.name:match("[%w_%-]+$") == name then print_entry(out, e) end
+  end
+  if #out > 0 then return out end
+  local plain = name:gsub("^vmlua%.", ""):gsub(":", ".")
+  for _, e in ipairs(entries) do
+    for _, f in ipairs(e.functions) do
+      names[#names + 1] = f.name
+      if f.name:gsub(":", ".") == plain or f.short == name or (e.name .. "." .. f.short) == name then print_function(out, f) end
+    end
+    for _, f in ipairs(e.fields) do
+      if f.name == name then out[#out + 1] = ("%s.%s: %s\n    %s"):format(e.name, f.name, f.type or "any", f.doc or "") end
+    end
+  end
+  if #out > 0 then return out end
+  return { text.unknown("name", name, names) }
+end
+
+-- The name by which a C function is reached.
+local function find_function(entries, fn)
+  local info = debug.getinfo(fn, "S")
+  if info.what ~= "C" then
+    for _, e in ipairs(entries) do
+      if e.source and info.source == "@" .. e.source then
+        for _, f in ipairs(e.functions) do
+          if f.line == info.linedefined then return f end
+        end
+      end
+    end
+    return nil
+  end
+  for _, e in ipairs(entries) do
+    for _, f in ipairs(e.functions) do
+      if f.fn == fn then return f end
+    end
+  end
+  return nil
+end
+
+local function describe_handle(entries, x)
+  local ok, qom = pcall(require, "vmlua.core.qom")
+  local out = {}
+  local path = tostring(x)
+  local class = ok and qom.typename and select(2, pcall(qom.typename, x))
+  out[#out + 1] = class and ("%s, a %s"):format(path, tostring(class)) or path
+  local chain = {}
+  if class and qom.ancestors then
+    local got, list = pcall(qom.ancestors, class)
+    if got then chain = list end
+  end
+  if #chain == 0 and class then chain = { class } end
+  for _, name in ipairs(chain) do
+    for _, e in ipairs(entries) do
+      if e.name == name then print_entry(out, e) end
+    end
+  end
+  if ok and qom.properties then
+    local got, props = pcall(qom.properties, x)
+    if got and type(props) == "table" and #props > 0 then
+      out[#out + 1] = "properties:"
+      for _, p in ipairs(props) do
+        out[#out + 1] = ("  %-20s %-18s %s"):format(p.name, p.type or "", p.doc or "")
+      end
+    end
+  end
+  return out
+end
+
+local general = [[
+help(x)            what is known about a value: a function, a module, a handle; help "name" looks a name up
+machines()         the machines of this process; vm is the last one that was made
+vm:pause() vm:resume() vm:reset() vm:close()         vm.status, vm.reason
+vm.cpus[1].rip     registers (of a machine that is paused); vm.cpus[1]:dump() prints them all
+vm.memory:read(addr, len)   vm.memory:read_u32(addr)   vm.memory:tree()   vm:tree()
+vm:pio{port=0x80, write=true}:on(function(cpu, x) print(x.value) end)
+vmlua help options lists the command line; docs/script-reference.md has all of this to read.]]
+
+--- Documentation of a value or of a name, as text.
+---@param x any
+---@return string
+function help.text(x)
+  if x == nil then return general end
+  local entries = docgen.collect()
+  local out
+  if type(x) == "string" then
+    out = by_name(entries, x)
+  elseif type(x) == "function" then
+    local f = find_function(entries, x)
+    out = {}
+    if f then
+      print_function(out, f)
+    else
+      local info = debug.getinfo(x, "Su")
+      out[1] = info.what == "C" and "a C function without a declaration of its own"
+        or ("a function of %d arguments%s, %s:%d; it has no documentation"):format(info.nparams, info.isvararg and " or more" or "",
+          info.short_src, info.linedefined)
+    end
+  elseif type(x) == "userdata" then
+    out = describe_handle(entries, x)
+  elseif type(x) == "table" then
+    for name, module in pairs(package.loaded) do
+      if module == x then
+        out = by_name(entries, name)
+        if package.searchpath(name, package.path) == nil and not name:match("^vmlua") then out = { "the Lua module " .. name } end
+      end
+    end
+    out = out or { "a table: " .. require("vmlua.pretty").format(x, { depth = 2 }) }
+  else
+    out = { ("%s, a %s"):format(tostring(x), type(x)) }
+  end
+  return table.concat(out, "\n")
+end
+
+--- Prints it: what the prompt calls help.
+---@param x any
+function help.show(x) print(help.text(x)) end
+
+return help

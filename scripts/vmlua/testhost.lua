@@ -1,0 +1,131 @@
+-- What the test runner needs from the engine: time, processes, files and the main loop.
+local fs = require "vmlua.core.fs"
+local loop = require "vmlua.core.loop"
+local process = require "vmlua.core.process"
+local sched = require "vmlua.sched"
+
+local host = {}
+
+host.program = fs.realpath "/proc/self/exe" or arg[0]
+
+local signals = { [1] = "SIGHUP", [2] = "SIGINT", [3] = "SIGQUIT", [4] = "SIGILL", [5] = "SIGTRAP", [6] = "SIGABRT", [7] = "SIGBUS",
+  [8] = "SIGFPE", [9] = "SIGKILL", [11] = "SIGSEGV", [13] = "SIGPIPE", [14] = "SIGALRM", [15] = "SIGTERM", [31] = "SIGSYS" }
+
+--- Seconds of a clock that never jumps.
+---@return number
+function host.now() return loop.now() / 1e9 end
+
+--- One round of the main loop, of at most so many seconds.
+---@param seconds number
+function host.step(seconds)
+  local timer = loop.timer(math.max(1, math.floor(seconds * 1e9)), function() end)
+  loop.iterate(true)
+  timer:cancel()
+end
+
+--- "file", "dir", or nil.
+---@param path string
+---@return string?
+function host.kind(path)
+  local st = fs.stat(path)
+  if not st then return nil end
+  return st.type == "directory" and "dir" or "file"
+end
+
+--- Test files in a folder and those below it, sorted. Files and folders that begin with "_" or "." are helpers.
+---@param dir string
+---@return string[]
+function host.find_lua(dir)
+  local out = {}
+  local function walk(path)
+    local names = fs.listdir(path) or {}
+    table.sort(names)
+    for _, name in ipairs(names) do
+      local full = path .. "/" .. name
+      if not name:match("^[_%.]") then
+        local kind = host.kind(full)
+        if kind == "dir" then walk(full) elseif name:match("%.lua$") then out[#out + 1] = full end
+      end
+    end
+  end
+  walk(dir)
+  return out
+end
+
+--- Runs vmlua in a process group of its own. `line` is called for each line of both outputs; a process that
+--- writes nothing for `idle` seconds is killed; `done` is told how it ended.
+---@param argv string[]
+---@param opts { idle: number, line: fun(line: string) }
+---@param done fun(how: { status?: integer, signal?: string, hung?: number })
+function host.run(argv, opts, done)
+  local full = { host.program }
+  for _, a in ipairs(argv) do full[#full + 1] = a end
+  local child, timer, hung
+  local function alive()
+    if timer then timer:cancel() end
+    timer = loop.timer(math.floor(opts.idle * 1e9), function()
+      hung = opts.idle
+      child:kill(9)
+    end)
+  end
+  local function lines(prefix)
+    local rest = ""
+    return function(data)
+      alive()
+      rest = rest .. (data or "")
+      for line in rest:gmatch("([^\n]*)\n") do opts.line(prefix .. line) end
+      rest = rest:match("([^\n]*)$")
+    end, function()
+      if rest ~= "" then opts.line(prefix .. rest) end
+    end
+  end
+  local out, out_end = lines ""
+  local err, err_end = lines "# "
+  local err_message
+  child, err_message = process.spawn {
+    argv = full, group = true, stdout = out, stderr = err,
+    on_exit = function(code, signal)
+      if timer then timer:cancel() end
+      out_end()
+      err_end()
+      host.children[child] = nil
+      done { status = code, signal = signal and (signals[signal] or tostring(signal)) and not hung and
+        (signals[signal] or tostring(signal)) or nil, hung = hung }
+    end,
+  }
+  if not child then
+    loop.later(function() done { status = 127, left = err_message } end)
+    return
+  end
+  host.children[child] = true
+  alive()
+end
+
+--- Processes that run at the moment.
+host.children = {}
+
+--- Ends them all: on Ctrl-C.
+function host.kill_all()
+  for child in pairs(host.children) do child:kill(9) end
+end
+
+--- What vmlua.test needs inside the process of one file.
+---@param log fun(line: string)
+---@return table
+function host.environment(log)
+  return {
+    log = log,
+    now = host.now,
+    step = host.step,
+    mkdtemp = function() return assert(fs.mkdtemp "vmlua-test-") end,
+    rmtree = function(path) return fs.rmtree(path) end,
+    spawn = function(fn) return sched.spawn(fn) end,
+    cancel = function(task) return sched.cancel(task) end,
+    where = function(task)
+      local co = type(task) == "thread" and task or task.thread
+      return co and debug.traceback(co) or ""
+    end,
+  }
+end
+
+return host

@@ -1,0 +1,274 @@
+-- Guest images: every way in which a header can be wrong is refused by name, and sizes are checked against RAM.
+local loader = require "vmlua.loader"
+local symbols = require "vmlua.symbols"
+local test = require "vmlua.test"
+
+local MAGIC = 0x1BADB002
+
+-- An ELF32 executable with one segment; fields can be overridden.
+local function elf32(o)
+  o = o or {}
+  local code = o.code or "\xf4"
+  local addr = o.addr or 0x100000
+  local ph = string.pack("<I4I4I4I4I4I4I4I4", o.ptype or 1, o.offset or 84, o.vaddr or addr, addr, o.filesz or #code,
+    o.memsz or #code, 5, 4096)
+  return "\127ELF" .. string.char(o.class or 1, o.data or 1, 1) .. ("\0"):rep(9)
+    .. string.pack("<I2I2I4I4I4I4I4I2I2I2I2I2I2", o.type or 2, o.machine or 3, 1, o.entry or addr, o.phoff or 52, 0, 0, 52,
+      o.phentsize or 32, o.phnum or 1, 40, 0, 0) .. ph .. code
+end
+
+local function elf64(o)
+  o = o or {}
+  local code = o.code or "\xf4"
+  local addr = o.addr or 0x100000
+  local ph = string.pack("<I4I4i8i8i8i8i8i8", 1, 5, 120, addr, addr, o.filesz or #code, o.memsz or #code, 4096)
+  return "\127ELF\2\1\1" .. ("\0"):rep(9) .. string.pack("<I2I2I4i8i8i8I4I2I2I2I2I2I2", 2, o.machine or 62, 1, o.entry or addr, 64, 0, 0,
+    64, 56, 1, 64, 0, 0) .. ph .. code
+end
+
+local function multiboot(flags, rest)
+  return string.pack("<I4I4I4", MAGIC, flags, -(MAGIC + flags) & 0xffffffff) .. (rest or "")
+end
+
+local function refused(t, pattern, bytes, opts) return t.refuses(pattern, loader.parse, bytes, "k", opts) end
+
+test("a flat binary goes to 0x7c00 in real mode, or where it is told", function(t)
+  local image = assert(loader.parse("\xf4", "k"))
+  t.eq(image.format, "flat")
+  t.eq(image.mode, "real")
+  t.eq(image.entry, 0x7c00)
+  image = assert(loader.parse("\xf4", "k", { addr = 0x10000, entry = 0x10004, mode = "protected" }))
+  t.eq(image.segments[1].addr, 0x10000)
+  t.eq(image.entry, 0x10004)
+end)
+
+test("an empty image is refused", function(t) refused(t, "^k: is empty", "") end)
+
+test("a file that is not there is refused with the reason", function(t)
+  t.refuses("nonexistent.*No such file", loader.read, "/nonexistent")
+end)
+
+test("real mode cannot begin above one MiB", function(t)
+  refused(t, "real mode cannot begin at 0x200000", "\xf4", { addr = 0x200000 })
+end)
+
+test("an unknown format and mode are refused with the nearest", function(t)
+  refused(t, 'unknown image format "elff" %(did you mean "elf"%?%)', "\xf4", { format = "elff" })
+  refused(t, 'unknown mode "lang"', "\xf4", { mode = "lang" })
+end)
+
+test("ELF executables of both sizes are read", function(t)
+  local image = assert(loader.parse(elf32 { memsz = 64 }, "k"))
+  t.eq(image.format, "elf32")
+  t.eq(image.mode, "protected")
+  t.eq(image.entry, 0x100000)
+  t.eq(image.segments[1].size, 64)
+  image = assert(loader.parse(elf64(), "k"))
+  t.eq(image.format, "elf64")
+  t.eq(image.mode, "long")
+end)
+
+test("an entry point is translated from virtual to physical", function(t)
+  local image = assert(loader.parse(elf32 { addr = 0x100000, vaddr = 0xc0100000, entry = 0xc0100000 }, "k"))
+  t.eq(image.entry, 0x100000)
+end)
+
+test("malformed ELF headers are refused", function(t)
+  refused(t, "cut short", elf32():sub(1, 40))
+  refused(t, "class 7", elf32 { class = 7 })
+  refused(t, "not little%-endian", elf32 { data = 2 })
+  refused(t, "for ARM .*not for x86", elf32 { machine = 40 })
+  refused(t, "ELF64 but not for x86%-64", elf64 { machine = 3 })
+  refused(t, "relocatable object", elf32 { type = 1 })
+  refused(t, "position%-independent", elf32 { type = 3 })
+  refused(t, "entries are 33 bytes", elf32 { phentsize = 33 })
+  refused(t, "is outside the file", elf32 { phoff = 0x1000 })
+  refused(t, "is outside the file", elf32 { phnum = 65535 })
+  refused(t, "is outside the file", elf32 { offset = 0x1000 })
+  refused(t, "2 bytes in the file but only 1", elf32 { code = "\xf4\xf4", memsz = 1 })
+  refused(t, "nothing to load", elf32 { ptype = 4 })
+  refused(t, "dynamically linked", elf32 { ptype = 3 })
+  refused(t, "entry point 0x5 is in none", elf32 { entry = 5 })
+  refused(t, "wraps around", elf64 { addr = -16, memsz = 64, entry = -16 })
+  refused(t, "beyond 2%^63", elf64 { filesz = -1 })
+end)
+
+test("every cut of an ELF file is refused or read, never an error", function(t)
+  local whole = elf64 { code = ("\x90"):rep(32) }
+  for n = 1, #whole - 1 do
+    local ok, image, message = pcall(loader.parse, whole:sub(1, n), "k")
+    t.ok(ok, "cut at %d: %s", n, tostring(image))
+    t.ok(image or type(message) == "string")
+  end
+end)
+
+test("random damage to headers never raises an error", function(t)
+  math.randomseed(7)
+  local kernel = multiboot(0x10003, string.pack("<I4I4I4I4I4", 0x100000, 0x100000, 0, 0, 0x100020) .. "\xf4")
+  for _, whole in ipairs { elf32(), elf64(), kernel } do
+    for _ = 1, 3000 do
+      local bytes = { whole:byte(1, -1) }
+      for _ = 1, math.random(1, 4) do bytes[math.random(#bytes)] = math.random(0, 255) end
+      local damaged = string.char(table.unpack(bytes))
+      local ok, image, message = pcall(loader.parse, damaged, "k")
+      t.ok(ok, "%s", tostring(image))
+      if image then
+        local placed_ok, placement, why = pcall(loader.place, image, { ram = 16 << 20 })
+        t.ok(placed_ok, "%s", tostring(placement))
+        t.ok(placement or type(why) == "string")
+      else
+        t.eq(type(message), "string")
+      end
+    end
+  end
+end)
+
+test("segments that overlap are refused", function(t)
+  local ph = string.pack("<I4I4I4I4I4I4I4I4", 1, 116, 0x100000, 0x100000, 4, 4, 5, 4096)
+  local ph2 = string.pack("<I4I4I4I4I4I4I4I4", 1, 116, 0x100002, 0x100002, 4, 4, 5, 4096)
+  local head = "\127ELF\1\1\1" .. ("\0"):rep(9)
+    .. string.pack("<I2I2I4I4I4I4I4I2I2I2I2I2I2", 2, 3, 1, 0x100000, 52, 0, 0, 52, 32, 2, 40, 0, 0)
+  refused(t, "segment 1 at 0x100002 overlaps segment 0 at 0x100000", head .. ph .. ph2 .. "\xf4\xf4\xf4\xf4")
+end)
+
+test("a Multiboot kernel with addresses of its own is read", function(t)
+  local header = multiboot(0x10000, string.pack("<I4I4I4I4I4", 0x100000, 0x100000, 0, 0x100200, 0x100020))
+  local image = assert(loader.parse(header .. "\xf4", "k"))
+  t.eq(image.format, "multiboot")
+  t.eq(image.mode, "protected")
+  t.eq(image.entry, 0x100020)
+  t.eq(image.segments[1].size, 0x200)
+end)
+
+test("a Multiboot kernel that is an ELF file takes its addresses from there", function(t)
+  local image = assert(loader.parse(elf32 { code = ("\x90"):rep(12) .. multiboot(0), entry = 0x100000 }, "k"))
+  t.eq(image.format, "multiboot")
+  t.eq(image.entry, 0x100000)
+end)
+
+test("malformed Multiboot headers are refused", function(t)
+  local function addresses(...) return string.pack("<I4I4I4I4I4", ...) end
+  refused(t, "requires features 0x8", multiboot(8))
+  refused(t, "asks for a graphics mode", multiboot(4, ("\0"):rep(64)))
+  refused(t, "cut short before its video mode", multiboot(4))
+  refused(t, "without load addresses", multiboot(0))
+  refused(t, "cut short before its addresses", multiboot(0x10000))
+  refused(t, "load address 0x200000 is above", multiboot(0x10000, addresses(0x100000, 0x200000, 0, 0, 0)))
+  refused(t, "begins 16 bytes before the file", multiboot(0x10000, addresses(0x100010, 0x100000, 0, 0, 0)))
+  refused(t, "load end 0xfffff is below", multiboot(0x10000, addresses(0x100000, 0x100000, 0xfffff, 0, 0)))
+  refused(t, "asks for 0x1000 bytes", multiboot(0x10000, addresses(0x100000, 0x100000, 0x101000, 0, 0x100000)))
+  refused(t, "bss end 0x100001 is below", multiboot(0x10000, addresses(0x100000, 0x100000, 0, 0x100001, 0x100000)))
+  refused(t, "entry point 0x50 is outside", multiboot(0x10000, addresses(0x100000, 0x100000, 0, 0, 0x50)))
+  refused(t, "no valid Multiboot header", "\xf4", { format = "multiboot" })
+  refused(t, "starts in protected mode", multiboot(0x10000, addresses(0x100000, 0x100000, 0, 0, 0x100020) .. "\xf4"), { mode = "long" })
+end)
+
+test("a header with a wrong checksum is no Multiboot header", function(t)
+  local bytes = string.pack("<I4I4I4", MAGIC, 0, 1)
+  t.eq(assert(loader.parse(bytes, "k")).format, "flat")
+end)
+
+test("what does not fit in RAM is refused with both sizes", function(t)
+  local image = assert(loader.parse(elf32 { memsz = 1 << 20 }, "k"))
+  t.refuses("k: segment 0 needs 0x100000 bytes at 0x100000, RAM is 1M", loader.place, image, { ram = 1 << 20 })
+  image = assert(loader.parse("\xf4", "k", { addr = 0xffff0 }))
+  t.refuses("image needs 0x1 bytes at 0xffff0, RAM is 64K", loader.place, image, { ram = 64 << 10 })
+end)
+
+test("tables that would overlap the image are refused", function(t)
+  local image = assert(loader.parse(("\x90"):rep(60 << 10), "k", { addr = 0x1000, mode = "long" }))
+  t.refuses("overlap; more RAM", loader.place, image, { ram = 64 << 10 })
+end)
+
+test("long mode gets page tables that map memory one to one", function(t)
+  local image = assert(loader.parse("\xf4", "k", { addr = 0x100000, mode = "long" }))
+  local p = assert(loader.place(image, { ram = 16 << 20 }))
+  local tables = p.segments[#p.segments]
+  local cr3 = p.registers.cr3
+  local function entry(addr, i) return string.unpack("<i8", tables.data, addr - tables.addr + i * 8 + 1) end
+  for _, addr in ipairs { 0, 0x100000, 0x3fe00000, 0x40000000, 0xfee00000 } do
+    local pml4e = entry(cr3, addr >> 39 & 511)
+    t.eq(pml4e & 1, 1)
+    local pdpte = entry(pml4e & ~0xfff, addr >> 30 & 511)
+    t.eq(pdpte & 1, 1)
+    local pde = entry(pdpte & ~0xfff, addr >> 21 & 511)
+    t.eq(pde & 0x81, 0x81)
+    t.eq(pde & ~0x1fffff, addr & ~0x1fffff)
+  end
+  t.eq(string.unpack("<i8", tables.data, 9), 0x00AF9B000000FFFF)
+end)
+
+test("a Multiboot kernel finds its command line, modules and memory map", function(t)
+  local bytes = multiboot(0x10003, string.pack("<I4I4I4I4I4", 0x100000, 0x100000, 0, 0, 0x100020) .. "\xf4")
+  local image = assert(loader.parse(bytes, "kern"))
+  local p = assert(loader.place(image, { ram = 32 << 20, cmdline = "a=1 b", modules = {
+    { name = "m1", data = ("x"):rep(5000), cmdline = "m1 arg" }, { name = "m2", data = "y" } } }))
+  t.eq(p.registers.rax, 0x2BADB002)
+  local info = p.registers.rbx
+  local function read(addr, format)
+    for _, s in ipairs(p.segments) do
+      if addr >= s.addr and addr < s.addr + s.size then return string.unpack(format, s.data, addr - s.addr + 1) end
+    end
+    t.fail("0x%x is in no segment", addr)
+  end
+  local flags, low, high, _, cmdline, count, mods = read(info, "<I4I4I4I4I4I4I4")
+  t.eq(flags & 0x4d, 0x4d)
+  t.eq(low, 640)
+  t.eq(high, (31 << 20) >> 10)
+  t.eq((read(cmdline, "z")), "kern a=1 b")
+  t.eq(count, 2)
+  local first, last, text = read(mods, "<I4I4I4")
+  t.eq(last - first, 5000)
+  t.eq(first % 4096, 0)
+  t.eq((read(text, "z")), "m1 arg")
+  t.eq(read(first, "c3"), "xxx")
+  local length, map = read(info + 44, "<I4I4")
+  t.eq(length, 24)
+  local size, addr, bytes_there, kind = read(map, "<I4i8i8I4")
+  t.eq({ size, addr, bytes_there, kind }, { 20, 0, 32 << 20, 1 })
+end)
+
+test("modules and a command line need a Multiboot kernel", function(t)
+  local image = assert(loader.parse("\xf4", "k"))
+  t.refuses("modules %(%-initrd%) need a Multiboot kernel", loader.place, image, { ram = 1 << 20, modules = { { name = "m", data = "" } } })
+  t.refuses("command line %(%-append%) needs a Multiboot kernel", loader.place, image, { ram = 1 << 20, cmdline = "x" })
+end)
+
+test("symbols are found by name and by address", function(t)
+  local s = assert(symbols.list("0000000000007c00 T start\n0000000000007c10 t putc\n7c20 msg\n# comment\n"))
+  t.eq(s:addr "start", 0x7c00)
+  t.eq(s:addr "putc+4", 0x7c14)
+  t.eq(s:name(0x7c12), "putc+0x2")
+  t.eq(s:name(0x7c20), "msg")
+  t.eq(s:name(0x100), nil)
+  t.refuses('unknown symbol "strat" %(did you mean "start"%?%)', s.addr, s, "strat")
+end)
+
+test("a list of symbols that is none is refused with its line", function(t)
+  t.refuses("symbols:2: expected an address and a name", symbols.list, "7c00 T start\nhello\n")
+end)
+
+test("the symbol table of an ELF file is checked against the file", function(t)
+  -- sections: null, symtab, strtab
+  local strings = "\0start\0loop\0"
+  local syms = ("\0"):rep(16) .. string.pack("<I4I4I4BBI2", 1, 0x1000, 8, 0x12, 0, 1) .. string.pack("<I4I4I4BBI2", 7, 0x1008, 0, 0, 0, 1)
+  local function file(o)
+    local at = 52
+    local function sh(kind, offset, size, link, entsize)
+      return string.pack("<I4I4I4I4I4I4I4I4I4I4", 0, kind, 0, 0, offset, size, link, 0, 1, entsize)
+    end
+    local data_at = at + 120
+    return "\127ELF\1\1\1" .. ("\0"):rep(9)
+      .. string.pack("<I2I2I4I4I4I4I4I2I2I2I2I2I2", 2, 3, 1, 0, 0, o.shoff or at, 0, 52, 32, 0, 40, 3, 0)
+      .. ("\0"):rep(40) .. sh(2, o.offset or data_at, #syms, o.link or 2, o.entsize or 16)
+      .. sh(3, data_at + #syms, o.strsize or #strings, 0, 0) .. syms .. strings
+  end
+  local s = assert(symbols.elf(file {}))
+  t.eq(s:addr "start", 0x1000)
+  t.eq(s:name(0x1009), "loop+0x1")
+  t.refuses("entries are 17 bytes", symbols.elf, file { entsize = 17 })
+  t.refuses("symbol table is outside", symbols.elf, file { offset = 0x10000 })
+  t.refuses("names string section 9 of 3", symbols.elf, file { link = 9 })
+  t.refuses("string table is outside", symbols.elf, file { strsize = 0x10000 })
+  t.refuses("section header table", symbols.elf, file { shoff = 0x10000 })
+end)
