@@ -17,6 +17,8 @@
 #include "engine/cpu/cpu.h"
 #include "engine/qom/object.h"
 
+struct Irq;
+
 /* ---- declarations: functions with their documentation ----------------------------------- */
 
 typedef struct ApiFunction {
@@ -83,6 +85,10 @@ void binding_push_data(lua_State *L, Object *obj);
 /* References dropped by __gc wait here until the main loop drains them. */
 void binding_defer_unref(Object *obj);
 void binding_defer(void (*fn)(void *data), void *data);
+
+/* A line as a value (userdata "vmlua.irq"), with a reference of its own; nil for NULL. */
+void binding_push_irq(lua_State *L, struct Irq *irq);
+struct Irq *binding_check_irq(lua_State *L, int arg); /* borrowed; raises on anything else */
 
 /* ---- values and errors ------------------------------------------------------------------- */
 
@@ -163,6 +169,7 @@ void binding_open_device(lua_State *L);  /* class "device": ports, MMIO, lines, 
 void binding_open_memory(lua_State *L);  /* vmlua.core.memory: address spaces, regions, back ends */
 void binding_open_cpu(lua_State *L);     /* class "x86-cpu", CPUID */
 void binding_open_event(lua_State *L);   /* hooks and rings */
+void binding_open_irq(lua_State *L);     /* lines as values */
 void binding_open_machine(lua_State *L); /* vmlua.core.machine, class "machine", snapshots */
 void binding_open_chardev(lua_State *L); /* vmlua.core.chardev, class "chardev" */
 void binding_open_edit(lua_State *L);    /* vmlua.core.edit: a line editor driven by the loop */

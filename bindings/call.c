@@ -20,9 +20,10 @@
 #include "engine/core/main-loop.h"
 #include "engine/core/units.h"
 
-#define SIG_INTERRUPT      (SIGRTMIN + 3)
-#define INTERRUPT_GRACE_NS (200 * NS_PER_MS) /* a handler that takes longer is what Ctrl-C is for \
-                                              */
+#define SIG_INTERRUPT (SIGRTMIN + 3)
+#define INTERRUPT_GRACE_NS                                                 \
+    (200 * NS_PER_MS) /* a handler that takes longer is what Ctrl-C is for \
+                       */
 #define DEFAULT_BUDGET_NS   (10 * NS_PER_SEC)
 #define TRACEBACK_LEVEL_OWN 1
 

@@ -395,6 +395,10 @@ static int handle_index(lua_State *L)
         lua_pushboolean(L, !h->box || !h->box->obj);
         return 1;
     }
+    if (strcmp(key, "status") == 0 && (!h->box || !h->box->obj)) {
+        lua_pushliteral(L, "closed"); /* the one question that may be asked of a closed machine */
+        return 1;
+    }
     Object *obj = handle_live(L, h);
     lua_pushvalue(L, 2);
     if (lua_gettable(L, lua_upvalueindex(2)) != LUA_TNIL) {

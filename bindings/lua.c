@@ -91,6 +91,7 @@ lua_State *bindings_open(int argc, char **argv)
     binding_open_log(L);
     binding_open_qom(L);
     binding_open_device(L);
+    binding_open_irq(L);
     binding_open_memory(L);
     binding_open_cpu(L);
     binding_open_event(L);

@@ -1,0 +1,909 @@
+/*
+ * vmlua.core.machine and the class "machine": making machines, running them, watching their state.
+ * What boards and users call is in scripts/vmlua/machine.lua, which builds on this.
+ */
+#include "engine/machine/machine.h"
+
+#include <string.h>
+
+#include "bindings/binding-priv.h"
+#include "bindings/cpuid.h"
+#include "engine/core/error.h"
+#include "engine/core/lock.h"
+
+#define WATCH_CLASS    "vmlua.machine-watch"
+#define SNAPSHOT_CLASS "vmlua.snapshot"
+
+static Machine *check_machine(lua_State *L, int arg)
+{
+    return binding_check_object(L, arg, TYPE_MACHINE);
+}
+
+static int ok_or_fail(lua_State *L, bool ok, GError *error)
+{
+    if (!ok) {
+        return binding_fail(L, error);
+    }
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+static int ok_or_raise(lua_State *L, bool ok, GError *error)
+{
+    return ok ? 0 : binding_raise(L, error);
+}
+
+/* ---- classes
+ * ------------------------------------------------------------------------------------- */
+
+/* What a script-made class is given to set up its MachineClass; lives as long as the type. */
+typedef struct ClassData {
+    char *alias;
+    bool is_default;
+    uint64_t ram_size;
+    unsigned cpus, max_cpus;
+} ClassData;
+
+static void script_machine_class_init(ObjectClass *klass, const void *data)
+{
+    MachineClass *mc = (MachineClass *)klass;
+    const ClassData *d = data;
+    mc->alias = d->alias;
+    mc->is_default = d->is_default;
+    mc->default_ram_size = d->ram_size;
+    mc->default_cpus = d->cpus;
+    mc->max_cpus = d->max_cpus;
+}
+
+static uint64_t opt_u64_key(lua_State *L, int idx, const char *key, uint64_t def)
+{
+    uint64_t value = def;
+    if (binding_get_key(L, idx, key) != LUA_TNIL) {
+        value = binding_check_u64(L, lua_gettop(L), key);
+    }
+    lua_pop(L, 1);
+    return value;
+}
+
+static const char *opt_string_key(lua_State *L, int idx, const char *key, const char *def)
+{
+    const char *value = def;
+    int type = binding_get_key(L, idx, key);
+    if (type == LUA_TSTRING) {
+        value = lua_tostring(L, -1); /* stays anchored in the table */
+    } else if (type != LUA_TNIL) {
+        luaL_error(L, "%s: a string expected, got %s", key, luaL_typename(L, -1));
+    }
+    lua_pop(L, 1);
+    return value;
+}
+
+static bool bool_key(lua_State *L, int idx, const char *key)
+{
+    binding_get_key(L, idx, key);
+    bool value = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+static int l_register(lua_State *L)
+{
+    static const char *const keys[] = { "name", "doc",  "parent",   "alias", "default",
+                                        "ram",  "cpus", "max_cpus", NULL };
+    binding_check_keys(L, 1, keys, "machine class");
+    const char *name = opt_string_key(L, 1, "name", NULL);
+    const char *doc = opt_string_key(L, 1, "doc", "");
+    const char *parent = opt_string_key(L, 1, "parent", TYPE_MACHINE);
+    const char *alias = opt_string_key(L, 1, "alias", NULL);
+    bool is_default = bool_key(L, 1, "default");
+    uint64_t ram = opt_u64_key(L, 1, "ram", 0);
+    uint64_t cpus = opt_u64_key(L, 1, "cpus", 1);
+    uint64_t max_cpus = opt_u64_key(L, 1, "max_cpus", 255);
+    if (!name || !*name || strchr(name, '/')) {
+        return luaL_error(L, "machine class: a name without '/' is required");
+    }
+    if (cpus < 1 || max_cpus > 4096 || cpus > max_cpus) {
+        return luaL_error(L, "machine class %s: 1 <= cpus <= max_cpus <= 4096 expected", name);
+    }
+
+    ClassData *data = g_new0(ClassData, 1);
+    *data = (ClassData){ g_strdup(alias), is_default, ram, (unsigned)cpus, (unsigned)max_cpus };
+    const TypeInfo info = {
+        .name = name,
+        .parent = parent,
+        .doc = doc,
+        .class_init = script_machine_class_init,
+        .class_data = data,
+    };
+    GError *error = NULL;
+    TypeImpl *type = type_register_checked(&info, &error);
+    if (!type || !type_initialize(type, &error)) {
+        if (!type) {
+            g_free(data->alias);
+            g_free(data);
+        }
+        return binding_raise(L, error);
+    }
+    return 0;
+}
+
+static int list_gc(lua_State *L)
+{
+    GSList **list = lua_touserdata(L, 1);
+    g_slist_free(*list);
+    *list = NULL;
+    return 0;
+}
+
+/* The list as a userdata, so that raises cannot lose it. */
+static GSList **push_class_list(lua_State *L, const char *type)
+{
+    GSList **list = lua_newuserdatauv(L, sizeof(GSList *), 0);
+    *list = NULL;
+    if (luaL_newmetatable(L, "vmlua.class-list")) {
+        lua_pushcfunction(L, list_gc);
+        lua_setfield(L, -2, "__gc");
+    }
+    lua_setmetatable(L, -2);
+    *list = object_class_get_list(type, false);
+    return list;
+}
+
+static int l_classes(lua_State *L)
+{
+    GSList **list = push_class_list(L, TYPE_MACHINE);
+    lua_newtable(L);
+    lua_Integer n = 0;
+    for (GSList *l = *list; l; l = l->next) {
+        ObjectClass *klass = l->data;
+        MachineClass *mc = MACHINE_CLASS(klass);
+        lua_createtable(L, 0, 7);
+        lua_pushstring(L, object_class_get_name(klass));
+        lua_setfield(L, -2, "name");
+        lua_pushstring(L, type_get_doc(klass->type));
+        lua_setfield(L, -2, "doc");
+        lua_pushstring(L, mc->alias);
+        lua_setfield(L, -2, "alias");
+        lua_pushboolean(L, mc->is_default);
+        lua_setfield(L, -2, "default");
+        lua_pushinteger(L, (lua_Integer)mc->default_ram_size);
+        lua_setfield(L, -2, "ram");
+        lua_pushinteger(L, mc->default_cpus);
+        lua_setfield(L, -2, "cpus");
+        lua_pushinteger(L, mc->max_cpus);
+        lua_setfield(L, -2, "max_cpus");
+        lua_rawseti(L, -2, ++n);
+    }
+    return 1;
+}
+
+static int l_select(lua_State *L)
+{
+    GError *error = NULL;
+    MachineClass *mc = select_machine(luaL_optstring(L, 1, NULL), &error);
+    if (!mc) {
+        return binding_fail(L, error);
+    }
+    lua_pushstring(L, object_class_get_name(OBJECT_CLASS(mc)));
+    return 1;
+}
+
+static int l_new(lua_State *L)
+{
+    const char *type = luaL_checkstring(L, 1);
+    const char *id = luaL_optstring(L, 2, NULL);
+    GError *error = NULL;
+    Machine *m = machine_new(type, id, &error);
+    if (!m) {
+        return binding_fail(L, error);
+    }
+    binding_push_object(L, m);
+    return 1;
+}
+
+static int l_list(lua_State *L)
+{
+    Object *dir = object_get_child(object_get_root(), "machines");
+    lua_newtable(L);
+    lua_Integer n = 0;
+    for (unsigned i = 0; dir && i < object_child_count(dir); i++) {
+        Object *obj = object_child_at(dir, i);
+        if (object_dynamic_cast(obj, TYPE_MACHINE)) {
+            binding_push_object(L, obj);
+            lua_rawseti(L, -2, ++n);
+        }
+    }
+    return 1;
+}
+
+/* ---- accelerators
+ * ----------------------------------------------------------------------------------- */
+
+static int l_accels(lua_State *L)
+{
+    GSList **list = push_class_list(L, TYPE_ACCEL);
+    lua_newtable(L);
+    lua_Integer n = 0;
+    for (GSList *l = *list; l; l = l->next) {
+        AccelClass *ac = ACCEL_CLASS(l->data);
+        GError *error = NULL;
+        char reason[256] = "";
+        bool available = !ac->available || ac->available(&error);
+        if (error) {
+            g_strlcpy(reason, error->message, sizeof reason);
+            g_clear_error(&error);
+        }
+        lua_createtable(L, 0, 5);
+        lua_pushstring(L, ac->short_name);
+        lua_setfield(L, -2, "name");
+        lua_pushstring(L, type_get_doc(OBJECT_CLASS(ac)->type));
+        lua_setfield(L, -2, "doc");
+        lua_pushboolean(L, available);
+        lua_setfield(L, -2, "available");
+        lua_pushboolean(L, available && ac->preferred && ac->preferred());
+        lua_setfield(L, -2, "preferred");
+        if (!available) {
+            lua_pushstring(L, reason);
+            lua_setfield(L, -2, "reason");
+        }
+        lua_rawseti(L, -2, ++n);
+    }
+    return 1;
+}
+
+static int l_select_accel(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    lua_Integer n = luaL_len(L, 1);
+    luaL_argcheck(L, n >= 1 && n <= 32, 1, "1 to 32 names of accelerators expected");
+    const char **names = lua_newuserdatauv(L, sizeof(char *) * ((size_t)n + 1), 0);
+    for (lua_Integer i = 1; i <= n; i++) {
+        if (lua_rawgeti(L, 1, i) != LUA_TSTRING) {
+            return luaL_argerror(L, 1, "names of accelerators expected");
+        }
+        names[i - 1] = lua_tostring(L, -1);
+        lua_pop(L, 1);
+    }
+    names[n] = NULL;
+    char *why = NULL, text[512];
+    GError *error = NULL;
+    AccelClass *ac = accel_select(names, &why, &error);
+    g_strlcpy(text, why ? why : "", sizeof text);
+    g_free(why);
+    if (!ac) {
+        return binding_fail(L, error);
+    }
+    lua_pushstring(L, ac->short_name);
+    lua_pushstring(L, text);
+    return 2;
+}
+
+static int l_set_accel(lua_State *L)
+{
+    static const char *const keys[] = { "irqchip", "pit", NULL };
+    static const char *const modes[] = { "off", "split", "on", NULL };
+    Machine *m = check_machine(L, 1);
+    const char *name = luaL_checkstring(L, 2);
+    IrqchipMode irqchip = IRQCHIP_ON;
+    bool pit = false;
+    if (!lua_isnoneornil(L, 3)) {
+        binding_check_keys(L, 3, keys, "accelerator options");
+        if (binding_get_key(L, 3, "irqchip") != LUA_TNIL) {
+            irqchip = (IrqchipMode)luaL_checkoption(L, lua_gettop(L), NULL, modes);
+        }
+        lua_pop(L, 1);
+        pit = bool_key(L, 3, "pit");
+    }
+    GError *error = NULL;
+    AccelClass *ac = accel_find(name, &error);
+    return ok_or_fail(L, ac && machine_set_accel(m, ac, irqchip, pit, &error), error);
+}
+
+static int l_add_cpu(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    CpuidPolicy *policy = lua_isnoneornil(L, 2) ? NULL : binding_check_cpuid(L, 2);
+    GError *error = NULL;
+    VCpu *cpu = machine_add_cpu(m, policy ? cpuid_policy_copy(policy) : NULL, &error);
+    if (!cpu) {
+        return binding_fail(L, error);
+    }
+    binding_push_object(L, cpu);
+    return 1;
+}
+
+/* What the accelerator can show a guest at most. */
+static int l_supported_cpuid(lua_State *L)
+{
+    GError *error = NULL;
+    AccelClass *ac = accel_find(luaL_checkstring(L, 1), &error);
+    CpuidPolicy *policy = ac && ac->supported_cpuid ? ac->supported_cpuid(&error) : NULL;
+    if (!policy) {
+        return binding_fail(L, error);
+    }
+    binding_push_cpuid(L, policy);
+    return 1;
+}
+
+/* ---- run control
+ * --------------------------------------------------------------------------------------- */
+
+static int l_finish_init(lua_State *L)
+{
+    GError *error = NULL;
+    return ok_or_raise(L, machine_finish_init(check_machine(L, 1), &error), error);
+}
+
+static int l_resume(lua_State *L)
+{
+    GError *error = NULL;
+    return ok_or_raise(L, machine_resume(check_machine(L, 1), &error), error);
+}
+
+static int l_pause(lua_State *L)
+{
+    machine_pause(check_machine(L, 1), luaL_optstring(L, 2, "paused by the script"));
+    return 0;
+}
+
+static int l_fail(lua_State *L)
+{
+    machine_fail(check_machine(L, 1), luaL_checkstring(L, 2));
+    return 0;
+}
+
+static int l_reset(lua_State *L)
+{
+    GError *error = NULL;
+    return ok_or_raise(L, machine_reset(check_machine(L, 1), &error), error);
+}
+
+static int l_request_reset(lua_State *L)
+{
+    machine_request_reset(check_machine(L, 1), luaL_optstring(L, 2, "reset by the script"));
+    return 0;
+}
+
+static int l_shutdown(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    const char *why = luaL_optstring(L, 2, "shut down by the script");
+    machine_request_shutdown(m, why, (int)luaL_optinteger(L, 3, 0));
+    return 0;
+}
+
+static int l_step(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    VCpu *cpu = binding_opt_object(L, 2, TYPE_VCPU);
+    GError *error = NULL;
+    if (!cpu && m->cpus->len) {
+        cpu = g_ptr_array_index(m->cpus, 0);
+    }
+    if (!cpu) {
+        return luaL_error(L, "%s has no CPU", OBJECT(m)->name);
+    }
+    return ok_or_raise(L, machine_step(m, cpu, &error), error);
+}
+
+static int l_close(lua_State *L)
+{
+    if (binding_test_object(L, 1, TYPE_MACHINE)) {
+        machine_close(check_machine(L, 1));
+    } else {
+        lua_getfield(L, 1, "gone"); /* closing twice is fine, closing a number is not */
+        luaL_argexpected(L, lua_toboolean(L, -1), 1, TYPE_MACHINE);
+    }
+    return 0;
+}
+
+/* ---- being told
+ * ------------------------------------------------------------------------------------------ */
+
+/* Shared by the userdata and the machine's lists; freed when both have let go. */
+typedef struct MachineWatch {
+    Machine *m; /* NULL: not in its lists any more */
+    ScriptRef *fn;
+    bool on_reset, collected, unlinking;
+} MachineWatch;
+
+static void watch_notify(Machine *m, RunState state, void *opaque)
+{
+    MachineWatch *w = opaque;
+    if (w->fn && script_main) {
+        lua_State *L = binding_state();
+        lua_pushstring(L, run_state_name(state));
+        lua_pushstring(L, m->reason);
+        binding_invoke(L, w->fn, 2, true);
+    }
+}
+
+static void watch_reset(void *opaque)
+{
+    MachineWatch *w = opaque;
+    GError *error = NULL;
+    if (!w->fn || !script_main) {
+        return;
+    }
+    lua_State *L = binding_state();
+    Machine *m = w->m;
+    char *what = g_strdup(script_ref_what(w->fn)); /* the handler may remove itself */
+    if (script_ref_push(L, w->fn) && !binding_call(L, 0, 0, true, what, &error)) {
+        machine_fail(m, error->message);
+        g_error_free(error);
+    }
+    g_free(what);
+}
+
+static void watch_machine_gone(Object *obj, void *opaque);
+
+static void watch_unlink(void *data)
+{
+    MachineWatch *w = data;
+    if (w->m) {
+        object_remove_destroy_notify(OBJECT(w->m), watch_machine_gone, w);
+        if (w->on_reset) {
+            machine_remove_reset(w->m, watch_reset, w);
+        } else {
+            machine_remove_notify(w->m, watch_notify, w);
+        }
+        w->m = NULL;
+    }
+    w->unlinking = false;
+    if (w->collected) {
+        g_free(w);
+    }
+}
+
+static void watch_stop(MachineWatch *w)
+{
+    script_ref_free(w->fn);
+    w->fn = NULL;
+    if (!w->unlinking) {
+        /* From the main loop: the lists of the machine may be being walked now. */
+        w->unlinking = true;
+        binding_defer(watch_unlink, w);
+    }
+}
+
+static void watch_machine_gone(Object *obj, void *opaque)
+{
+    MachineWatch *w = opaque;
+    if (w->on_reset) {
+        machine_remove_reset(w->m, watch_reset, w);
+    } else {
+        machine_remove_notify(w->m, watch_notify, w);
+    }
+    w->m = NULL;
+    watch_stop(w);
+}
+
+static void watch_collected(void *data)
+{
+    MachineWatch *w = data;
+    w->collected = true;
+    if (!w->m && !w->unlinking) {
+        g_free(w);
+    }
+}
+
+static int watch_remove(lua_State *L)
+{
+    MachineWatch **w = binding_check_userdata(L, 1, WATCH_CLASS);
+    if (*w && (*w)->fn) {
+        watch_stop(*w);
+    }
+    return 0;
+}
+
+/* A watch belongs to its machine: without its userdata it goes on until the machine is closed. */
+static int watch_gc(lua_State *L)
+{
+    MachineWatch **w = lua_touserdata(L, 1);
+    if (*w) {
+        binding_defer(watch_collected, *w);
+        *w = NULL;
+    }
+    return 0;
+}
+
+static int add_watch(lua_State *L, bool on_reset, const char *what)
+{
+    Machine *m = check_machine(L, 1);
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    MachineWatch **ud = binding_new_userdata(L, WATCH_CLASS, sizeof(MachineWatch *));
+    ScriptRef *fn = script_ref_new(L, 2, OBJECT(m), what);
+    MachineWatch *w = g_new0(MachineWatch, 1);
+    *ud = w;
+    w->m = m;
+    w->fn = fn;
+    w->on_reset = on_reset;
+    object_add_destroy_notify(OBJECT(m), watch_machine_gone, w);
+    if (on_reset) {
+        machine_add_reset(m, watch_reset, w);
+    } else {
+        machine_add_notify(m, watch_notify, w);
+    }
+    return 1;
+}
+
+static int l_notify(lua_State *L)
+{
+    return add_watch(L, false, "state watch");
+}
+
+static int l_on_reset(lua_State *L)
+{
+    return add_watch(L, true, "reset handler");
+}
+
+/* ---- snapshots
+ * ---------------------------------------------------------------------------------------------- */
+
+static void drop_snapshot(void *data)
+{
+    snapshot_unref(data);
+}
+
+static int snapshot_gc(lua_State *L)
+{
+    Snapshot **s = lua_touserdata(L, 1);
+    if (*s) {
+        binding_defer(drop_snapshot, *s);
+        *s = NULL;
+    }
+    return 0;
+}
+
+static Snapshot *check_snapshot(lua_State *L, int arg)
+{
+    Snapshot **s = binding_check_userdata(L, arg, SNAPSHOT_CLASS);
+    luaL_argcheck(L, *s, arg, "the snapshot was released");
+    return *s;
+}
+
+static int l_snapshot(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    Snapshot **ud = binding_new_userdata(L, SNAPSHOT_CLASS, sizeof(Snapshot *));
+    GError *error = NULL;
+    *ud = machine_snapshot(m, &error);
+    return *ud ? 1 : binding_raise(L, error);
+}
+
+static int l_restore(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    Snapshot *s = check_snapshot(L, 2);
+    GError *error = NULL;
+    return ok_or_raise(L, machine_restore(m, s, &error), error);
+}
+
+static int l_snapshot_bytes(lua_State *L)
+{
+    lua_pushinteger(L, (lua_Integer)snapshot_device_bytes(check_snapshot(L, 1)));
+    return 1;
+}
+
+static void drop_bytes(void *data)
+{
+    g_bytes_unref(data);
+}
+
+static int l_save_devices(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    GError *error = NULL;
+    GBytes *bytes = machine_save_devices(m, &error);
+    if (!bytes) {
+        return binding_raise(L, error);
+    }
+    /* Dropped by the loop: the push below may raise for want of memory. */
+    binding_defer(drop_bytes, bytes);
+    gsize len;
+    const char *data = g_bytes_get_data(bytes, &len);
+    lua_pushlstring(L, data, len);
+    return 1;
+}
+
+static int l_load_devices(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    size_t len;
+    const char *data = luaL_checklstring(L, 2, &len);
+    GError *error = NULL;
+    GBytes *bytes = g_bytes_new(data, len);
+    bool ok = machine_load_devices(m, bytes, &error);
+    g_bytes_unref(bytes);
+    return ok_or_fail(L, ok, error);
+}
+
+/* ---- fields
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+static int get_status(lua_State *L)
+{
+    lua_pushstring(L, run_state_name(check_machine(L, 1)->state));
+    return 1;
+}
+
+static int get_reason(lua_State *L)
+{
+    lua_pushstring(L, check_machine(L, 1)->reason);
+    return 1;
+}
+
+static int get_exit_code(lua_State *L)
+{
+    lua_pushinteger(L, check_machine(L, 1)->exit_code);
+    return 1;
+}
+
+static int set_exit_code(lua_State *L)
+{
+    check_machine(L, 1)->exit_code = (int)binding_check_range(L, 2, 0, 255, "exit_code");
+    return 0;
+}
+
+static int get_time(lua_State *L)
+{
+    lua_pushinteger(L, clock_now(check_machine(L, 1)->clock));
+    return 1;
+}
+
+static int get_id(lua_State *L)
+{
+    lua_pushstring(L, OBJECT(check_machine(L, 1))->name);
+    return 1;
+}
+
+static int get_accel(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    lua_pushstring(L, m->accel ? ACCEL_GET_CLASS(m->accel)->short_name : NULL);
+    return 1;
+}
+
+static int get_ram_size(lua_State *L)
+{
+    lua_pushinteger(L, (lua_Integer)check_machine(L, 1)->ram_size);
+    return 1;
+}
+
+static int set_ram_size(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    uint64_t size = binding_check_u64(L, 2, "ram_size");
+    if (m->state != RUN_STATE_BUILDING) {
+        return luaL_error(L, "%s: ram_size is fixed once the machine is built", OBJECT(m)->name);
+    }
+    m->ram_size = size;
+    return 0;
+}
+
+static int get_no_reboot(lua_State *L)
+{
+    lua_pushboolean(L, check_machine(L, 1)->no_reboot);
+    return 1;
+}
+
+static int set_no_reboot(lua_State *L)
+{
+    luaL_checktype(L, 2, LUA_TBOOLEAN);
+    check_machine(L, 1)->no_reboot = lua_toboolean(L, 2);
+    return 0;
+}
+
+static const char *const on_event_names[] = { "default", "pause", "shutdown", "reset", NULL };
+
+static int get_on_triple_fault(lua_State *L)
+{
+    lua_pushstring(L, on_event_names[check_machine(L, 1)->on_triple_fault]);
+    return 1;
+}
+
+static int set_on_triple_fault(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    m->on_triple_fault = (OnEvent)luaL_checkoption(L, 2, NULL, on_event_names);
+    return 0;
+}
+
+static int get_restore_count(lua_State *L)
+{
+    lua_pushinteger(L, (lua_Integer)machine_restore_count(check_machine(L, 1)));
+    return 1;
+}
+
+/* One table a machine, remade when a vCPU was added. */
+static int get_cpus(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    binding_push_data(L, OBJECT(m));
+    if (lua_getfield(L, -1, "cpus") == LUA_TTABLE && lua_rawlen(L, -1) == m->cpus->len) {
+        return 1;
+    }
+    lua_pop(L, 1);
+    lua_createtable(L, (int)m->cpus->len, 0);
+    for (guint i = 0; i < m->cpus->len; i++) {
+        binding_push_object(L, g_ptr_array_index(m->cpus, i));
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, "cpus");
+    return 1;
+}
+
+typedef struct Stat {
+    char name[48];
+    uint64_t value;
+} Stat;
+
+static void collect_stat(const char *name, uint64_t value, void *opaque)
+{
+    Stat stat = { .value = value };
+    g_strlcpy(stat.name, name, sizeof stat.name);
+    g_byte_array_append(opaque, (const guint8 *)&stat, sizeof stat);
+}
+
+static int get_stats(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    GByteArray *stats = binding_scratch(L);
+    uint64_t exits[CPU_EXIT_KINDS] = { 0 }, total = 0, locked = 0, script = 0, assists = 0;
+
+    for (guint i = 0; i < m->cpus->len; i++) {
+        const CpuStats *s = &((VCpu *)g_ptr_array_index(m->cpus, i))->stats;
+        for (int k = 0; k < CPU_EXIT_KINDS; k++) {
+            uint64_t n = __atomic_load_n(&s->exits[k], __ATOMIC_RELAXED);
+            exits[k] += n;
+            total += n;
+        }
+        locked += __atomic_load_n(&s->locked, __ATOMIC_RELAXED);
+        script += __atomic_load_n(&s->script, __ATOMIC_RELAXED);
+        assists += __atomic_load_n(&s->assists, __ATOMIC_RELAXED);
+    }
+    if (m->accel && ACCEL_GET_CLASS(m->accel)->stats) {
+        ACCEL_GET_CLASS(m->accel)->stats(m->accel, collect_stat, stats);
+    }
+
+    lua_newtable(L);
+    lua_newtable(L);
+    for (int k = 1; k < CPU_EXIT_KINDS; k++) {
+        if (exits[k]) {
+            lua_pushinteger(L, (lua_Integer)exits[k]);
+            lua_setfield(L, -2, cpu_exit_kind_name((CpuExitKind)k));
+        }
+    }
+    lua_pushinteger(L, (lua_Integer)total);
+    lua_setfield(L, -2, "total");
+    lua_setfield(L, -2, "exits");
+    lua_pushinteger(L, (lua_Integer)locked);
+    lua_setfield(L, -2, "locked");
+    lua_pushinteger(L, (lua_Integer)script);
+    lua_setfield(L, -2, "script");
+    lua_pushinteger(L, (lua_Integer)assists);
+    lua_setfield(L, -2, "assists");
+    lua_newtable(L);
+    for (guint i = 0; i < stats->len / sizeof(Stat); i++) {
+        const Stat *s = (const Stat *)(const void *)stats->data + i;
+        lua_pushinteger(L, (lua_Integer)s->value);
+        lua_setfield(L, -2, s->name);
+    }
+    lua_setfield(L, -2, "accel");
+    return 1;
+}
+
+static int l_gsi(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    unsigned n = (unsigned)binding_check_range(L, 2, 0, MACHINE_MAX_GSI - 1, "gsi");
+    binding_push_irq(L, machine_gsi(m, n));
+    return 1;
+}
+
+/* ---- tables
+ * -------------------------------------------------------------------------------------------------------
+ */
+
+static const ApiFunction functions[] = {
+    { "register", l_register,
+      "(class: {name: string, doc?: string, parent?: string, alias?: string, default?: boolean, "
+      "ram?: integer|string, cpus?: integer, max_cpus?: integer})",
+      "Registers a machine class below \"machine\"." },
+    { "classes", l_classes, "(): table[]", "Machine classes that can be made, by name." },
+    { "select", l_select, "(name: string?): string?, string?",
+      "The class that a name or alias means; nil: the default one." },
+    { "new", l_new, "(class: string, id: string?): machine?, string?",
+      "A machine in state \"building\", without accelerator or vCPUs." },
+    { "list", l_list, "(): machine[]", "Machines that are not closed." },
+    { "accels", l_accels, "(): table[]",
+      "Accelerators: name, doc, available, reason if not, preferred." },
+    { "select_accel", l_select_accel, "(names: string[]): string?, string",
+      "The first of the named accelerators that works here (\"auto\" among them), and why." },
+    { "supported_cpuid", l_supported_cpuid, "(accel: string): cpuid-policy?, string?",
+      "The most that an accelerator can show a guest on this host." },
+    { NULL },
+};
+
+static const ApiFunction methods[] = {
+    { "set_accel", l_set_accel,
+      "(self, name: string, options: {irqchip?: \"on\"|\"split\"|\"off\", pit?: boolean}?): "
+      "boolean?, string?",
+      "Chooses the accelerator; once, while building." },
+    { "add_cpu", l_add_cpu, "(self, cpuid: cpuid-policy?): x86-cpu?, string?",
+      "Adds the next vCPU, with what its CPUID answers (nil: all that the accelerator can)." },
+    { "finish_init", l_finish_init, "(self)",
+      "The board is complete: everything is reset once; the machine can run." },
+    { "resume", l_resume, "(self)", "Lets the vCPUs run." },
+    { "pause", l_pause, "(self, reason: string?)",
+      "Stops the vCPUs at a safe point; in a callback, as soon as it has returned." },
+    { "fail", l_fail, "(self, message: string)", "Pauses with an error as the reason." },
+    { "reset", l_reset, "(self)", "Resets devices and vCPUs now." },
+    { "request_reset", l_request_reset, "(self, why: string?)",
+      "Resets soon, from the main loop: what a guest's reset does." },
+    { "shutdown", l_shutdown, "(self, why: string?, exit_code: integer?)",
+      "Ends the run as a guest's power-off does." },
+    { "step", l_step, "(self, cpu: x86-cpu?)",
+      "Runs one instruction of one vCPU; the machine is then paused with reason \"step\"." },
+    { "close", l_close, "(self)", "Ends the machine and frees all that belongs to it." },
+    { "notify", l_notify, "(self, fn: fun(status: string, reason: string?)): machine-watch",
+      "Calls fn after each change of status; belongs to the machine until removed." },
+    { "on_reset", l_on_reset, "(self, fn: function): machine-watch",
+      "Calls fn at each reset, in order of addition." },
+    { "gsi", l_gsi, "(self, n: integer): irq", "An input of the interrupt controller." },
+    { "snapshot", l_snapshot, "(self): snapshot",
+      "The present state of the whole machine as a value, in memory." },
+    { "restore", l_restore, "(self, s: snapshot)", "Goes back to a snapshot." },
+    { "save_devices", l_save_devices, "(self): string",
+      "State of devices and vCPUs, without RAM, as a binary string." },
+    { "load_devices", l_load_devices, "(self, state: string): boolean?, string?",
+      "Puts such a state back." },
+    { NULL },
+};
+
+static const ApiField fields[] = {
+    { "status", get_status, NULL, "string",
+      "\"building\", \"running\", \"paused\", \"error\", \"shutdown\" or \"closed\"." },
+    { "reason", get_reason, NULL, "string?", "Why it is paused, in error or shut down." },
+    { "exit_code", get_exit_code, set_exit_code, "integer",
+      "What the program ends with once the machine has shut down." },
+    { "time", get_time, NULL, "integer", "Nanoseconds of its virtual clock." },
+    { "id", get_id, NULL, "string", "Its name in the tree." },
+    { "accel", get_accel, NULL, "string?", "The accelerator: \"kvm\", \"soft\"." },
+    { "ram_size", get_ram_size, set_ram_size, "integer", "Bytes of RAM; fixed once built." },
+    { "no_reboot", get_no_reboot, set_no_reboot, "boolean", "A reset ends the machine." },
+    { "on_triple_fault", get_on_triple_fault, set_on_triple_fault,
+      "\"default\"|\"pause\"|\"shutdown\"|\"reset\"", "What a triple fault does." },
+    { "restore_count", get_restore_count, NULL, "integer", "How often it was restored." },
+    { "cpus", get_cpus, NULL, "x86-cpu[]", "Its vCPUs, the boot processor first." },
+    { "stats", get_stats, NULL, "table", "Exits by kind and other counters, over all vCPUs." },
+    { NULL },
+};
+
+static const ApiFunction watch_methods[] = {
+    { "remove", watch_remove, "(self)", "Is not told any more." },
+    { "__close", watch_remove, NULL, NULL },
+    { NULL },
+};
+static const ApiFunction snapshot_methods[] = {
+    { "release", snapshot_gc, "(self)", "Frees what it holds, before the garbage collector does." },
+    { "__close", snapshot_gc, NULL, NULL },
+    { NULL },
+};
+static const ApiField snapshot_fields[] = {
+    { "device_bytes", l_snapshot_bytes, NULL, "integer", "Size of the state of its devices." },
+    { NULL },
+};
+
+void binding_open_machine(lua_State *L)
+{
+    binding_module(L, "vmlua.core.machine", "Machines: classes, making, accelerators.", functions);
+    binding_class(L, TYPE_MACHINE, "One guest with everything that belongs to it.", methods,
+                  fields);
+    binding_userdata_class(L, WATCH_CLASS, "A function that is told of a machine's state.",
+                           watch_methods, NULL, watch_gc);
+    binding_userdata_class(L, SNAPSHOT_CLASS, "A machine's state at one moment.", snapshot_methods,
+                           snapshot_fields, snapshot_gc);
+}
