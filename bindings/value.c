@@ -259,7 +259,7 @@ bool binding_to_prop_value(lua_State *L, int idx, const Property *p, PropValue *
                          luaL_typename(L, idx));
     }
     lua_checkstack(L, 4);
-    *out = (PropValue){ .kind = PROP_LIST, .list = g_ptr_array_new() };
+    *out = (PropValue){ .kind = PROP_LIST, .list = prop_list_new() };
     for (lua_Unsigned i = 1, n = lua_rawlen(L, idx); i <= n; i++) {
         PropValue *item = g_new0(PropValue, 1);
         lua_rawgeti(L, idx, (lua_Integer)i);

@@ -8,6 +8,11 @@ typedef struct NotifyEntry {
     void *opaque;
 } NotifyEntry;
 
+typedef struct Attachment {
+    void *data;
+    GDestroyNotify free_data;
+} Attachment;
+
 static Object *root;
 
 /* ---- making and freeing ------------------------------------------------------------------ */
@@ -115,6 +120,13 @@ static void object_finalize(Object *obj)
     if (obj->order) {
         g_ptr_array_free(obj->order, true);
     }
+    while (obj->attached) {
+        Attachment *a = obj->attached->data;
+
+        obj->attached = g_slist_delete_link(obj->attached, obj->attached);
+        a->free_data(a->data);
+        g_free(a);
+    }
     g_clear_pointer(&obj->name, g_free);
     if (obj->on_heap) {
         g_free(obj);
@@ -167,6 +179,15 @@ void object_remove_destroy_notify(Object *obj, ObjectNotify fn, void *opaque)
             return;
         }
     }
+}
+
+void object_attach(Object *obj, void *data, GDestroyNotify free_data)
+{
+    Attachment *a = g_new(Attachment, 1);
+
+    a->data = data;
+    a->free_data = free_data;
+    obj->attached = g_slist_prepend(obj->attached, a);
 }
 
 /* ---- the tree ---------------------------------------------------------------------------- */

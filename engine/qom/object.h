@@ -162,6 +162,7 @@ struct Object {
     GSList *notify;    /* destroy notifications; private */
     GHashTable *links; /* what its link properties point at; private */
     GSList *linked_from; /* links that point at it; private */
+    GSList *attached;    /* see object_attach; private */
 };
 
 /* A new instance with one reference, all instance_init run. NULL + error: unknown or abstract type.
@@ -182,6 +183,10 @@ const char *object_get_name(const Object *obj);
 typedef void (*ObjectNotify)(Object *obj, void *opaque);
 void object_add_destroy_notify(Object *obj, ObjectNotify fn, void *opaque);
 void object_remove_destroy_notify(Object *obj, ObjectNotify fn, void *opaque);
+
+/* Hands over memory that must live as long as the object's own: freed with it, last attached first,
+ * after every instance_finalize. */
+void object_attach(Object *obj, void *data, GDestroyNotify free_data);
 
 /* The tree. A child is referenced by its parent. Names: no '/', not empty. */
 bool object_add_child(Object *parent, const char *name, Object *child, GError **error);
@@ -443,6 +448,13 @@ int64_t object_property_get_int(Object *obj, const char *name, GError **error);
 bool object_property_get_bool(Object *obj, const char *name, GError **error);
 char *object_property_get_str(Object *obj, const char *name, GError **error);
 Object *object_property_get_link(Object *obj, const char *name, GError **error);
+/* What object_property_set does first: `in` as a value of the property's kind, range-checked. *out
+ * owns what it holds; it holds nothing on failure. obj may be NULL (then a link's path must be
+ * absolute or unique). */
+bool object_property_convert(Object *obj, const Property *prop, const PropValue *in, PropValue *out,
+                             GError **error);
+/* For `set` functions of a property that also has an offset: stores the converted value there. */
+void object_property_store_field(Object *obj, const Property *prop, const PropValue *value);
 /* For `set` functions of links: stores the (checked) target as a field or kept link would be. */
 void object_property_store_link(Object *obj, const Property *prop, Object *target);
 /* true when every PROP_REQUIRED property is set; otherwise the error names the first that is not.

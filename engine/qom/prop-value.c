@@ -261,8 +261,8 @@ bool property_bad_value(Object *obj, const Property *prop, GError **error, const
     va_start(ap, format);
     text = g_strdup_vprintf(format, ap);
     va_end(ap);
-    g_set_error(error, OBJECT_ERROR, OBJECT_ERROR_BAD_VALUE, "%s: property '%s': %s",
-                object_get_name(obj), prop->name, text);
+    g_set_error(error, OBJECT_ERROR, OBJECT_ERROR_BAD_VALUE, "%s%sproperty '%s': %s",
+                obj ? object_get_name(obj) : "", obj ? ": " : "", prop->name, text);
     return false;
 }
 
@@ -454,7 +454,7 @@ static bool convert_list(Object *obj, const Property *prop, const PropValue *in,
     for (unsigned i = 0; in->list && i < in->list->len; i++) {
         PropValue v = { 0 };
 
-        if (!property_convert(obj, &element, in->list->pdata[i], &v, error)) {
+        if (!object_property_convert(obj, &element, in->list->pdata[i], &v, error)) {
             g_clear_pointer(&out->list, g_ptr_array_unref);
             g_prefix_error(error, "element %u: ", i + 1);
             return false;
@@ -465,8 +465,8 @@ static bool convert_list(Object *obj, const Property *prop, const PropValue *in,
     return true;
 }
 
-bool property_convert(Object *obj, const Property *prop, const PropValue *in, PropValue *out,
-                      GError **error)
+bool object_property_convert(Object *obj, const Property *prop, const PropValue *in, PropValue *out,
+                             GError **error)
 {
     bool ok = true;
 

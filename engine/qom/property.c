@@ -5,39 +5,6 @@
 
 /* ---- declaring --------------------------------------------------------------------------- */
 
-static size_t field_size(const Property *p)
-{
-    switch (p->kind) {
-    case PROP_BOOL:
-        return sizeof(bool);
-    case PROP_INT:
-    case PROP_UINT:
-        return p->bits / 8;
-    case PROP_SIZE:
-        return sizeof(uint64_t);
-    case PROP_DOUBLE:
-        return sizeof(double);
-    case PROP_STRING:
-        return sizeof(char *);
-    case PROP_ENUM:
-        return sizeof(int);
-    case PROP_LINK:
-        return sizeof(Object *);
-    default:
-        return 0;
-    }
-}
-
-static bool is_field(const Property *p)
-{
-    return p->offset >= 0 && !p->get && !p->set;
-}
-
-static bool is_kept_link(const Property *p)
-{
-    return p->kind == PROP_LINK && p->offset < 0 && !p->get && !p->set;
-}
-
 /* A wrong declaration is a bug of whoever wrote it; scripts' are checked by the bindings. NULL: it
  * is fine. */
 static const char *property_defect(const Property *p, size_t instance_size)
@@ -48,22 +15,22 @@ static const char *property_defect(const Property *p, size_t instance_size)
         return "has no name";
     }
     if ((p->kind == PROP_INT || p->kind == PROP_UINT) && bits != 8 && bits != 16 && bits != 32 &&
-        bits != 64 && (bits || is_field(p))) {
+        bits != 64 && (bits || property_is_field(p))) {
         return "is an integer of a strange width";
     }
     if (p->kind == PROP_ENUM && (!p->words || !p->words[0])) {
         return "is an enum without words";
     }
-    if (is_field(p)) {
-        size_t size = field_size(p);
+    if (property_is_field(p)) {
+        size_t size = property_field_size(p);
         if (!size || (size_t)p->offset + size > instance_size) {
             return "is a field outside the instance, or of a kind that cannot be one";
         }
-    } else if (!p->get && !p->set && !is_kept_link(p) && p->kind != PROP_CHILD) {
+    } else if (!p->get && !p->set && !property_is_kept_link(p) && p->kind != PROP_CHILD) {
         return "has neither a field nor functions";
     }
     if (p->has_default && (p->def.kind != p->kind || p->kind == PROP_LINK ||
-                           p->kind == PROP_CHILD || (!is_field(p) && !p->set))) {
+                           p->kind == PROP_CHILD || (!property_is_field(p) && !p->set))) {
         return "has a default of another kind, or that nothing can store";
     }
     return NULL;
@@ -153,7 +120,7 @@ void class_props_build(ObjectClass *klass, const ObjectClass *parent)
         const Property *p = order->pdata[i];
 
         if (p->has_default) {
-            g_ptr_array_add(is_field(p) ? cp->fields : cp->setters, order->pdata[i]);
+            g_ptr_array_add(property_is_field(p) ? cp->fields : cp->setters, order->pdata[i]);
         }
     }
     klass->reserved = cp;
@@ -253,153 +220,7 @@ void object_property_foreach(Object *obj, void (*fn)(const Property *, void *), 
     object_class_property_foreach(obj->klass, foreach_class_property, &call);
 }
 
-/* ---- links ------------------------------------------------------------------------------- */
-
-static void link_drop(LinkRef *link)
-{
-    Object *target = link->target;
-
-    if (link->prop->offset >= 0) {
-        *(Object **)((char *)link->holder + link->prop->offset) = NULL;
-    }
-    target->linked_from = g_slist_remove(target->linked_from, link);
-    g_hash_table_steal(link->holder->links, link->prop->name);
-    if (link->counted) {
-        object_unref(target);
-    }
-    g_free(link);
-}
-
-void object_property_store_link(Object *obj, const Property *prop, Object *target)
-{
-    LinkRef *old = obj->links ? g_hash_table_lookup(obj->links, prop->name) : NULL;
-    LinkRef *link = NULL;
-
-    if (target) {
-        link = g_new0(LinkRef, 1);
-        link->holder = obj;
-        link->target = target;
-        link->prop = prop;
-        /* A link to itself would keep an object that is in no tree alive for ever. */
-        link->counted = (prop->flags & PROP_LINK_STRONG) && target != obj;
-        if (link->counted) {
-            object_ref(target);
-        }
-        target->linked_from = g_slist_prepend(target->linked_from, link);
-    }
-    if (old) {
-        link_drop(old); /* after the new reference: both may be the same object */
-    }
-    if (link) {
-        if (!obj->links) {
-            obj->links = g_hash_table_new(g_str_hash, g_str_equal);
-        }
-        g_hash_table_insert(obj->links, (gpointer)(uintptr_t)prop->name, link);
-        if (prop->offset >= 0) {
-            *(Object **)((char *)obj + prop->offset) = target;
-        }
-    }
-}
-
-void object_props_clear_links_to(Object *obj)
-{
-    while (obj->linked_from) {
-        link_drop(obj->linked_from->data);
-    }
-}
-
-/* ---- fields ------------------------------------------------------------------------------ */
-
-static void field_store(Object *obj, const Property *p, const PropValue *v)
-{
-    void *field = (char *)obj + p->offset;
-
-    switch (p->kind) {
-    case PROP_BOOL:
-        *(bool *)field = v->boolean;
-        break;
-    case PROP_INT:
-    case PROP_UINT: {
-        /* Range-checked before; the low bytes are the value in both signs. */
-        uint64_t u = v->uinteger;
-        switch (p->bits) {
-        case 8:
-            *(uint8_t *)field = (uint8_t)u;
-            break;
-        case 16:
-            *(uint16_t *)field = (uint16_t)u;
-            break;
-        case 32:
-            *(uint32_t *)field = (uint32_t)u;
-            break;
-        default:
-            *(uint64_t *)field = u;
-        }
-        break;
-    }
-    case PROP_SIZE:
-        *(uint64_t *)field = v->uinteger;
-        break;
-    case PROP_DOUBLE:
-        *(double *)field = v->number;
-        break;
-    case PROP_STRING: {
-        char *old = *(char **)field;
-        *(char **)field = g_strdup(v->string);
-        g_free(old);
-        break;
-    }
-    case PROP_ENUM:
-        *(int *)field = (int)v->integer;
-        break;
-    case PROP_LINK:
-        object_property_store_link(obj, p, v->object);
-        break;
-    default:
-        g_assert_not_reached();
-    }
-}
-
-static void field_load(Object *obj, const Property *p, PropValue *out)
-{
-    const void *field = (char *)obj + p->offset;
-
-    out->kind = p->kind;
-    switch (p->kind) {
-    case PROP_BOOL:
-        out->boolean = *(const bool *)field;
-        break;
-    case PROP_INT:
-        out->integer = p->bits == 8    ? *(const int8_t *)field
-                       : p->bits == 16 ? *(const int16_t *)field
-                       : p->bits == 32 ? *(const int32_t *)field
-                                       : *(const int64_t *)field;
-        break;
-    case PROP_UINT:
-        out->uinteger = p->bits == 8    ? *(const uint8_t *)field
-                        : p->bits == 16 ? *(const uint16_t *)field
-                        : p->bits == 32 ? *(const uint32_t *)field
-                                        : *(const uint64_t *)field;
-        break;
-    case PROP_SIZE:
-        out->uinteger = *(const uint64_t *)field;
-        break;
-    case PROP_DOUBLE:
-        out->number = *(const double *)field;
-        break;
-    case PROP_STRING:
-        out->string = g_strdup(*(char *const *)field);
-        break;
-    case PROP_ENUM:
-        out->integer = *(const int *)field;
-        break;
-    case PROP_LINK:
-        out->object = object_ref(*(Object *const *)field);
-        break;
-    default:
-        g_assert_not_reached();
-    }
-}
+/* ---- defaults and the end -------------------------------------------------------------------- */
 
 void object_props_init_fields(Object *obj)
 {
@@ -407,7 +228,7 @@ void object_props_init_fields(Object *obj)
 
     for (unsigned i = 0; i < cp->fields->len; i++) {
         const Property *p = cp->fields->pdata[i];
-        field_store(obj, p, &p->def);
+        object_property_store_field(obj, p, &p->def);
     }
 }
 
@@ -420,7 +241,7 @@ void object_props_init_setters(Object *obj)
         g_autoptr(GError) error = NULL;
         PropValue v;
 
-        if (!property_convert(obj, p, &p->def, &v, &error) || !p->set(obj, p, &v, &error)) {
+        if (!object_property_convert(obj, p, &p->def, &v, &error) || !p->set(obj, p, &v, &error)) {
             qom_bug("the default of property '%s' of type '%s' is refused: %s", p->name,
                     object_get_typename(obj), error ? error->message : "no reason given");
         }
@@ -438,7 +259,7 @@ void object_props_finalize(Object *obj)
 
         g_hash_table_iter_init(&it, obj->links);
         while (g_hash_table_iter_next(&it, NULL, &link)) {
-            link_drop(link);
+            property_link_drop(link);
             g_hash_table_iter_init(&it, obj->links);
         }
         g_clear_pointer(&obj->links, g_hash_table_destroy);
@@ -484,8 +305,8 @@ static bool get_value(Object *obj, const Property *p, PropValue *out, GError **e
         }
         return ok;
     }
-    if (p->offset >= 0 && field_size(p)) {
-        field_load(obj, p, out);
+    if (p->offset >= 0 && property_field_size(p)) {
+        property_field_load(obj, p, out);
         return true;
     }
     if (p->kind == PROP_CHILD) {
@@ -535,16 +356,16 @@ static bool set_converted(Object *obj, const Property *p, const PropValue *in, G
     PropValue v;
     bool ok;
 
-    if (!property_convert(obj, p, in, &v, error)) {
+    if (!object_property_convert(obj, p, in, &v, error)) {
         return false;
     }
     if (p->set) {
         ok = p->set(obj, p, &v, error);
-    } else if (is_kept_link(p)) {
+    } else if (property_is_kept_link(p)) {
         object_property_store_link(obj, p, v.object);
         ok = true;
     } else {
-        field_store(obj, p, &v);
+        object_property_store_field(obj, p, &v);
         ok = true;
     }
     prop_value_clear(&v);
@@ -619,7 +440,7 @@ static bool get_as(Object *obj, const char *name, PropKind as, PropValue *out, G
         out->string = prop_value_to_string(&v, object_find_property(obj, name));
         ok = true;
     } else {
-        ok = property_convert(obj, &wanted, &v, out, error);
+        ok = object_property_convert(obj, &wanted, &v, out, error);
     }
     prop_value_clear(&v);
     return ok;

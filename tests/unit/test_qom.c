@@ -734,6 +734,27 @@ START_TEST(a_destroy_notification_runs_once)
 }
 END_TEST
 
+static void note_attached(gpointer data)
+{
+    g_string_append_printf(trace, "%s ", (const char *)data);
+}
+
+START_TEST(attached_memory_is_freed_after_the_object_last_first)
+{
+    Node *n = node_new();
+
+    trace = g_string_new(NULL);
+    object_attach((Object *)n, (gpointer)(uintptr_t) "first", note_attached);
+    object_attach((Object *)n, (gpointer)(uintptr_t) "second", note_attached);
+    object_unparent((Object *)n);
+    ck_assert_str_eq(trace->str, "");
+    object_unref(n);
+    ck_assert_str_eq(trace->str, "node-fini second first ");
+    g_string_free(trace, true);
+    trace = NULL;
+}
+END_TEST
+
 static void keep_object(Object *obj, void *opaque)
 {
     object_ref(obj);
@@ -1167,6 +1188,7 @@ static Suite *qom_suite(void)
     tcase_add_test(tc, a_destroy_notification_runs_once);
     tcase_add_test_raise_signal(tc, a_destroy_notification_that_keeps_a_dead_object_aborts,
                                 SIGABRT);
+    tcase_add_test(tc, attached_memory_is_freed_after_the_object_last_first);
     tcase_add_test(tc, unparenting_runs_the_class_hook_then_children_then_notifications);
     tcase_add_test(tc, cycles_of_strong_links_go_away_at_teardown);
     tcase_add_test(tc, a_weak_link_becomes_null_with_its_target);
