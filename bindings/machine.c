@@ -313,18 +313,6 @@ static int l_add_cpu(lua_State *L)
 }
 
 /* What the accelerator can show a guest at most. */
-static int l_supported_cpuid(lua_State *L)
-{
-    GError *error = NULL;
-    AccelClass *ac = accel_find(luaL_checkstring(L, 1), &error);
-    CpuidPolicy *policy = ac && ac->supported_cpuid ? ac->supported_cpuid(&error) : NULL;
-    if (!policy) {
-        return binding_fail(L, error);
-    }
-    binding_push_cpuid(L, policy);
-    return 1;
-}
-
 /* ---- run control
  * --------------------------------------------------------------------------------------- */
 
@@ -822,8 +810,6 @@ static const ApiFunction functions[] = {
       "Accelerators: name, doc, available, reason if not, preferred." },
     { "select_accel", l_select_accel, "(names: string[]): string?, string",
       "The first of the named accelerators that works here (\"auto\" among them), and why." },
-    { "supported_cpuid", l_supported_cpuid, "(accel: string): cpuid-policy?, string?",
-      "The most that an accelerator can show a guest on this host." },
     { NULL },
 };
 

@@ -1,0 +1,570 @@
+/*
+ * Hooks and rings: vm:_hook(filter, fn) and vm:_ring(filter, n), on which scripts/vmlua/event.lua
+ * builds the sources and verbs.
+ *
+ * A hook belongs to its machine: it stays armed when its handle is collected. What a callback gets
+ * as `x` is one userdata a thread, reused: it points at the event while the callback runs and at
+ * nothing afterwards.
+ */
+#include "bindings/binding-priv.h"
+
+#include <string.h>
+
+#include "engine/core/error.h"
+#include "engine/machine/machine.h"
+
+#define HOOK  "event-hook"
+#define RING  "event-ring"
+#define EVENT "event"
+
+#define RING_MAX 1000000
+
+typedef struct HookBox {
+    struct ScriptHook *hook; /* NULL: removed */
+    uint64_t hits;           /* after removal */
+    char how[64];
+} HookBox;
+typedef struct ScriptHook {
+    EventHook *hook;
+    ScriptRef *fn;
+    Machine *machine;
+    HookBox *box; /* NULL: its handle was collected */
+} ScriptHook;
+
+typedef struct EventBox {
+    EventRecord *record; /* NULL: no callback is running */
+    VCpu *cpu;
+} EventBox;
+
+typedef struct RingBox {
+    EventRing *ring; /* NULL: removed */
+    Machine *machine;
+} RingBox;
+
+/* ---- the event object ---------------------------------------------------------------------- */
+
+static EventBox *check_event(lua_State *L)
+{
+    EventBox *box = lua_touserdata(L, 1);
+    if (G_UNLIKELY(!box->record)) {
+        luaL_error(L, "this event is over: copy what you need inside the callback");
+    }
+    return box;
+}
+
+static uint64_t event_rip(lua_State *L, const EventBox *box)
+{
+    if (!box->record->rip && box->cpu) {
+        GError *error = NULL;
+        if (!cpu_fetch_state(box->cpu, X86_STATE_GPR, &error)) {
+            binding_raise(L, error);
+        }
+        box->record->rip = box->cpu->state->rip;
+    }
+    return box->record->rip;
+}
+
+static int event_index(lua_State *L)
+{
+    const EventBox *box = check_event(L);
+    const EventRecord *r = box->record;
+    const char *key = lua_tostring(L, 2);
+    if (!key) {
+        return luaL_error(L, "an event has no field of type %s", luaL_typename(L, 2));
+    }
+    if (strcmp(key, "value") == 0) {
+        lua_pushinteger(L, (lua_Integer)r->value);
+    } else if (strcmp(key, "addr") == 0) {
+        lua_pushinteger(L, (lua_Integer)r->addr);
+    } else if (strcmp(key, "write") == 0) {
+        lua_pushboolean(L, r->write);
+    } else if (strcmp(key, "size") == 0) {
+        lua_pushinteger(L, r->size);
+    } else if (strcmp(key, "cpu") == 0) {
+        if (r->cpu >= 0) {
+            lua_pushinteger(L, r->cpu + 1);
+        } else {
+            lua_pushnil(L);
+        }
+    } else if (strcmp(key, "rip") == 0) {
+        lua_pushinteger(L, (lua_Integer)event_rip(L, box));
+    } else if (strcmp(key, "time") == 0) {
+        lua_pushinteger(L, r->time);
+    } else if (strcmp(key, "kind") == 0) {
+        lua_pushstring(L, event_source_name(r->source));
+    } else if (strcmp(key, "fault") == 0) {
+        lua_pushboolean(L, r->fault);
+    } else if (strcmp(key, "args") == 0) {
+        lua_createtable(L, (int)G_N_ELEMENTS(r->args), 0);
+        for (unsigned i = 0; i < G_N_ELEMENTS(r->args); i++) {
+            lua_pushinteger(L, (lua_Integer)r->args[i]);
+            lua_rawseti(L, -2, (lua_Integer)i + 1);
+        }
+    } else {
+        return luaL_error(L,
+                          "an event has no field '%s' (addr, value, size, write, cpu, rip, time, "
+                          "kind, args, fault)",
+                          key);
+    }
+    return 1;
+}
+
+static int event_newindex(lua_State *L)
+{
+    const EventBox *box = check_event(L);
+    const char *key = luaL_checkstring(L, 2);
+    if (strcmp(key, "value") == 0) {
+        box->record->value = (uint64_t)luaL_checkinteger(L, 3);
+    } else if (strcmp(key, "fault") == 0) {
+        luaL_checktype(L, 3, LUA_TBOOLEAN);
+        box->record->fault = lua_toboolean(L, 3);
+    } else {
+        return luaL_error(L, "an event's %s cannot be assigned to (value and fault can)", key);
+    }
+    return 0;
+}
+
+static EventBox *new_event(lua_State *L)
+{
+    EventBox *box = lua_newuserdatauv(L, sizeof *box, 0);
+    *box = (EventBox){ 0 };
+    luaL_setmetatable(L, EVENT);
+    return box;
+}
+
+/* Pushes this thread's event object, or a new one while that is in use. */
+static EventBox *push_event(lua_State *L)
+{
+    ScriptThread *st = script_self();
+    if (!st) {
+        return new_event(L);
+    }
+    EventBox *box = st->event_box;
+    if (!box) {
+        box = new_event(L);
+        lua_pushvalue(L, -1);
+        st->event = luaL_ref(L, LUA_REGISTRYINDEX);
+        st->event_box = box;
+    } else if (box->record) {
+        box = new_event(L);
+    } else {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, st->event);
+    }
+    return box;
+}
+
+/* ---- hooks --------------------------------------------------------------------------------- */
+
+static EventAction call_result(lua_State *L, GError **error)
+{
+    EventAction action = EVENT_CONTINUE;
+    const int type = lua_type(L, -1);
+    if (type == LUA_TBOOLEAN && lua_toboolean(L, -1)) {
+        action = EVENT_HANDLED;
+    } else if (type == LUA_TSTRING && strcmp(lua_tostring(L, -1), "pause") == 0) {
+        action = EVENT_PAUSE;
+    } else if (type != LUA_TNIL && type != LUA_TBOOLEAN) {
+        error_set(error, ENGINE_ERROR_SCRIPT,
+                  "a hook returns nothing, true (handled) or \"pause\", not %s",
+                  type == LUA_TSTRING ? lua_tostring(L, -1) : luaL_typename(L, -1));
+    }
+    lua_pop(L, 1);
+    return action;
+}
+
+/* What binding_call needs on the stack, pushed under its protection the first time a thread gets
+ * here: later calls allocate nothing. */
+static EventAction on_event(void *opaque, VCpu *cpu, EventRecord *x)
+{
+    ScriptHook *h = opaque;
+    lua_State *L = binding_state();
+    GError *error = NULL;
+    EventAction action = EVENT_CONTINUE;
+    if (!script_ref_push(L, h->fn)) {
+        return EVENT_CONTINUE;
+    }
+    const ScriptThread *st = script_self();
+    if (cpu && st && st->cpu == cpu && st->cpu_handle != LUA_NOREF) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, st->cpu_handle);
+    } else {
+        binding_push_object(L, cpu);
+    }
+    EventBox *box = push_event(L);
+    /* The hook may remove itself in its callback: what is needed after that is kept here. */
+    Machine *m = h->machine;
+    char what[160];
+    g_strlcpy(what, script_ref_what(h->fn), sizeof what);
+    box->record = x;
+    box->cpu = cpu;
+    /* The userdata may be collected as soon as it is off the stack: it is reset through a copy kept
+     * on it. */
+    lua_pushvalue(L, -1);
+    lua_insert(L, -4);
+    const bool ok = binding_call(L, 2, 1, true, what, &error);
+    box->record = NULL;
+    if (ok) {
+        action = call_result(L, &error);
+    }
+    lua_pop(L, 1);
+    if (cpu) {
+        __atomic_fetch_add(&cpu->stats.script, 1, __ATOMIC_RELAXED);
+    }
+    if (error) {
+        machine_fail(m, error->message);
+        g_error_free(error);
+    }
+    return action;
+}
+
+static void hook_gone(gpointer opaque)
+{
+    ScriptHook *h = opaque;
+    if (h->box) {
+        h->box->hook = NULL;
+    }
+    script_ref_free(h->fn);
+    g_free(h);
+}
+
+static int hook_gc(lua_State *L)
+{
+    HookBox *box = lua_touserdata(L, 1);
+    if (box->hook) {
+        box->hook->box = NULL;
+        box->hook = NULL;
+    }
+    return 0;
+}
+
+static void keep_figures(HookBox *box)
+{
+    if (box->hook && box->hook->hook) {
+        box->hits = event_hook_hits(box->hook->hook);
+    }
+}
+
+static int hook_remove(lua_State *L)
+{
+    HookBox *box = binding_check_userdata(L, 1, HOOK);
+    if (box->hook) {
+        keep_figures(box);
+        ScriptHook *h = box->hook;
+        box->hook = NULL;
+        h->box = NULL;
+        event_hook_remove(h->hook);
+    }
+    return 0;
+}
+
+static int hook_get_hits(lua_State *L)
+{
+    HookBox *box = binding_check_userdata(L, 1, HOOK);
+    keep_figures(box);
+    lua_pushinteger(L, (lua_Integer)box->hits);
+    return 1;
+}
+
+static int hook_get_how(lua_State *L)
+{
+    const HookBox *box = binding_check_userdata(L, 1, HOOK);
+    lua_pushstring(L, box->how);
+    return 1;
+}
+
+static int hook_get_armed(lua_State *L)
+{
+    const HookBox *box = binding_check_userdata(L, 1, HOOK);
+    lua_pushboolean(L, box->hook != NULL);
+    return 1;
+}
+
+/* ---- filters ------------------------------------------------------------------------------- */
+
+static const char *const filter_keys[] = { "source", "addr", "len", "sizes", "reads", "writes",
+                                           "value",  "mask", "cpu", "skip",  "limit", NULL };
+
+static uint64_t filter_u64(lua_State *L, const char *key, uint64_t def)
+{
+    uint64_t v = def;
+    if (binding_get_key(L, 2, key) != LUA_TNIL) {
+        v = binding_check_u64(L, lua_gettop(L), key);
+    }
+    lua_pop(L, 1);
+    return v;
+}
+
+static bool filter_bool(lua_State *L, const char *key)
+{
+    binding_get_key(L, 2, key);
+    const bool v = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return v;
+}
+
+/* The number of the exit that `kind` in the filter names; none: any. */
+static uint64_t filter_exit_kind(lua_State *L)
+{
+    const char *names[CPU_EXIT_KINDS + 1];
+    uint64_t kind = EVENT_EXIT_ANY;
+    if (binding_get_key(L, 2, "kind") != LUA_TNIL) {
+        const char *name = luaL_checkstring(L, -1);
+        for (int i = 0; i < CPU_EXIT_KINDS; i++) {
+            names[i] = cpu_exit_kind_name((CpuExitKind)i);
+            kind = strcmp(name, names[i]) == 0 ? (uint64_t)i : kind;
+        }
+        names[CPU_EXIT_KINDS] = NULL;
+        if (kind == EVENT_EXIT_ANY) {
+            const char *nearest = nearest_word(name, names);
+            luaL_error(L,
+                       nearest ? "unknown exit kind '%s' (did you mean '%s'?)"
+                               : "unknown exit kind '%s'",
+                       name, nearest);
+        }
+    }
+    lua_pop(L, 1);
+    return kind;
+}
+
+/* The table at 2. */
+static EventFilter check_filter(lua_State *L)
+{
+    luaL_checktype(L, 2, LUA_TTABLE);
+    binding_check_keys(L, 2, filter_keys, "event filter");
+    binding_get_key(L, 2, "source");
+    const char *name = luaL_checkstring(L, -1);
+    int source = 0;
+    while (source < EVENT_SOURCES && strcmp(name, event_source_name((EventSource)source)) != 0) {
+        source++;
+    }
+    if (source == EVENT_SOURCES) {
+        luaL_error(L, "unknown event source '%s'", name);
+    }
+    lua_pop(L, 1);
+    EventFilter f = {
+        .source = (EventSource)source,
+        .addr = filter_u64(L, "addr", 0),
+        .len = filter_u64(L, "len", 1),
+        .sizes = (uint8_t)filter_u64(L, "sizes", 0),
+        .directions = (uint8_t)((filter_bool(L, "reads") ? EVENT_READS : 0) |
+                                (filter_bool(L, "writes") ? EVENT_WRITES : 0)),
+        .mask = filter_u64(L, "mask", 0),
+        .value = filter_u64(L, "value", 0),
+        .cpu = (int)filter_u64(L, "cpu", 0) - 1,
+        .skip = filter_u64(L, "skip", 0),
+        .limit = filter_u64(L, "limit", 0),
+    };
+    if (f.source == EVENT_EXIT) {
+        f.addr = filter_exit_kind(L);
+    }
+    return f;
+}
+
+static int machine_hook(lua_State *L)
+{
+    Machine *m = binding_check_object(L, 1, TYPE_MACHINE);
+    const EventFilter filter = check_filter(L);
+    luaL_checktype(L, 3, LUA_TFUNCTION);
+    char what[48];
+    g_snprintf(what, sizeof what, "%s hook", event_source_name(filter.source));
+    HookBox *box = binding_new_userdata(L, HOOK, sizeof *box);
+    /* Owned by the machine's user value: closing the machine lets go of the function. */
+    ScriptRef *fn = script_ref_new(L, 3, OBJECT(m), what);
+    ScriptHook *h = g_new0(ScriptHook, 1);
+    h->fn = fn;
+    h->machine = m;
+    GError *error = NULL;
+    h->hook = event_hook_add(m->events, &filter, on_event, h, hook_gone, &error);
+    if (!h->hook) {
+        script_ref_free(fn);
+        g_free(h);
+        return binding_raise(L, error);
+    }
+    h->box = box;
+    box->hook = h;
+    const char *how = event_hook_how(h->hook);
+    g_strlcpy(box->how, how ? how : "", sizeof box->how);
+    return 1;
+}
+
+/* ---- rings --------------------------------------------------------------------------------- */
+
+static void ring_free_deferred(void *data)
+{
+    event_ring_remove(data);
+}
+
+static int ring_gc(lua_State *L)
+{
+    RingBox *box = lua_touserdata(L, 1);
+    if (box->ring) {
+        binding_defer(ring_free_deferred, box->ring);
+        box->ring = NULL;
+    }
+    if (box->machine) {
+        binding_defer_unref(OBJECT(box->machine));
+        box->machine = NULL;
+    }
+    return 0;
+}
+
+static int machine_ring(lua_State *L)
+{
+    Machine *m = binding_check_object(L, 1, TYPE_MACHINE);
+    const EventFilter filter = check_filter(L);
+    const unsigned n = (unsigned)binding_check_range(L, 3, 1, RING_MAX, "ring size");
+    RingBox *box = binding_new_userdata(L, RING, sizeof *box);
+    GError *error = NULL;
+    box->ring = event_ring_add(m->events, &filter, n, &error);
+    if (!box->ring) {
+        return binding_raise(L, error);
+    }
+    box->machine = MACHINE(object_ref(OBJECT(m)));
+    lua_pushinteger(L, n);
+    lua_setiuservalue(L, -2, 1);
+    return 1;
+}
+
+static RingBox *check_ring(lua_State *L)
+{
+    RingBox *box = binding_check_userdata(L, 1, RING);
+    if (!box->ring) {
+        luaL_error(L, "this ring was removed");
+    }
+    return box;
+}
+
+static int ring_list(lua_State *L)
+{
+    const RingBox *box = check_ring(L);
+    lua_getiuservalue(L, 1, 1);
+    const unsigned max = (unsigned)lua_tointeger(L, -1);
+    EventRecord *records = lua_newuserdatauv(L, max * sizeof *records, 0);
+    const unsigned n = event_ring_copy(box->ring, records, max);
+    lua_createtable(L, (int)n, 0);
+    for (unsigned i = 0; i < n; i++) {
+        const EventRecord *r = &records[i];
+        lua_createtable(L, 0, 8);
+        const struct {
+            const char *key;
+            int64_t value;
+        } ints[] = { { "addr", (int64_t)r->addr }, { "value", (int64_t)r->value },
+                     { "size", r->size },          { "rip", (int64_t)r->rip },
+                     { "time", r->time },          { "cpu", r->cpu + 1 } };
+        for (unsigned k = 0; k < G_N_ELEMENTS(ints) - (r->cpu < 0); k++) {
+            lua_pushinteger(L, ints[k].value);
+            lua_setfield(L, -2, ints[k].key);
+        }
+        lua_pushboolean(L, r->write);
+        lua_setfield(L, -2, "write");
+        lua_pushstring(L, event_source_name(r->source));
+        lua_setfield(L, -2, "kind");
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+static int ring_remove(lua_State *L)
+{
+    RingBox *box = binding_check_userdata(L, 1, RING);
+    if (box->ring) {
+        event_ring_remove(box->ring);
+        box->ring = NULL;
+    }
+    return 0;
+}
+
+static int ring_get_total(lua_State *L)
+{
+    lua_pushinteger(L, (lua_Integer)event_ring_total(check_ring(L)->ring));
+    return 1;
+}
+
+static int ring_get_how(lua_State *L)
+{
+    const EventHook *hook = event_ring_hook(check_ring(L)->ring);
+    lua_pushstring(L, hook ? event_hook_how(hook) : "");
+    return 1;
+}
+
+/* ---- what is armed ------------------------------------------------------------------------- */
+
+static void list_hook(EventHook *hook, void *opaque)
+{
+    g_byte_array_append(opaque, (const guint8 *)&hook, sizeof hook);
+}
+
+static int machine_hooks(lua_State *L)
+{
+    Machine *m = binding_check_object(L, 1, TYPE_MACHINE);
+    GByteArray *list = binding_scratch(L);
+    event_hub_foreach(m->events, list_hook, list);
+    EventHook **hooks = (EventHook **)(void *)list->data;
+    const unsigned n = list->len / sizeof *hooks;
+    lua_createtable(L, (int)n, 0);
+    for (unsigned i = 0; i < n; i++) {
+        const EventFilter *f = event_hook_filter(hooks[i]);
+        lua_createtable(L, 0, 5);
+        lua_pushstring(L, event_source_name(f->source));
+        lua_setfield(L, -2, "source");
+        lua_pushinteger(L, (lua_Integer)f->addr);
+        lua_setfield(L, -2, "addr");
+        lua_pushinteger(L, (lua_Integer)f->len);
+        lua_setfield(L, -2, "len");
+        lua_pushinteger(L, (lua_Integer)event_hook_hits(hooks[i]));
+        lua_setfield(L, -2, "hits");
+        lua_pushstring(L, event_hook_how(hooks[i]));
+        lua_setfield(L, -2, "how");
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+static const ApiFunction hook_methods[] = {
+    { "remove", hook_remove, "()", "Disarms it; fine to call twice, and from its own callback." },
+    { 0 },
+};
+static const ApiField hook_fields[] = {
+    { "hits", hook_get_hits, NULL, "integer", "How often it matched." },
+    { "how", hook_get_how, NULL, "string",
+      "How it is served: \"port exit\", \"hw breakpoint 1/4\", …" },
+    { "armed", hook_get_armed, NULL, "boolean",
+      "False once removed, used up, or its machine closed." },
+    { 0 },
+};
+static const ApiFunction ring_methods[] = {
+    { "list", ring_list, "(): table[]",
+      "What it holds, oldest first: addr, value, size, write, cpu, rip, time, kind." },
+    { "remove", ring_remove, "()", "Disarms and frees it." },
+    { 0 },
+};
+static const ApiField ring_fields[] = {
+    { "total", ring_get_total, NULL, "integer", "How many events it has seen." },
+    { "how", ring_get_how, NULL, "string", "How it is served." },
+    { 0 },
+};
+static const ApiFunction machine_methods[] = {
+    { "_hook", machine_hook,
+      "(filter: table, fn: fun(cpu: x86-cpu?, x: event): boolean|string|nil): event-hook",
+      "Arms a hook; vm:pio{…}:on(fn) and the other sources are the way to say it." },
+    { "_ring", machine_ring, "(filter: table, n: integer): event-ring",
+      "Arms a ring of the last n events." },
+    { "hooks", machine_hooks, "(): table[]",
+      "Everything that is armed: source, addr, len, hits, how." },
+    { 0 },
+};
+
+void binding_open_event(lua_State *L)
+{
+    static const luaL_Reg event_meta[] = {
+        { "__index", event_index },
+        { "__newindex", event_newindex },
+        { NULL, NULL },
+    };
+    luaL_newmetatable(L, EVENT);
+    luaL_setfuncs(L, event_meta, 0);
+    lua_pop(L, 1);
+    binding_userdata_class(L, HOOK, "An armed hook.", hook_methods, hook_fields, hook_gc);
+    binding_userdata_class(L, RING, "A ring of the last events.", ring_methods, ring_fields,
+                           ring_gc);
+    binding_class(L, TYPE_MACHINE, NULL, machine_methods, NULL);
+}

@@ -1,0 +1,352 @@
+-- Event sources: things that happen in a machine, each with the same four verbs.
+--
+--   vm:pio{port = 0x80, write = true}:on(function(cpu, x) print(x.value) end)
+--   local x, why = vm:exec "main":wait{ rt = 10 }
+--   local ring = vm:mmio{addr = 0xfed40000, len = 0x1000}:trace(100)
+--   vm:exit "shutdown":run_until{ t = 5 }
+--
+-- Filters are matched in C (bindings/event.c): what does not match never enters Lua.
+local api = require "vmlua.core.api"
+local loop = require "vmlua.core.loop"
+local sched = require "vmlua.sched"
+local strict = require "vmlua.strict"
+local text = require "vmlua.text"
+
+local event = {}
+
+---@class Source
+---@field machine machine
+---@field what string for messages: "pio 0x80"
+---@field private _arm fun(fn: function, once: boolean): table arms a hook; fn(cpu, x) as the user's
+---@field private _ring? fun(n: integer): table
+local Source = {}
+Source.__index = Source
+Source.__name = "source"
+
+function Source:__tostring()
+  return "source: " .. self.what
+end
+
+--- Calls fn(cpu, x) each time it happens, on the thread on which it happens. fn returns nothing (go on as if it were
+--- not there), true (handled: x.value is the answer) or "pause". The hook belongs to the machine: it stays until
+--- handle:remove() or until the machine is closed.
+---@param fn fun(cpu: x86-cpu?, x: event): boolean|string|nil
+---@return event-hook handle remove(), hits, how
+function Source:on(fn)
+  if type(fn) ~= "function" then
+    error(("%s: on() takes a function, got %s"):format(self.what, type(fn)), 2)
+  end
+  return self._arm(fn, false)
+end
+
+--- A ring of the last n occurrences, kept in C: no Lua on the way.
+---@param n integer
+---@return event-ring ring list(), total, remove()
+function Source:trace(n)
+  if not self._ring then
+    error(("%s: trace() is not served by this source"):format(self.what), 2)
+  end
+  return self._ring(n)
+end
+
+local fields = { "addr", "value", "size", "write", "cpu", "rip", "time", "kind", "text" }
+
+-- What a callback saw, as a table that stays valid.
+local function copy(x)
+  if type(x) == "table" then return x end
+  local t = {}
+  for _, k in ipairs(fields) do
+    if k ~= "text" then t[k] = x[k] end
+  end
+  return t
+end
+
+-- The functions that end the waits pending on a machine.
+local function waits_of(machine)
+  local data = api.data(machine)
+  data.waits = data.waits or {}
+  return data.waits
+end
+
+local wait_spec = { t = "number", rt = "number" }
+local ns = 1000000000
+
+-- Waits for one occurrence. `seen(cpu, x)` decides in the callback what it returns ("pause" for run_until).
+local function wait_once(self, limits, answer, before)
+  local machine = self.machine
+  return sched.suspend(function(wake)
+    local hook, guest_timer, wall_timer, listener
+    local done = false
+    local waits = waits_of(machine)
+    local finish
+    function finish(...)
+      if done then return end
+      done = true
+      waits[finish] = nil
+      if hook then hook:remove() end
+      if guest_timer then guest_timer:cancel() end
+      if wall_timer then wall_timer:cancel() end
+      if listener then listener:remove() end
+      wake(...)
+    end
+    -- Armed first: it may be refused, and then nothing has been started.
+    hook = self._arm(function(_, x)
+      if not done then
+        local seen = copy(x)
+        -- The coroutine goes on from the main loop, never on the thread of the event.
+        loop.later(function() finish(seen) end)
+      end
+      return answer
+    end, true)
+    waits[finish] = true
+    listener = machine:notify(function(status, reason)
+      if status == "closed" then
+        finish(nil, "closed")
+      elseif status == "error" then
+        loop.later(function() finish(nil, reason) end)
+      end
+    end)
+    if limits.t then
+      guest_timer = loop.timer(math.tointeger(limits.t * ns // 1), function() finish(nil, "timeout") end, machine)
+    end
+    if limits.rt then
+      wall_timer = loop.timer(math.tointeger(limits.rt * ns // 1), function() finish(nil, "timeout") end)
+    end
+    if before then before() end
+    return function() finish(nil, "cancelled") end
+  end)
+end
+
+--- Waits until it happens; the guest goes on meanwhile and afterwards. Yields: other coroutines and the main loop run.
+---@param limits? { t?: number, rt?: number } seconds of guest time, seconds of wall time; none: for ever
+---@return table? x what happened; nil with "timeout", "restored" (a snapshot was), "closed", or the machine's error
+---@return string? why
+function Source:wait(limits)
+  limits = strict.check(self.what .. ":wait", limits or {}, wait_spec)
+  return wait_once(self, limits, nil)
+end
+
+--- Resumes the machine, and pauses it exactly where it happens. Without an occurrence in time the machine is paused too.
+---@param limits? { t?: number, rt?: number }
+---@return table? x
+---@return string? why
+function Source:run_until(limits)
+  limits = strict.check(self.what .. ":run_until", limits or {}, wait_spec)
+  local machine = self.machine
+  local x, why = wait_once(self, limits, "pause", function() machine:resume() end)
+  if not machine.gone and machine.status == "running" then
+    machine:pause(x and self.what or why)
+  end
+  return x, why
+end
+
+local function new_source(machine, what, arm, ring)
+  return setmetatable({ machine = machine, what = what, _arm = arm, _ring = ring }, Source)
+end
+
+local function hub_source(machine, what, filter)
+  return new_source(machine, what,
+    function(fn) return machine:_hook(filter, fn) end,
+    function(n) return machine:_ring(filter, n) end)
+end
+
+local function number(what, key, value)
+  if math.type(value) == "integer" then return value end
+  local v = text.size(value)
+  if not v then error(("%s: %s is no number: %s"):format(what, key, tostring(value)), 4) end
+  return v
+end
+
+local access_spec = {
+  len = "integer|string", write = "boolean", read = "boolean", size = "integer|table", value = "integer", mask = "integer",
+  cpu = "integer", skip = "integer", limit = "integer",
+}
+
+local function spec_with(extra)
+  local spec = {}
+  for k, v in pairs(access_spec) do spec[k] = v end
+  for k, v in pairs(extra) do spec[k] = v end
+  return spec
+end
+
+-- The filter that the options of an access source say.
+local function access_filter(what, source, key, t)
+  local filter = { source = source, addr = number(what, key, t[key]), len = t.len and number(what, "len", t.len) or 1 }
+  if filter.len == 0 then error(what .. ": a len of 0 matches nothing", 4) end
+  if t.write ~= nil and t.read ~= nil and not t.write and not t.read then
+    error(what .. ": neither read nor write: this matches nothing", 4)
+  end
+  -- write = true alone means writes only, write = false reads only; likewise read.
+  if t.write == true and t.read ~= true or t.read == false then filter.writes = true end
+  if t.read == true and t.write ~= true or t.write == false then filter.reads = true end
+  if t.size then
+    local sizes = 0
+    for _, s in ipairs(type(t.size) == "table" and t.size or { t.size }) do
+      if s ~= 1 and s ~= 2 and s ~= 4 and s ~= 8 then error(what .. ": size is 1, 2, 4 or 8", 4) end
+      sizes = sizes | s
+    end
+    filter.sizes = sizes
+  end
+  if t.value then filter.value, filter.mask = t.value & (t.mask or -1), t.mask or -1
+  elseif t.mask then error(what .. ": mask without value", 4) end
+  filter.cpu, filter.skip, filter.limit = t.cpu, t.skip, t.limit
+  return filter
+end
+
+local vm = api.methods "machine"
+
+local restore = vm.restore
+--- Goes back to a snapshot. Waits that are pending return nil, "restored".
+---@param snapshot snapshot
+function vm:restore(snapshot)
+  restore(self, snapshot)
+  local pending = {}
+  for finish in pairs(waits_of(self)) do pending[#pending + 1] = finish end
+  for _, finish in ipairs(pending) do finish(nil, "restored") end
+end
+
+local pio_spec = spec_with { port = "!integer|string" }
+---@class AccessFilter what pio, mmio, msr and hypercall sources take besides the address
+---@field len? integer|string how many ports, bytes or registers (1)
+---@field write? boolean only writes (false: only reads)
+---@field read? boolean only reads (false: only writes)
+---@field size? integer|integer[] access sizes that match (all)
+---@field value? integer what is written, under `mask` (any)
+---@field mask? integer
+---@field cpu? integer only this vCPU, counted from 1
+---@field skip? integer let the first ones pass
+---@field limit? integer the hook is removed after so many
+
+--- Port accesses: { port = …, and what AccessFilter lists }.
+---@param t { port: integer|string }|AccessFilter
+---@return Source
+function vm:pio(t)
+  strict.check("vm:pio", t, pio_spec)
+  local filter = access_filter("vm:pio", "pio", "port", t)
+  if filter.addr < 0 or filter.addr > 0xffff or filter.addr + filter.len > 0x10000 then
+    error(("vm:pio: ports %#x to %#x: there are 0x10000"):format(filter.addr, filter.addr + filter.len - 1), 2)
+  end
+  return hub_source(self, ("pio %#x"):format(filter.addr), filter)
+end
+
+local mmio_spec = spec_with { addr = "!integer|string" }
+--- Accesses to memory that is not RAM. An address in RAM is refused: it makes no exit.
+---@param t { addr: integer|string }|AccessFilter
+---@return Source
+function vm:mmio(t)
+  strict.check("vm:mmio", t, mmio_spec)
+  local filter = access_filter("vm:mmio", "mmio", "addr", t)
+  return hub_source(self, ("mmio %#x"):format(filter.addr), filter)
+end
+
+local msr_spec = spec_with { index = "!integer|string" }
+--- RDMSR and WRMSR. x.fault = true with a return of true injects #GP.
+---@param t { index: integer|string }|AccessFilter
+---@return Source
+function vm:msr(t)
+  strict.check("vm:msr", t, msr_spec)
+  local filter = access_filter("vm:msr", "msr", "index", t)
+  return hub_source(self, ("msr %#x"):format(filter.addr), filter)
+end
+
+local hypercall_spec = { nr = "!integer|string", len = "integer", cpu = "integer", skip = "integer", limit = "integer" }
+--- VMCALL/VMMCALL with the number in RAX; x.args holds the arguments, x.value is the result.
+---@param t { nr: integer|string, len?: integer, cpu?: integer, skip?: integer, limit?: integer }
+---@return Source
+function vm:hypercall(t)
+  strict.check("vm:hypercall", t, hypercall_spec)
+  local filter = access_filter("vm:hypercall", "hypercall", "nr", t)
+  return hub_source(self, ("hypercall %d"):format(filter.addr), filter)
+end
+
+-- Symbols of the images that a machine has loaded: api.data(vm).symbols, a list of Symbols (vmlua.symbols).
+local function symbol(machine, name)
+  for _, symbols in ipairs(api.data(machine).symbols or {}) do
+    local addr = symbols:addr(name)
+    if addr then return addr end
+  end
+end
+
+--- The instruction at an address is about to execute. A name is looked up in the symbols of the image that was loaded.
+---@param where integer|string a linear address ("0x7c00" too) or a symbol
+---@param t? { cpu?: integer, skip?: integer, limit?: integer }
+---@return Source
+function vm:exec(where, t)
+  t = strict.check("vm:exec", t or {}, { cpu = "integer", skip = "integer", limit = "integer" })
+  local addr = where
+  if type(where) == "string" then
+    addr = where:match "^%d" and text.size(where) or symbol(self, where)
+    if not addr then error(("vm:exec: no symbol '%s'"):format(where), 2) end
+  elseif math.type(where) ~= "integer" then
+    error(("vm:exec: an address or a symbol is expected, got %s"):format(type(where)), 2)
+  end
+  return hub_source(self, type(where) == "string" and "exec " .. where or ("exec %#x"):format(addr),
+    { source = "exec", addr = addr, len = 1, cpu = t.cpu, skip = t.skip, limit = t.limit })
+end
+
+--- A line of the interrupt controller changed: x.addr is its number, x.value the level.
+---@param n integer
+---@param t? { value?: integer, skip?: integer, limit?: integer }
+---@return Source
+function vm:irq(n, t)
+  t = strict.check("vm:irq", t or {}, { value = "integer", skip = "integer", limit = "integer" })
+  if math.type(n) ~= "integer" or n < 0 then error("vm:irq: the number of a line is expected", 2) end
+  return hub_source(self, ("irq %d"):format(n), {
+    source = "irq", addr = n, len = 1, writes = true, value = t.value, mask = t.value and -1 or nil, skip = t.skip, limit = t.limit,
+  })
+end
+
+--- A vCPU left the guest: every time, or for one reason ("hlt", "shutdown", …).
+---@param kind? string
+---@return Source
+function vm:exit(kind)
+  if kind ~= nil and type(kind) ~= "string" then error("vm:exit: the name of an exit is expected", 2) end
+  local filter = { source = "exit", kind = kind }
+  return hub_source(self, "exit " .. (kind or "any"), filter)
+end
+
+--- The machine is being reset. (vm:reset() is the verb that resets.)
+---@return Source
+function vm:resets()
+  return hub_source(self, "reset", { source = "reset", addr = 0, len = -1 })
+end
+
+--- The run state changed: x.value is the new one's number; vm.status its name.
+---@return Source
+function vm:status_changes()
+  return hub_source(self, "status", { source = "status", addr = 0, len = -1 })
+end
+
+local chardev = api.methods "chardev"
+
+-- The machine above an object in the tree; nil for a chardev that belongs to none.
+local function machine_of(obj)
+  while obj do
+    if api.is_object(obj, "machine") then return obj end
+    obj = obj.parent
+  end
+end
+
+--- The guest writes a text (plain, not a pattern). For wait and run_until, what it wrote since the last match on this
+--- chardev counts too, so that a text that came just before waiting began is not missed.
+---@param what string
+---@return Source
+function chardev:text(what)
+  if type(what) ~= "string" or what == "" then
+    error("text: the text to wait for is expected", 2)
+  end
+  local data = api.data(self)
+  local machine = machine_of(self)
+  if not machine then error("text: this chardev belongs to no machine", 2) end
+  local function arm(fn, once)
+    local seen = { kind = "text", text = what }
+    return self:_match(what, function(end_at)
+      data.matched = end_at
+      seen.value = end_at
+      if fn(nil, seen) == "pause" then machine:pause("text " .. what) end
+    end, once and (data.matched or 0) or nil)
+  end
+  return new_source(machine, ("text %q"):format(what), arm, nil)
+end
+
+return event
