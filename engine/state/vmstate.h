@@ -2,8 +2,12 @@
  * Saved state: every device and vCPU declares a table of fields the day it is written.
  *
  * A VMStateDescription has a name, a version and fields; a subsection is written only when its
- * `needed` says so, and may be absent when read. Values are little-endian in the stream, whatever
- * the host. Older versions down to minimum_version load.
+ * `needed` says so, and may be absent when read: what it holds then stays as it is, so pre_load of
+ * the description above it sets the defaults. Values are little-endian in the stream, whatever the
+ * host. Older versions down to minimum_version load.
+ *
+ * Names and kinds of fields are in the stream (once an array of structs), in the order of the
+ * table: a table that changed without a new version is an error that names the field.
  */
 #pragma once
 
@@ -40,12 +44,14 @@ struct VMStateField {
     size_t offset;
     size_t size;            /* of one element (VMS_BYTES: length) */
     unsigned count;         /* elements of an array; 0 means 1 */
-    ptrdiff_t count_offset; /* of a uint32_t that says how many of `count` are used; -1: all.
-                               Checked against count on load */
-    bool pointer;           /* the field is a pointer to the data */
+    ptrdiff_t count_offset; /* of a uint32_t that says how many of `count` are used; -1: all. Load
+                               sets it, and refuses more than count, in whatever order it comes */
+    bool pointer;           /* the field is a pointer to the data; NULL is saved as such, and loads
+                               only where it is NULL */
     unsigned since;         /* version in which it appeared; 0: always */
     const VMStateDescription *vmsd;
-    bool (*exists)(const void *opaque, unsigned version);
+    bool (*exists)(const void *opaque, unsigned version); /* asked in save and load; a stream in
+                                                             which it was otherwise is refused */
     void (*put)(StateWriter *w, const void *field, const VMStateField *f);
     bool (*get)(StateReader *r, void *field, const VMStateField *f, GError **error);
 };
@@ -92,17 +98,40 @@ struct VMStateDescription {
         .name = #f, .kind = VMS_STRUCT, .offset = offsetof(S, f), .size = sizeof(((S *)0)->f[0]), \
         .count = G_N_ELEMENTS(((S *)0)->f), .count_offset = -1, .vmsd = &(d)                      \
     }
+/* The first *_n (a uint32_t member) elements of an array. */
+#define VMSTATE_VARRAY_(f, S, k, _n)                                                       \
+    {                                                                                      \
+        .name = #f, .kind = (k), .offset = offsetof(S, f), .size = sizeof(((S *)0)->f[0]), \
+        .count = G_N_ELEMENTS(((S *)0)->f), .count_offset = offsetof(S, _n)                \
+    }
+#define VMSTATE_UINT8_VARRAY(f, S, n)  VMSTATE_VARRAY_(f, S, VMS_U8, n)
+#define VMSTATE_UINT32_VARRAY(f, S, n) VMSTATE_VARRAY_(f, S, VMS_U32, n)
+#define VMSTATE_UINT64_VARRAY(f, S, n) VMSTATE_VARRAY_(f, S, VMS_U64, n)
+/* A member that is a pointer to _size bytes, allocated before load. */
+#define VMSTATE_BUFFER(f, S, _size)                                               \
+    {                                                                             \
+        .name = #f, .kind = VMS_BYTES, .offset = offsetof(S, f), .size = (_size), \
+        .count_offset = -1, .pointer = true                                       \
+    }
+#define VMSTATE_STRUCT_POINTER(f, S, d)                                                         \
+    {                                                                                           \
+        .name = #f, .kind = VMS_STRUCT, .offset = offsetof(S, f), .size = sizeof(*((S *)0)->f), \
+        .count_offset = -1, .pointer = true, .vmsd = &(d)                                       \
+    }
 #define VMSTATE_END() \
     {                 \
         .name = NULL  \
     }
 
-/* Writes / reads one description, with its version and subsections. After a failed load the
- * object's state is undefined: the caller resets it or refuses the machine. */
+/* Writes / reads one description, with its name, version and subsections, inside a section of the
+ * stream. Engine lock (timers). After a failed load the object's state is undefined, but within the
+ * bounds that the table gives: the caller resets it or refuses the machine. */
 void vmstate_save(StateWriter *w, const VMStateDescription *vmsd, void *opaque);
 bool vmstate_load(StateReader *r, const VMStateDescription *vmsd, void *opaque, GError **error);
 /* Calls fn for each scalar of the description, arrays element by element: name path
  * ("fifo.data[3]"), kind, address. For dev.state in scripts and for naming what differs in tests.
+ * pre_save is called first; subsections that are needed follow under their names; VMS_CUSTOM is
+ * left out. `path` lives for the call.
  */
 void vmstate_foreach_scalar(const VMStateDescription *vmsd, void *opaque,
                             void (*fn)(const char *path, VMStateKind kind, void *field, size_t size,
