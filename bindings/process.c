@@ -16,7 +16,8 @@ typedef struct Process {
     GPid pid;
     bool ended;
     int status;
-    int fd[3]; /* stdin of the child, its stdout and stderr; -1: not ours or closed */
+    bool group; /* leads a process group of its own, which kill is for */
+    int fd[3];  /* stdin of the child, its stdout and stderr; -1: not ours or closed */
     GSource *source[3];
     GSource *child;
     ScriptRef *out[3]; /* [1], [2] */
@@ -191,10 +192,16 @@ static ScriptRef *opt_function(lua_State *L, const char *key, const char *what)
     return ref;
 }
 
+/* Between fork and exec: async-signal-safe. */
+static void own_group(void *unused)
+{
+    setpgid(0, 0);
+}
+
 static int l_spawn(lua_State *L)
 {
-    static const char *const keys[] = { "argv",   "env",    "cwd",     "stdin",
-                                        "stdout", "stderr", "on_exit", NULL };
+    static const char *const keys[] = { "argv",   "env",     "cwd",   "stdin", "stdout",
+                                        "stderr", "on_exit", "group", NULL };
     static const char *const fns[] = { "stdout", "stderr", "on_exit", NULL };
     binding_check_keys(L, 1, keys, "spawn");
     for (int i = 0; fns[i]; i++) {
@@ -215,11 +222,14 @@ static int l_spawn(lua_State *L)
     }
     binding_get_key(L, 1, "cwd");
     const char *cwd = luaL_optstring(L, -1, NULL);
+    binding_get_key(L, 1, "group");
+    bool group = lua_toboolean(L, -1);
     bool want_stdin = binding_get_key(L, 1, "stdin") != LUA_TNIL && lua_toboolean(L, -1);
     Process **ud = binding_new_userdata(L, PROCESS_CLASS, sizeof(Process *));
 
     Process *p = g_new0(Process, 1);
     *ud = p;
+    p->group = group;
     p->told = true; /* until it runs */
     p->fd[0] = p->fd[1] = p->fd[2] = -1;
     p->out[1] = opt_function(L, "stdout", "stdout handler");
@@ -233,7 +243,7 @@ static int l_spawn(lua_State *L)
         flags |= G_SPAWN_CHILD_INHERITS_STDERR;
     }
     GError *error = NULL;
-    if (!g_spawn_async_with_pipes(cwd, argv, env, flags, NULL, NULL, &p->pid,
+    if (!g_spawn_async_with_pipes(cwd, argv, env, flags, group ? own_group : NULL, NULL, &p->pid,
                                   want_stdin ? &p->fd[0] : NULL, p->out[1] ? &p->fd[1] : NULL,
                                   p->out[2] ? &p->fd[2] : NULL, &error)) {
         for (int i = 1; i < 3; i++) {
@@ -269,7 +279,7 @@ static int l_kill(lua_State *L)
     Process *p = check_process(L);
     int sig = (int)luaL_optinteger(L, 2, SIGTERM);
     /* The child is reaped by its watch only, so that until then the number is its own. */
-    lua_pushboolean(L, p && !p->ended && kill(p->pid, sig) == 0);
+    lua_pushboolean(L, p && !p->ended && kill(p->group ? -p->pid : p->pid, sig) == 0);
     return 1;
 }
 
@@ -332,9 +342,11 @@ static const ApiField fields[] = {
 
 static const ApiFunction functions[] = {
     { "spawn", l_spawn,
-      "(options: {argv: string[], env?: table, cwd?: string, stdin?: boolean, stdout?: function, "
+      "(options: {argv: string[], env?: table, cwd?: string, stdin?: boolean, group?: boolean, "
+      "stdout?: function, "
       "stderr?: function, on_exit?: fun(code: integer?, signal: integer?)}): process?, string?",
-      "Starts a program; output and end are told to functions from the main loop." },
+      "Starts a program; output and end are told to functions from the main loop. "
+      "With group it leads a process group, which kill() then ends as a whole." },
     { NULL },
 };
 

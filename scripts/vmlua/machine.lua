@@ -1,0 +1,603 @@
+--[[
+Boards and machines.
+
+    local machine = require "vmlua.machine"
+    local hello = machine.define {
+      name = "hello", doc = "RAM, a UART, one CPU", ram = "16M",
+      init = function(m)
+        m.memory:add(0, m.ram)
+        m:device("isa-serial", { iobase = 0x3f8, irq = 4, chardev = m:serial(0) })
+        m:load("guest.bin", 0x7c00)
+        m.cpus[1]:set { cs = 0, rip = 0x7c00 }
+      end,
+    }
+    local vm <close> = machine.new(hello, { ram = "32M" })
+    vm:start()
+    print(vm:wait { rt = 10 })
+
+A board is a class below "machine": `-machine NAME` and `machine.new("NAME", …)` find it. The table that
+`machine.new` takes has the names of the command line: ram, smp, accel, cpu, serial, device, kernel …
+]]
+local api = require "vmlua.core.api"
+local core = require "vmlua.core.machine"
+local sched = require "vmlua.sched"
+local text = require "vmlua.text"
+
+local machine = {}
+
+---@class MachineClass a board, as machine.define makes it
+---@field name string
+---@field doc string
+local Class = {}
+Class.__index = Class
+Class.__name = "machine class"
+Class.__tostring = function(c) return ("board %s (%s)"):format(c.name, c.doc) end
+
+local classes = {} -- by name
+
+-- ---- strict tables ----------------------------------------------------------------------------------
+
+local function keys_of(...)
+  local names = {}
+  for _, t in ipairs { ... } do
+    for k in pairs(t) do names[#names + 1] = k end
+  end
+  table.sort(names)
+  return names
+end
+
+-- Each key is known and of one of its types; level counts from the caller.
+local function check(what, t, level, ...)
+  if type(t) ~= "table" then error(("%s: a table expected, got %s"):format(what, type(t)), level + 1) end
+  for key, value in pairs(t) do
+    local kinds
+    for _, known in ipairs { ... } do kinds = kinds or known[key] end
+    if not kinds then error(("%s: %s"):format(what, text.unknown("key", tostring(key), keys_of(...))), level + 1) end
+    local fits = kinds == "any"
+    for kind in kinds:gmatch "[^|]+" do
+      fits = fits or type(value) == kind or kind == "integer" and math.type(value) == "integer"
+    end
+    if not fits then
+      error(("%s: %s is to be %s, got %s"):format(what, key, (kinds:gsub("|", " or ")), type(value)), level + 1)
+    end
+  end
+end
+
+local class_keys = {
+  name = "string", doc = "string", alias = "string", default = "boolean", ram = "integer|string", cpus = "integer",
+  max_cpus = "integer", accel = "string|table", irqchip = "string", pit = "boolean", cpu = "string", init = "function",
+  devices = "table", options = "table", powerdown = "function", no_reboot = "boolean", on_triple_fault = "string",
+}
+
+-- What the command line says, by the same names.
+local conf_keys = {
+  name = "string", ram = "integer|string", smp = "integer", topology = "table", accel = "string|table", irqchip = "string",
+  pit = "boolean", cpu = "string", uuid = "string", props = "table", device = "table", object = "table", kernel = "string",
+  initrd = "string", append = "string", bios = "string", chardev = "table", serial = "string|table|userdata|boolean",
+  debugcon = "string|table|userdata", no_reboot = "boolean", on_triple_fault = "string",
+}
+-- Asked for by the user, meaningful only to a board that looks at them.
+local board_keys = { "kernel", "initrd", "append", "bios", "debugcon", "uuid" }
+
+-- ---- defining ---------------------------------------------------------------------------------------------
+
+-- file:line of the first frame that is not this file.
+local function caller()
+  for level = 2, 20 do
+    local info = debug.getinfo(level, "Sl")
+    if not info then break end
+    if info.currentline > 0 and not info.source:find("vmlua/machine.lua", 1, true) then
+      return info.source:match "^@(.*)" or info.short_src, info.currentline
+    end
+  end
+  return "?", 0
+end
+
+local function define(spec, parent, level)
+  check("machine.define", spec, level + 1, class_keys)
+  if type(spec.name) ~= "string" or spec.name == "" then error("machine.define: a board needs a name", level + 1) end
+  local what = "board " .. spec.name
+  if not spec.init and not spec.devices and not parent then
+    error(what .. ": a board needs an init function or a list of devices", level + 1)
+  end
+  local ram = spec.ram
+  if ram then
+    local bytes, err = text.size(ram)
+    if not bytes then error(("%s: ram: %s"):format(what, err), level + 1) end
+    ram = bytes
+  end
+  local class = { parent = parent }
+  for k, v in pairs(spec) do class[k] = v end
+  class.ram = ram
+  class.doc = class.doc or parent and parent.doc or ""
+  class.options = require("vmlua.options").check_extra(spec.options)
+  class.file, class.line = caller()
+  setmetatable(class, { __index = function(_, key)
+    if Class[key] ~= nil then return Class[key] end
+    if parent and key ~= "init" and key ~= "devices" and key ~= "alias" and key ~= "default" then return parent[key] end
+  end, __tostring = Class.__tostring, __name = Class.__name })
+
+  local known = classes[spec.name]
+  if known then
+    -- The same place again: the file was loaded a second time. Machines that exist keep the class they were made of.
+    if known.file ~= class.file then
+      error(("%s is already defined at %s:%d"):format(what, known.file, known.line), level + 1)
+    end
+  else
+    local ok, err = pcall(core.register, {
+      name = class.name, doc = class.doc, parent = parent and parent.name, alias = spec.alias, default = spec.default,
+      ram = class.ram, cpus = class.cpus, max_cpus = class.max_cpus,
+    })
+    if not ok then error(tostring(err):gsub("^[^:]+:%d+: ", ""), level + 1) end
+  end
+  classes[spec.name] = class
+  return class
+end
+
+--- Defines a board. Keys: name, doc, alias, default, ram, cpus, max_cpus, accel, irqchip, pit, cpu, no_reboot,
+--- on_triple_fault; init(m), which composes it; devices, a list of { type, prop = value … }; options, command line
+--- options of its own; powerdown(m), what the power button does.
+---@param spec table
+---@return MachineClass
+function machine.define(spec) return define(spec, nil, 2) end
+
+--- Derives a board: the parent's init runs first, then this one's; what is not named is the parent's.
+---@param spec table as for machine.define
+---@return MachineClass
+function Class:extend(spec) return define(spec, self, 2) end
+
+--- Makes a machine of this board.
+---@param conf? table
+---@return machine
+function Class:new(conf) return machine.new(self, conf) end
+
+--- Whether a value is a board.
+---@param x any
+---@return boolean
+function machine.is_class(x)
+  local mt = getmetatable(x)
+  return type(x) == "table" and type(mt) == "table" and mt.__name == Class.__name
+end
+
+-- ---- finding ----------------------------------------------------------------------------------------------
+
+--- Folders whose Lua files are boards: the one that comes with vmlua.
+machine.folders = { (debug.getinfo(1, "S").source:match "^@(.*)/scripts/vmlua/machine%.lua$" or ".") .. "/machines" }
+
+local loaded = {}
+
+local function load_board(path)
+  if loaded[path] then return end
+  loaded[path] = true
+  local chunk, err = loadfile(path)
+  if not chunk then error(err, 0) end
+  chunk(path)
+end
+
+--- The board of that name or alias; nil: the default one. nil and a message when there is none.
+---@param name? string
+---@return MachineClass?
+---@return string? message
+function machine.find(name)
+  if name and not classes[name] and name:match "^[%w%-_%.]+$" then
+    for _, folder in ipairs(machine.folders) do
+      local path = ("%s/%s.lua"):format(folder, name)
+      local f = io.open(path)
+      if f then
+        f:close()
+        load_board(path)
+      end
+    end
+  end
+  local class = core.select(name)
+  if not class then -- an alias, or a name to be near to: know them all
+    machine.load_all()
+    local message
+    class, message = core.select(name)
+    if not class then return nil, message end
+  end
+  if not classes[class] then return nil, ("machine class %s was not made by a script"):format(class) end
+  return classes[class]
+end
+
+--- Loads every board of machine.folders.
+function machine.load_all()
+  local fs = require "vmlua.core.fs"
+  for _, folder in ipairs(machine.folders) do
+    local names = fs.listdir(folder) or {}
+    table.sort(names)
+    for _, name in ipairs(names) do
+      if name:match "^[^_%.].*%.lua$" then load_board(folder .. "/" .. name) end
+    end
+  end
+end
+
+--- All boards that are known, by name.
+---@return MachineClass[]
+function machine.classes()
+  machine.load_all()
+  local out = {}
+  for _, c in ipairs(core.classes()) do
+    if classes[c.name] then out[#out + 1] = classes[c.name] end
+  end
+  return out
+end
+
+--- The machines that are not closed, oldest first.
+---@return machine[]
+function machine.list() return core.list() end
+
+-- ---- making -----------------------------------------------------------------------------------------------
+
+local said = {}
+
+local function choose_accel(class, conf)
+  local names = conf.accel or class.accel or "auto"
+  if type(names) == "string" then names = { names } end
+  local name, why = core.select_accel(names)
+  if not name then error(why, 0) end
+  if why ~= "" and not said[why] then
+    said[why] = true
+    require("vmlua.core.log").write(why)
+  end
+  return name, why
+end
+
+-- The order in which a class and its parents are composed.
+local function lineage(class)
+  local list = {}
+  while class do
+    table.insert(list, 1, class)
+    class = class.parent
+  end
+  return list
+end
+
+local function option_keys(class)
+  local keys = {}
+  for _, c in ipairs(lineage(class)) do
+    for _, o in ipairs(c.options) do keys[(o.name:gsub("-", "_"))] = "any" end
+  end
+  return keys
+end
+
+-- The settings as the board sees them, noting what it looked at.
+local function watched(conf, class)
+  local seen = {}
+  local defaults = {}
+  for _, c in ipairs(lineage(class)) do
+    for _, o in ipairs(c.options) do
+      if o.value ~= nil then defaults[(o.name:gsub("-", "_"))] = o.value end
+    end
+  end
+  return setmetatable({}, {
+    __index = function(_, key)
+      seen[key] = true
+      if conf[key] ~= nil then return conf[key] end
+      return defaults[key]
+    end,
+    __pairs = function() return pairs(conf) end,
+  }), seen
+end
+
+local function add_devices(m, list, what)
+  for i, spec in ipairs(list or {}) do
+    if type(spec) == "string" then spec = { spec } end
+    if type(spec) ~= "table" or type(spec[1]) ~= "string" then
+      error(("%s %d: a type name at [1] expected"):format(what, i), 0)
+    end
+    local props = {}
+    for k, v in pairs(spec) do
+      if k ~= 1 then props[k] = v end
+    end
+    m:device(spec[1], props)
+  end
+end
+
+local function build(m, class, conf)
+  local data = api.data(m)
+  local what = "board " .. class.name
+  data.class = class
+  data.settings = conf
+  data.serial = {}
+  local seen
+  data.conf, seen = watched(conf, class)
+
+  local ram, err = text.size(conf.ram or class.ram or "128M")
+  if not ram then error(("%s: ram: %s"):format(what, err), 0) end
+  m.ram_size = ram
+  m.no_reboot = (conf.no_reboot or class.no_reboot) and true or false
+  m.on_triple_fault = conf.on_triple_fault or class.on_triple_fault or "default"
+
+  local accel, why = choose_accel(class, conf)
+  data.accel_reason = why
+  local irqchip = conf.irqchip or class.irqchip or "on"
+  local pit = conf.pit
+  if pit == nil then pit = class.pit end
+  if pit == nil then pit = irqchip == "on" end
+  local ok
+  ok, err = m:set_accel(accel, { irqchip = irqchip, pit = pit })
+  if not ok then error(err, 0) end
+
+  for i, spec in ipairs(conf.object or {}) do
+    require("vmlua.qom").create_object(m, spec, i)
+  end
+  local by_id = {}
+  for _, spec in ipairs(conf.chardev or {}) do
+    by_id[spec.id] = machine.chardev(spec.text or spec, m, spec.id)
+  end
+  data.chardevs = by_id
+
+  for key, value in pairs(conf.props or {}) do m[key] = value end
+
+  local cpus = conf.smp or class.cpus or 1
+  local max = class.max_cpus
+  if cpus < 1 or max and cpus > max then
+    error(("%s takes 1 to %d CPUs, not %d"):format(what, max or 255, cpus), 0)
+  end
+  local model = conf.cpu or class.cpu
+  local policy
+  if model then
+    policy, err = require("vmlua.cpuid").make(model, accel)
+    if not policy then error(err, 0) end
+  end
+  for _ = 1, cpus do
+    local cpu
+    cpu, err = m:add_cpu(policy)
+    if not cpu then error(err, 0) end
+  end
+
+  for _, c in ipairs(lineage(class)) do
+    add_devices(m, rawget(c, "devices"), what .. ": device")
+    local init = rawget(c, "init")
+    if init then init(m) end
+  end
+  add_devices(m, conf.device, "device")
+
+  for _, key in ipairs(board_keys) do
+    if conf[key] ~= nil and not seen[key] then error(("%s does not use %s"):format(what, key), 0) end
+  end
+  for _, c in ipairs(lineage(class)) do
+    for _, o in ipairs(c.options) do seen[(o.name:gsub("-", "_"))] = true end
+  end
+  local ports = 0
+  for n in pairs(data.serial) do ports = math.max(ports, n) end
+  local asked = type(conf.serial) == "table" and #conf.serial or conf.serial ~= nil and 1 or 0
+  if asked > ports and not data.serial_ignored then
+    error(("%s has %d serial ports, %d were asked for"):format(what, ports, asked), 0)
+  end
+  m:finish_init()
+  data.built = true
+end
+
+--- Makes a machine: `board` is a name, an alias, a class, or the table of machine.define for a board that is made once.
+--- It is ready to start, and belongs to whoever closes it.
+---@param board string|MachineClass
+---@param conf? table settings, by the names of the command line
+---@return machine
+function machine.new(board, conf)
+  local class = board
+  if board == nil or type(board) == "string" then
+    local err
+    class, err = machine.find(board)
+    if not class then error(err, 2) end
+  elseif type(board) == "table" and not machine.is_class(board) then
+    class = define(board, nil, 2)
+  elseif not machine.is_class(board) then
+    error(("machine.new: a board or its name expected, got %s"):format(type(board)), 2)
+  end
+  conf = conf or {}
+  check("machine " .. class.name, conf, 2, conf_keys, option_keys(class))
+  local m, err = core.new(class.name, conf.name)
+  if not m then error(err, 2) end
+  local ok, problem = xpcall(build, function(e)
+    if type(e) ~= "string" then return e end
+    -- What the board's author did wrong is at his line; what the user asked for needs no place.
+    return e
+  end, m, class, conf)
+  if not ok then
+    m:close()
+    if type(problem) == "string" and not problem:match "^[^\n:]+:%d+: " then error(problem, 2) end
+    error(problem, 0)
+  end
+  return m
+end
+
+-- ---- what a board does with m -------------------------------------------------------------------------------
+
+local vm = api.methods "machine"
+local get = api.getters "machine"
+
+--- The settings that the machine was made with; what a board never looks at is refused.
+function get.conf(m) return api.data(m).conf end
+
+--- The board that it was made of.
+function get.class(m) return api.data(m).class end
+
+--- Its serial ports, in order.
+function get.serial(m) return api.data(m).serial end
+
+--- The machine's RAM as a region, of the size that was asked for: m.memory:add(0, m.ram).
+function get.ram(m)
+  local data = api.data(m)
+  if not data.ram then
+    data.ram = m:region { kind = "ram", name = "ram", size = m.ram_size, backend = data.ram_backend }
+  end
+  return data.ram
+end
+
+--- Adds a device: made, its properties set, realized.
+---@param type string
+---@param props? table properties; `id` names it
+---@return device
+function vm:device(type, props)
+  local id
+  local given = {}
+  for k, v in pairs(props or {}) do
+    if k == "id" then id = v else given[k] = v end
+  end
+  local dev = require("vmlua.core.qom").new(type)
+  for k, v in pairs(given) do
+    if k == "chardev" and _G.type(v) == "string" then v = machine.chardev(v, self) end
+    dev[k] = v
+  end
+  local ok, err = dev:realize(self, id)
+  if ok == nil and err then error(err, 2) end
+  return dev
+end
+
+local automatic = { "ring" }
+
+--- A character back end from its text ("file:log.txt", "chardev:ID", "ring") or table; handles pass.
+---@param spec string|table|chardev
+---@param m machine
+---@param name? string
+---@return chardev?
+function machine.chardev(spec, m, name)
+  if type(spec) == "userdata" or spec == nil then return spec end
+  if spec == "none" or spec == false then return nil end
+  local id = type(spec) == "string" and spec:match "^chardev:(.+)$"
+  local known = api.data(m).chardevs or {}
+  if id or known[spec] then
+    id = id or spec
+    if not known[id] then error(text.unknown("chardev", id, keys_of(known)), 0) end
+    return known[id]
+  end
+  if type(spec) == "string" and spec:match "^mon:" then spec = spec:sub(5) end
+  local chr, err = require("vmlua.core.chardev").new(spec, m, name)
+  if not chr then error(err, 0) end
+  return chr
+end
+
+--- The back end of serial port n (from 0): what -serial says for it, else a ring that keeps what the guest writes.
+---@param n integer
+---@return chardev?
+function vm:serial(n)
+  local data = api.data(self)
+  if data.serial[n + 1] then return data.serial[n + 1] end
+  local list = data.settings.serial
+  if type(list) ~= "table" or api.is_object(list) or list.backend then list = { list } end
+  local spec = list[n + 1]
+  if spec == nil then spec = automatic[1] end
+  local chr = machine.chardev(spec, self, ("serial%d"):format(n))
+  if chr == nil then chr = machine.chardev("null", self, ("serial%d"):format(n)) end
+  data.serial[n + 1] = chr
+  return chr
+end
+
+-- A file named by a board or a user: from the current folder, else beside the board's script.
+local function resolve(m, path)
+  if path:sub(1, 1) == "/" then return path end
+  local f = io.open(path, "rb")
+  if f then
+    f:close()
+    return path
+  end
+  local folder = api.data(m).class.file:match "^(.*)/[^/]*$"
+  local beside = folder and folder .. "/" .. path
+  f = beside and io.open(beside, "rb")
+  if f then
+    f:close()
+    return beside
+  end
+  return path
+end
+
+--- Copies a file into memory, now and again at each reset, as ROM images are. Raises when it cannot be read or does
+--- not fit.
+---@param path string from the current folder, or beside the board's script
+---@param addr integer|string
+---@return integer size
+function vm:load(path, addr)
+  path = resolve(self, path)
+  local size, err = self.memory:load(path, addr)
+  if not size then error(err, 2) end
+  if not api.data(self).built then
+    local handle = self
+    self:on_reset(function() assert(handle.memory:load(path, addr)) end)
+  end
+  return size
+end
+
+--- Writes bytes into memory (ROM too), now and again at each reset.
+---@param addr integer
+---@param bytes string
+function vm:place(addr, bytes)
+  local ok, err = self.memory:poke(addr, bytes)
+  if not ok then error(err, 2) end
+  if not api.data(self).built then
+    local handle = self
+    self:on_reset(function() assert(handle.memory:poke(addr, bytes)) end)
+  end
+end
+
+-- ---- running ------------------------------------------------------------------------------------------------
+
+--- Lets it run, from the beginning or from where it was paused.
+function vm:start() self:resume() end
+
+--- The power button: what the board does for it. nil and a message when it has none.
+function vm:powerdown()
+  local class = api.data(self).class
+  if not class or not class.powerdown then
+    return nil, ("board %s has no power button"):format(class and class.name or self.id)
+  end
+  class.powerdown(self)
+  return true
+end
+
+--- Ends the run, as pulling the plug does: status "shutdown". The machine can still be looked at.
+---@param why? string
+function vm:stop(why) self:shutdown(why or "stopped") end
+
+--- Waits until it does not run any more. Answers the status and the reason; nil, "timeout" | "restored" | "closed".
+---@param limits? { t?: number, rt?: number }
+---@return string? status
+---@return string? reason
+function vm:wait(limits)
+  limits = limits or {}
+  check("vm:wait", limits, 2, { t = "number", rt = "number" })
+  if self.gone then return nil, "closed" end
+  local status = self.status
+  if status == "building" then error(("%s was not started"):format(self.id), 2) end
+  if status ~= "running" then return status, self.reason end
+  return sched.await {
+    vm = self, t = limits.t, rt = limits.rt,
+    arm = function(done)
+      local watch = self:notify(function(now, reason)
+        if now == "closed" then done(nil, "closed")
+        elseif now ~= "running" then done(now, reason) end
+      end)
+      return function() watch:remove() end
+    end,
+  }
+end
+
+--- Ends it and frees all that belongs to it; pending waits answer nil, "closed". Fine to call twice.
+local close = vm.close
+function vm:close()
+  if not self.gone then sched.interrupt(self, "closed") end
+  close(self)
+end
+
+--- Goes back to a snapshot; pending waits answer nil, "restored".
+local restore = vm.restore
+function vm:restore(snapshot)
+  restore(self, snapshot)
+  sched.interrupt(self, "restored")
+end
+
+-- Sources of events (vmlua.event) are loaded when the first is named.
+for _, name in ipairs { "pio", "mmio", "msr", "hypercall", "exec", "irq", "exit", "resets", "status_changes" } do
+  vm[name] = function(...)
+    require "vmlua.event"
+    return vm[name](...)
+  end
+end
+local chardev = api.methods "chardev"
+function chardev.text(...)
+  require "vmlua.event"
+  return chardev.text(...)
+end
+
+return machine
