@@ -165,6 +165,30 @@ void cpu_reset(VCpu *cpu)
     log_mask(LOG_CPU, "cpu %d: reset", cpu->index);
 }
 
+static bool vcpu_post_load(void *opaque, unsigned version, GError **error)
+{
+    cpu_state_replaced(opaque);
+    return true;
+}
+
+const VMStateDescription vmstate_vcpu = {
+    .name = TYPE_VCPU,
+    .version = 1,
+    .minimum_version = 1,
+    .post_load = vcpu_post_load,
+    .fields =
+        (const VMStateField[]){
+            { .name = "state",
+              .kind = VMS_STRUCT,
+              .offset = offsetof(VCpu, state),
+              .size = sizeof(X86CPUState),
+              .count_offset = -1,
+              .pointer = true,
+              .vmsd = &vmstate_x86_cpu },
+            VMSTATE_END(),
+        },
+};
+
 /* ---- the type ---------------------------------------------------------------------------- */
 
 static void vcpu_instance_init(Object *obj)

@@ -161,6 +161,8 @@ void cpu_run_on(VCpu *cpu, void (*fn)(VCpu *cpu, void *opaque), void *opaque);
  * running"). */
 bool cpu_fetch_state(VCpu *cpu, unsigned groups, GError **error);
 bool cpu_modify_state(VCpu *cpu, unsigned groups, GError **error); /* fetches, then marks dirty */
+/* Over a VCpu: its state. Who saves fetches all groups first; who loads has it stopped. */
+extern const VMStateDescription vmstate_vcpu;
 /* Marks the whole state as newly written (reset, restored): nothing is fetched. Stopped only. */
 void cpu_state_replaced(VCpu *cpu);
 /* Reset to the architectural state; all groups valid and dirty. Stopped only. */

@@ -1,0 +1,89 @@
+/* Between the files of machine/. */
+#pragma once
+
+#include "engine/core/irq.h"
+#include "engine/core/main-loop.h"
+#include "engine/machine/machine.h"
+
+typedef enum { PENDING_NONE, PENDING_PAUSE, PENDING_FAIL, PENDING_RESUME } PendingRun;
+
+/* A list of callbacks that may change while it is walked. */
+typedef struct Callback {
+    void (*fn)(void); /* cast back by who calls; NULL: removed during a walk */
+    void *opaque;
+} Callback;
+typedef struct CallbackList {
+    GArray *items;
+    unsigned walking;
+    bool holes;
+} CallbackList;
+
+typedef struct StateEntry {
+    char *name;
+    uint32_t instance;
+    const VMStateDescription *vmsd;
+    void *opaque;
+    bool seen; /* during a load */
+} StateEntry;
+
+typedef struct MachinePriv {
+    bool finished; /* machine_finish_init succeeded */
+    bool closing;  /* no request is taken any more */
+    bool broken;   /* a restore failed half-way: only a reset or another restore helps */
+    bool settling; /* the main thread is carrying out requests, perhaps waiting */
+    uint64_t restores;
+
+    /* What was asked for and is carried out on the main thread: run-state.c. */
+    BottomHalf *bh;
+    PendingRun pending;
+    char *pending_reason;
+    char *pending_reset;
+    char *pending_shutdown;
+    int pending_exit_code;
+    bool pending_close;
+
+    CallbackList resets, notifies;
+    GPtrArray *states;    /* of StateEntry */
+    GPtrArray *rams;      /* of MemoryRegion, not owned */
+    GPtrArray *snapshots; /* of Snapshot, not owned */
+    GBytes *accel_reset;  /* the accelerator's devices as they were when new; NULL: not needed */
+
+    Irq *gsi[MACHINE_MAX_GSI]; /* made when first asked for */
+    uint8_t levels[MACHINE_MAX_GSI / 8];
+    void (*eoi)(void *opaque, int vector);
+    void *eoi_opaque;
+} MachinePriv;
+
+static inline AccelClass *machine_accel_class(Machine *m)
+{
+    return ACCEL_GET_CLASS(m->accel);
+}
+
+/* machine.c */
+void callback_add(CallbackList *list, void (*fn)(void), void *opaque);
+void callback_remove(CallbackList *list, void (*fn)(void), void *opaque);
+void machine_close_now(Machine *m); /* main thread, waiting allowed */
+
+/* run-state.c */
+bool machine_may_wait(Machine *m); /* here and now, for vCPUs */
+void machine_run_bh(void *opaque);
+void machine_drop_pending(Machine *m);
+void machine_settle(Machine *m); /* carries out what is pending; may wait */
+void machine_set_state(Machine *m, RunState state, const char *reason);
+/* Stops vCPUs and clock without anybody noticing / lets them go on. Returns whether they ran. */
+bool machine_hold(Machine *m);
+void machine_release(Machine *m);
+void machine_start_running(Machine *m);
+void machine_system_event(void *opaque, VCpu *cpu, CpuSystemEvent event, const char *message);
+
+/* machine-state.c */
+void machine_state_init(Machine *m);
+void machine_state_close(Machine *m); /* snapshots, tracker */
+void machine_state_finalize(Machine *m);
+void machine_capture_accel(Machine *m);
+bool machine_reset_accel(Machine *m, GError **error);
+
+/* gsi.c, arm.c */
+void machine_gsi_close(Machine *m);
+void machine_gsi_restore(Machine *m, const uint8_t levels[MACHINE_MAX_GSI / 8]);
+EventHub *machine_new_events(Machine *m);
