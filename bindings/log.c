@@ -45,8 +45,7 @@ static void sink_deliver(void *opaque)
         if (lost) {
             log_warning("%u log lines were lost: the script's sink is too slow", lost);
         }
-        if (!line || !script_main) {
-            g_free(line);
+        if (!line) {
             break;
         }
         lua_State *L = binding_state();

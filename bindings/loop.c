@@ -56,9 +56,7 @@ static void later_run(void *opaque)
         if (!fn) {
             return;
         }
-        if (script_main) { /* the loop is run down after Lua is gone */
-            binding_invoke(binding_state(), fn, 0, false);
-        }
+        binding_invoke(binding_state(), fn, 0, false);
         script_ref_free(fn);
     }
     bh_schedule(later_bh);
