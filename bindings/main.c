@@ -2,6 +2,7 @@
  * The program `vmlua`: sets up the engine and Lua, finds the scripts, hands the command line to
  * vmlua.launcher.
  */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,6 +110,7 @@ static int run(lua_State *L, const char *share, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    signal(SIGPIPE, SIG_IGN); /* a reader that is gone is an error of the write, not our end */
     main_loop_init();
     module_call_init(MODULE_INIT_QOM);
     machine_set_thread_hooks(bindings_thread_begin, bindings_thread_end);

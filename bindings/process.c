@@ -1,7 +1,11 @@
 /* vmlua.core.process: child processes with their output delivered by the main loop. */
 #include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,9 +19,10 @@
 typedef struct Process {
     GPid pid;
     bool ended;
+    bool group; /* it leads a process group that ends with it */
+    bool left;  /* something else of that group was still there when it ended */
     int status;
-    bool group; /* leads a process group of its own, which kill is for */
-    int fd[3];  /* stdin of the child, its stdout and stderr; -1: not ours or closed */
+    int fd[3]; /* stdin of the child, its stdout and stderr; -1: not ours or closed */
     GSource *source[3];
     GSource *child;
     ScriptRef *out[3]; /* [1], [2] */
@@ -64,8 +69,9 @@ static void tell_exit(Process *p)
             lua_pushnil(L);
             lua_pushinteger(L, WTERMSIG(p->status));
         }
+        lua_pushboolean(L, p->left);
         p->busy++;
-        binding_invoke(L, p->on_exit, 2, false);
+        binding_invoke(L, p->on_exit, 3, false);
         p->busy--;
     }
     for (int i = 1; i < 3; i++) {
@@ -106,6 +112,9 @@ static void child_ended(GPid pid, int status, void *opaque)
     Process *p = opaque;
     p->ended = true;
     p->status = status;
+    if (p->group) {
+        p->left = kill(-pid, SIGKILL) == 0;
+    }
     g_source_unref(p->child);
     p->child = NULL;
     tell_exit(p);
@@ -192,16 +201,22 @@ static ScriptRef *opt_function(lua_State *L, const char *key, const char *what)
     return ref;
 }
 
-/* Between fork and exec: async-signal-safe. */
-static void own_group(void *unused)
+/* Between fork and exec: only calls that are safe there. */
+static void child_of_group(gpointer data)
 {
-    setpgid(0, 0);
+    setsid();
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
+static void child_detached(gpointer data)
+{
+    setsid();
 }
 
 static int l_spawn(lua_State *L)
 {
-    static const char *const keys[] = { "argv",   "env",     "cwd",   "stdin", "stdout",
-                                        "stderr", "on_exit", "group", NULL };
+    static const char *const keys[] = { "argv",   "env",     "cwd",   "stdin",    "stdout",
+                                        "stderr", "on_exit", "group", "detached", NULL };
     static const char *const fns[] = { "stdout", "stderr", "on_exit", NULL };
     binding_check_keys(L, 1, keys, "spawn");
     for (int i = 0; fns[i]; i++) {
@@ -222,14 +237,13 @@ static int l_spawn(lua_State *L)
     }
     binding_get_key(L, 1, "cwd");
     const char *cwd = luaL_optstring(L, -1, NULL);
-    binding_get_key(L, 1, "group");
-    bool group = lua_toboolean(L, -1);
     bool want_stdin = binding_get_key(L, 1, "stdin") != LUA_TNIL && lua_toboolean(L, -1);
+    bool group = binding_get_key(L, 1, "group") != LUA_TNIL && lua_toboolean(L, -1);
+    bool detached = binding_get_key(L, 1, "detached") != LUA_TNIL && lua_toboolean(L, -1);
     Process **ud = binding_new_userdata(L, PROCESS_CLASS, sizeof(Process *));
 
     Process *p = g_new0(Process, 1);
     *ud = p;
-    p->group = group;
     p->told = true; /* until it runs */
     p->fd[0] = p->fd[1] = p->fd[2] = -1;
     p->out[1] = opt_function(L, "stdout", "stdout handler");
@@ -242,8 +256,10 @@ static int l_spawn(lua_State *L)
     if (!p->out[2]) {
         flags |= G_SPAWN_CHILD_INHERITS_STDERR;
     }
+    p->group = group;
+    GSpawnChildSetupFunc setup = group ? child_of_group : detached ? child_detached : NULL;
     GError *error = NULL;
-    if (!g_spawn_async_with_pipes(cwd, argv, env, flags, group ? own_group : NULL, NULL, &p->pid,
+    if (!g_spawn_async_with_pipes(cwd, argv, env, flags, setup, NULL, &p->pid,
                                   want_stdin ? &p->fd[0] : NULL, p->out[1] ? &p->fd[1] : NULL,
                                   p->out[2] ? &p->fd[2] : NULL, &error)) {
         for (int i = 1; i < 3; i++) {
@@ -340,13 +356,77 @@ static const ApiField fields[] = {
     { NULL },
 };
 
+static int l_own_pid(lua_State *L)
+{
+    lua_pushinteger(L, getpid());
+    return 1;
+}
+
+static int l_own_signal(lua_State *L)
+{
+    kill(getpid(), (int)binding_check_range(L, 1, 1, 64, "signal"));
+    return 0;
+}
+
+static int errno_result(lua_State *L, const char *what)
+{
+    lua_pushnil(L);
+    lua_pushfstring(L, "%s: %s", what, strerror(errno));
+    return 2;
+}
+
+static int l_detach(lua_State *L)
+{
+    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        return errno_result(L, "/dev/null");
+    }
+    setsid(); /* fails only where we lead a session already */
+    for (int i = 0; i < 3; i++) {
+        dup2(fd, i);
+    }
+    close(fd);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+static int l_runas(lua_State *L)
+{
+    const char *user = luaL_checkstring(L, 1);
+    errno = 0;
+    const struct passwd *pw = getpwnam(user);
+    if (!pw) {
+        lua_pushnil(L);
+        lua_pushfstring(L, "%s: %s", user, errno ? strerror(errno) : "no such user");
+        return 2;
+    }
+    if (initgroups(user, pw->pw_gid) || setgid(pw->pw_gid) || setuid(pw->pw_uid)) {
+        return errno_result(L, user);
+    }
+    if (pw->pw_uid != 0 && setuid(0) == 0) {
+        lua_pushnil(L);
+        lua_pushfstring(L, "%s: root could be taken back", user);
+        return 2;
+    }
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
 static const ApiFunction functions[] = {
     { "spawn", l_spawn,
-      "(options: {argv: string[], env?: table, cwd?: string, stdin?: boolean, group?: boolean, "
-      "stdout?: function, "
-      "stderr?: function, on_exit?: fun(code: integer?, signal: integer?)}): process?, string?",
-      "Starts a program; output and end are told to functions from the main loop. "
-      "With group it leads a process group, which kill() then ends as a whole." },
+      "(options: {argv: string[], env?: table, cwd?: string, stdin?: boolean, stdout?: function, "
+      "stderr?: function, on_exit?: fun(code: integer?, signal: integer?, left: boolean), "
+      "group?: boolean, detached?: boolean}): process?, string?",
+      "Starts a program; output and end are told to functions from the main loop. A group is "
+      "signalled "
+      "as a whole, and ends with its leader (left says that others had to be ended) and with us; a "
+      "detached program outlives us." },
+    { "pid", l_own_pid, "(): integer", "The process id of this program." },
+    { "signal", l_own_signal, "(number: integer)", "Sends a signal to this program itself." },
+    { "detach", l_detach, "(): boolean?, string?",
+      "Leaves the terminal: a session of its own, standard streams on /dev/null." },
+    { "runas", l_runas, "(user: string): boolean?, string?",
+      "Gives up root for good and becomes this user." },
     { NULL },
 };
 

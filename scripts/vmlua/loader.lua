@@ -353,6 +353,7 @@ end
 
 ---@class PlaceOptions
 ---@field ram integer bytes of RAM from address 0
+---@field map? integer how much of memory long mode's page tables map (4 GiB, or all RAM from 0)
 ---@field cmdline? string
 ---@field modules? { name: string, data: string, cmdline?: string }[]
 ---@field memory_map? { addr: integer, size: integer, kind?: integer }[] (one usable range: all RAM)
@@ -395,7 +396,7 @@ function loader.place(image, opts)
   end
   if image.mode ~= "real" then
     local long = image.mode == "long"
-    local map = math.max(4 << 30, ram)
+    local map = math.max(4 << 30, ram, opts.map or 0)
     local size = PAGE + (long and (2 + ((map + (1 << 30) - 1) >> 30)) * PAGE or 0)
     local base = opts.tables or ((math.min(ram, 1 << 32) & -PAGE) - size)
     if base % PAGE ~= 0 then return nil, ("%s: tables at 0x%x are not page-aligned"):format(image.name, base) end
@@ -418,6 +419,37 @@ function loader.place(image, opts)
     registers.rsp = opts.stack or math.min(image.entry, 0x7c00)
   end
   return { segments = segments, mode = image.mode, registers = registers }
+end
+
+--- Writes a placement into a machine that is being built, and sets its boot processor to begin there; both are
+--- done again at each reset.
+---@param vm machine
+---@param placement Placement
+function loader.install(vm, placement)
+  for _, s in ipairs(placement.segments) do
+    local data = s.data
+    local zeros = s.size - #data
+    vm:place(s.addr, data)
+    if zeros > 0 then
+      -- Fresh RAM is zero; after a reset it is what the guest left.
+      vm:on_reset(function() assert(vm.memory:fill(s.addr + #data, zeros, 0)) end)
+    end
+  end
+  local r = placement.registers
+  local cpu = vm.cpus[1]
+  if placement.mode == "real" then
+    local base = r.rip > 0xffff and r.rip >> 4 or 0
+    cpu:set { cs = base, ds = base, es = base, ss = 0, fs = 0, gs = 0, rip = r.rip - base * 16, rsp = r.rsp & 0xffff, rflags = 2 }
+    return
+  end
+  local long = placement.mode == "long"
+  local data = { flat = "data", selector = 0x10 }
+  if long then cpu:set { cr3 = r.cr3, cr4 = 0x20, efer = 0x500 } end
+  cpu:set {
+    cr0 = long and 0x80010011 or 0x11, ["gdtr.base"] = r.gdt_base, ["gdtr.limit"] = r.gdt_limit,
+    cs = { flat = long and "code64" or "code32", selector = 0x08 }, ds = data, es = data, fs = data, gs = data, ss = data,
+    rip = r.rip, rsp = r.rsp, rax = r.rax or 0, rbx = r.rbx or 0, rflags = 2,
+  }
 end
 
 return loader

@@ -29,9 +29,9 @@ local Failure = { __tostring = function(e) return e.message end }
 -- ---- comparing --------------------------------------------------------------------------------
 
 local function same(a, b, seen)
-  if rawequal(a, b) then return true end
   if type(a) ~= type(b) then return false end
   if type(a) == "number" then return a == b and math.type(a) == math.type(b) end
+  if rawequal(a, b) then return true end
   if type(a) ~= "table" then return a == b end
   if getmetatable(a) and getmetatable(a).__eq then return a == b end
   seen = seen or {}
@@ -50,11 +50,22 @@ local function show(v)
   return pretty.format(v, { width = 90 })
 end
 
+-- Frames of this file say nothing about the test.
+local function trace(thread, level)
+  local out = {}
+  local text_of = thread and debug.traceback(thread) or debug.traceback("", level + 1)
+  for line in text_of:gmatch("[^\n]+") do
+    if not line:find("vmlua/test.lua", 1, true) and not line:find("in function 'xpcall'", 1, true)
+      and not line:find("in function 'error'", 1, true) then out[#out + 1] = line end
+  end
+  return #out > 2 and table.concat(out, "\n") or ""
+end
+
 local function fail(level, format, ...)
   local message = select("#", ...) > 0 and format:format(...) or format
   local info = debug.getinfo(level + 1, "Sl")
   local where = info and info.currentline > 0 and ("%s:%d: "):format(info.short_src, info.currentline) or ""
-  error(setmetatable({ message = where .. message, traceback = debug.traceback("", level + 1):sub(2) }, Failure), 0)
+  error(setmetatable({ message = where .. message, traceback = trace(nil, level + 1) }, Failure), 0)
 end
 
 -- ---- t ----------------------------------------------------------------------------------------
@@ -190,6 +201,26 @@ local function new_t(entry, env)
     return vm
   end
 
+  --- Waits so many seconds.
+  function t.sleep(seconds) return env.sleep(seconds) end
+
+  --- Waits until fn() is true, looking again after each event; fails after so many seconds (10).
+  function t.wait_for(fn, seconds, message)
+    local deadline = env.now() + (seconds or 10)
+    while true do
+      local value = fn()
+      if value then return value end
+      if env.now() > deadline then fail(2, "%s", (message or "it did not become true") .. (" within %g seconds"):format(seconds or 10)) end
+      env.sleep(0.005)
+    end
+  end
+
+  --- Runs this program with other arguments, as a process of its own. `input` is written to its standard input.
+  ---@return { status?: integer, signal?: integer, out: string, err: string }
+  function t.vmlua(argv)
+    return env.vmlua(argv, t)
+  end
+
   return t, state
 end
 
@@ -209,8 +240,7 @@ local function describe_machine(vm, out)
   if status == "gone" or status == "closed" then return end
   try(function() vm:pause("the test failed") end)
   for i, port in ipairs(try(function() return vm.serial end) or {}) do
-    local log = try(function() return port.log end)
-    if type(log) == "function" then log = try(log, port) end
+    local log = try(function() return port:history() end)
     if type(log) == "string" and #log > 0 then
       say("serial %d, last %d of %d bytes:", i, math.min(#log, 2000), #log)
       for line in (log:sub(-2000) .. "\n"):gmatch("([^\n]*)\n") do
@@ -224,7 +254,7 @@ local function describe_machine(vm, out)
       say("cpu %d:", i)
       for line in dump:gmatch("[^\n]+") do say("  %s", line) end
     end
-    local exits = try(function() return cpu:last_exits() end)
+    local exits = try(function() return cpu.last_exits end)
     if exits and #exits > 0 then
       say("cpu %d, last exits, oldest first:", i)
       for _, x in ipairs(exits) do
@@ -266,7 +296,7 @@ end
 -- A test's own error, with where it came from.
 local function on_error(e)
   if type(e) == "table" and (getmetatable(e) == Failure or getmetatable(e) == Skip) then return e end
-  return setmetatable({ message = tostring(e), traceback = debug.traceback("", 2):sub(2) }, Failure)
+  return setmetatable({ message = tostring(e), traceback = trace(nil, 2) }, Failure)
 end
 
 --- Runs one registered test; env gives log, mkdtemp, rmtree, now (seconds) and step (one round of the main
@@ -287,12 +317,12 @@ function test.run_one(entry, env, timeout)
     local left = deadline - env.now()
     if left <= 0 then
       result = setmetatable({ message = ("timed out after %g seconds"):format(entry.options.timeout or timeout),
-        traceback = env.where(task) }, Failure)
+        traceback = trace(task.thread) }, Failure)
       break
     end
     local vm, reason = broken_machine(state)
     if vm then
-      result = setmetatable({ message = ("machine %s failed: %s"):format(tostring(vm), reason), traceback = env.where(task) }, Failure)
+      result = setmetatable({ message = ("machine %s failed: %s"):format(tostring(vm), reason), traceback = trace(task.thread) }, Failure)
       break
     end
     env.step(math.min(left, 1))

@@ -84,13 +84,13 @@ function host.run(argv, opts, done)
   local err_message
   child, err_message = process.spawn {
     argv = full, group = true, stdout = out, stderr = err,
-    on_exit = function(code, signal)
+    on_exit = function(code, signal, left)
       if timer then timer:cancel() end
       out_end()
       err_end()
       host.children[child] = nil
-      done { status = code, signal = signal and (signals[signal] or tostring(signal)) and not hung and
-        (signals[signal] or tostring(signal)) or nil, hung = hung }
+      done { status = code, hung = hung, left = left and "others of its process group had to be ended" or nil,
+        signal = signal and not hung and (signals[signal] or tostring(signal)) or nil }
     end,
   }
   if not child then
@@ -101,12 +101,54 @@ function host.run(argv, opts, done)
   alive()
 end
 
+--- Ends this process by a signal: how the runner's own tests crash one.
+---@param signal integer
+function host.die(signal) process.signal(signal) end
+
 --- Processes that run at the moment.
 host.children = {}
 
 --- Ends them all: on Ctrl-C.
 function host.kill_all()
   for child in pairs(host.children) do child:kill(9) end
+end
+
+--- Runs vmlua (or argv0) and waits for its end; keys beside the arguments: input, env, cwd, argv0, on_start(child).
+---@param spec table
+---@param t table
+---@return { status?: integer, signal?: integer, out: string, err: string }
+function host.capture(spec, t)
+  local r = { out = "", err = "" }
+  local argv = { spec.argv0 or host.program, table.unpack(spec) }
+  local child, message
+  r.status, r.signal = sched.suspend(function(wake)
+    child, message = process.spawn {
+      argv = argv, env = spec.env, cwd = spec.cwd, group = true, stdin = spec.input ~= nil or spec.on_start ~= nil,
+      stdout = function(data) r.out = r.out .. data end,
+      stderr = function(data) r.err = r.err .. data end,
+      on_exit = function(code, signal) wake(code, signal) end,
+    }
+    if not child then
+      wake(nil, nil)
+      return nil
+    end
+    t.cleanup(function()
+      if child.running then child:kill(9) end
+    end)
+    if spec.input then
+      local rest = spec.input
+      while #rest > 0 do
+        local n = child:write(rest)
+        if not n then break end
+        rest = rest:sub(n + 1)
+      end
+      child:close_stdin()
+    end
+    if spec.on_start then spec.on_start(child, r) end
+    return function() child:kill(9) end
+  end)
+  if not child then error(message, 2) end
+  return r
 end
 
 --- What vmlua.test needs inside the process of one file.
@@ -117,14 +159,12 @@ function host.environment(log)
     log = log,
     now = host.now,
     step = host.step,
-    mkdtemp = function() return assert(fs.mkdtemp "vmlua-test-") end,
+    mkdtemp = function() return assert(fs.mkdtemp "vmlua-test") end,
     rmtree = function(path) return fs.rmtree(path) end,
+    sleep = sched.sleep,
+    vmlua = function(spec, t) return host.capture(spec, t) end,
     spawn = function(fn) return sched.spawn(fn) end,
     cancel = function(task) return sched.cancel(task) end,
-    where = function(task)
-      local co = type(task) == "thread" and task or task.thread
-      return co and debug.traceback(co) or ""
-    end,
   }
 end
 

@@ -113,10 +113,13 @@ local function child(s)
     out:write("Bail out! ", (load_err:match("^[^\n]*")), "\n")
     return 1
   end
-  local chosen = {}
+  local chosen, exact = {}, nil
+  for _, entry in ipairs(test.registered()) do
+    if entry.name == s.filter then exact = entry end
+  end
   for _, entry in ipairs(test.registered()) do
     entry.file = path
-    if matches(s.filter, path, entry.name) then chosen[#chosen + 1] = entry end
+    if exact and entry == exact or not exact and matches(s.filter, path, entry.name) then chosen[#chosen + 1] = entry end
   end
   out:write(("1..%d\n"):format(#chosen))
   local failed = false
@@ -311,7 +314,7 @@ local function parent(s)
     argv[#argv + 1] = file
     local begun = host.now()
     -- The child keeps the time of its tests itself; only one whose script never yields is ended from here.
-    host.run(argv, { idle = s.timeout + 15, line = r.line }, function(how)
+    host.run(argv, { idle = s.timeout + 10, line = r.line }, function(how)
       r.seconds = host.now() - begun
       r.finish(how)
       r.done = true

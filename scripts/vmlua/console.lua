@@ -1,0 +1,305 @@
+--[[
+The prompt on a terminal, on a pipe, or on a socket: everything of the REPL that touches the outside.
+
+Whatever prints while a line is being edited goes through `console.say`, which takes the prompt off the screen,
+prints, and puts it back. A piece without an end of line stays where it is: the next piece goes on behind it.
+]]
+local edit = require "vmlua.core.edit"
+local fs = require "vmlua.core.fs"
+local log = require "vmlua.core.log"
+local loop = require "vmlua.core.loop"
+local repl = require "vmlua.repl"
+local sched = require "vmlua.sched"
+
+local console = {}
+
+local editing = false -- the prompt is on the screen
+local column = 0 -- where the last piece that said no end of line left the cursor; 0: at a line's start
+local real_print, real_write = print, io.write
+
+local function width()
+  local n = math.tointeger(tonumber(os.getenv "COLUMNS" or ""))
+  return n and n > 20 and n or 80
+end
+repl.width = width
+
+local function track(s)
+  local tail = s:match("[^\n]*$")
+  if s:find("\n", 1, true) then column = 0 end
+  tail = tail:gsub("\27%[[%d;]*%a", "")
+  for c in tail:gmatch(utf8.charpattern) do
+    if c == "\r" then column = 0 elseif c == "\b" then column = math.max(0, column - 1) elseif c >= " " then column = column + 1 end
+  end
+end
+
+--- Prints above the prompt.
+---@param s string
+function console.say(s)
+  if s == "" then return end
+  if not editing then
+    track(s)
+    io.stdout:write(s)
+    io.stdout:flush()
+    return
+  end
+  edit.hide()
+  if column > 0 then
+    -- The cursor goes back behind the piece that ended without a line feed.
+    io.stdout:write(("\27[A\27[%dC"):format(column % width()))
+  end
+  track(s)
+  io.stdout:write(s, column > 0 and "\n" or "")
+  io.stdout:flush()
+  edit.show()
+end
+
+local function say_values(...)
+  local parts = table.pack(...)
+  for i = 1, parts.n do parts[i] = tostring(parts[i]) end
+  console.say(table.concat(parts, "\t") .. "\n")
+end
+
+local function take_output()
+  _G.print = say_values
+  rawset(io, "write", function(...)
+    local parts = table.pack(...)
+    for i = 1, parts.n do parts[i] = tostring(parts[i]) end
+    console.say(table.concat(parts))
+    return io.stdout
+  end)
+  log.sink(function(_, line) console.say(line .. "\n") end)
+  loop.on_error(function(message) console.say(message .. "\n") end)
+end
+
+local function give_output_back()
+  _G.print = real_print
+  rawset(io, "write", real_write)
+  log.sink(nil)
+  loop.on_error(nil)
+end
+
+-- ---- history ----------------------------------------------------------------------------------------
+
+local function history_file()
+  local name = os.getenv "VMLUA_HISTORY"
+  if name then return name ~= "" and name or nil end
+  local base = os.getenv "XDG_STATE_HOME"
+  if not base or base == "" then
+    local home = os.getenv "HOME"
+    if not home or home == "" then return nil end
+    base = home .. "/.local/state"
+  end
+  return base .. "/vmlua/history"
+end
+
+local function load_history()
+  local path = history_file()
+  if path and fs.stat(path) then edit.history_load(path) end
+end
+
+local function save_history()
+  local path = history_file()
+  if not path then return end
+  local dir = path:match("^(.*)/[^/]*$")
+  if dir and dir ~= "" and not fs.stat(dir) and not fs.mkdir(dir) then return end
+  edit.history_save(path, 2000)
+end
+
+-- ---- lines as tasks -----------------------------------------------------------------------------------
+
+-- Runs one line at a time; `done` is called after each.
+local function new_executor()
+  local self = { task = nil, queue = {} }
+  local function next_one()
+    if self.task or #self.queue == 0 then return end
+    local item = table.remove(self.queue, 1)
+    local finished = false
+    self.item = item
+    local task = sched.spawn(function()
+      item.run()
+      finished = true
+      if self.item == item then
+        self.task, self.item = nil, nil
+        item.done()
+        if #self.queue > 0 then loop.later(next_one) end
+      end
+    end)
+    if not finished then self.task = task end
+  end
+  function self.run(fn, done)
+    self.queue[#self.queue + 1] = { run = fn, done = done }
+    next_one()
+  end
+  -- Ends what runs; answers whether something did.
+  function self.cancel()
+    local task, item = self.task, self.item
+    if not task then return false end
+    self.task, self.item = nil, nil
+    sched.cancel(task)
+    item.done()
+    if #self.queue > 0 then loop.later(next_one) end
+    return true
+  end
+  function self.busy() return self.task ~= nil or #self.queue > 0 end
+  return self
+end
+
+-- ---- terminal -------------------------------------------------------------------------------------------
+
+local function machines_running()
+  local out = {}
+  for _, vm in ipairs(require("vmlua.machine").list()) do
+    if vm.status == "running" then out[#out + 1] = tostring(vm) end
+  end
+  return out
+end
+
+--- Starts a prompt on the terminal, or on standard input when that is a pipe. It lives in the main loop; the
+--- answer's `ended` says that the user has left it, `failed` that a line of a pipe raised an error.
+---@param env table
+---@return { ended: boolean, failed: boolean, stop: fun() }
+function console.start(env)
+  local session = repl.session(env, console.say)
+  local executor = new_executor()
+  local self = { ended = false, failed = false }
+  local terminal = fs.isatty(0) and fs.isatty(1)
+  local warned = false
+
+  if terminal then
+    local on_line
+    local function complete(word, line, start)
+      local words, piece = repl.complete(line:sub(1, start - 1) .. word, env)
+      local skip = #piece - #word
+      if skip == 0 then return words end
+      local out = {}
+      for _, w in ipairs(words) do
+        if skip > 0 then out[#out + 1] = w:sub(skip + 1) else out[#out + 1] = word:sub(1, -skip) .. w end
+      end
+      return out
+    end
+    local function begin()
+      if self.ended then return end
+      if column > 0 then
+        io.stdout:write("\n")
+        column = 0
+      end
+      io.stdout:flush()
+      edit.start(session:prompt(), on_line, complete)
+      editing = true
+    end
+    local function finish()
+      if editing then
+        editing = false
+        edit.stop()
+      end
+    end
+    -- Runs outside the editor's own callback, where it can be stopped.
+    local function take(line)
+      finish()
+      if line == nil then
+        local running = machines_running()
+        if #running > 0 and not warned then
+          warned = true
+          console.say(("\n%s still runs; Ctrl-D again ends it\n"):format(table.concat(running, " and ")))
+          return begin()
+        end
+        console.say "\n"
+        self.ended = true
+        return
+      end
+      warned = false
+      if line:match("%S") then edit.history_add(line) end
+      local run = session:feed(line)
+      if run then executor.run(run, begin) else begin() end
+    end
+    function on_line(line) loop.later(function() take(line) end) end
+    take_output()
+    load_history()
+    loop.on_sigint(function()
+      if executor.cancel() then
+        console.say "interrupted\n"
+      elseif editing then
+        session:cancel()
+        edit.cancel()
+        edit.set_prompt(session:prompt())
+      end
+    end)
+    begin()
+    function self.stop()
+      finish()
+      executor.cancel()
+      give_output_back()
+      save_history()
+      self.ended = true
+    end
+    return self
+  end
+
+  local rest, at_end, watch = "", false, nil
+  local function leave()
+    if at_end and not executor.busy() then
+      if session.pending then
+        local chunk, message = load(session.pending, "=prompt", "t", env)
+        if not chunk then
+          console.say(tostring(message) .. "\n")
+          session.failed = true
+        end
+        session.pending = nil
+      end
+      self.failed = session.failed
+      self.ended = true
+    end
+  end
+  local lines = {}
+  local function feed()
+    while #lines > 0 and not executor.busy() do
+      local run = session:feed(table.remove(lines, 1))
+      if run then executor.run(run, function() loop.later(feed) end) end
+    end
+    if #lines == 0 then leave() end
+  end
+  watch = loop.watch(0, "r", function()
+    local data = fs.read(0, 65536)
+    if not data or data == "" then
+      watch:remove()
+      if rest ~= "" then lines[#lines + 1] = rest end
+      at_end = true
+    else
+      rest = rest .. data
+      for line in rest:gmatch("([^\n]*)\n") do lines[#lines + 1] = line end
+      rest = rest:match("([^\n]*)$")
+    end
+    feed()
+  end)
+  function self.stop()
+    watch:remove()
+    executor.cancel()
+    self.ended = true
+  end
+  return self
+end
+
+--- `vmlua` without arguments. Answers the exit status.
+---@param stop fun(): integer? says that a signal wants the end
+---@return integer
+function console.main(stop)
+  local terminal = fs.isatty(0) and fs.isatty(1)
+  if terminal then
+    io.stdout:write("vmlua ", require("vmlua.launcher").version, ", ", _VERSION,
+      "; help() tells more, Ctrl-D leaves\n")
+  end
+  local session = console.start(repl.environment())
+  while not session.ended do
+    loop.iterate(true)
+    local status = not terminal and stop()
+    if status then
+      session.stop()
+      return status
+    end
+  end
+  local failed = session.failed
+  session.stop()
+  return failed and 1 or 0
+end
+
+return console

@@ -1,0 +1,499 @@
+--[[
+What the program does with its arguments.
+
+    vmlua SCRIPT [OPTION…]      a script; a board that it returns is started with the options
+    vmlua -machine NAME …       a board by name
+    vmlua                       the prompt
+    vmlua test …   vmlua -e CODE   vmlua help [TOPIC]   vmlua --version
+
+Statuses: 0, or what the machine's guest gave; 1 a script or a machine failed; 2 wrong use; 128 + signal.
+]]
+local options = require "vmlua.options"
+local text = require "vmlua.text"
+
+local launcher = {}
+
+local STATUS_FAILED, STATUS_USAGE = 1, 2
+
+local function complain(format, ...)
+  local message = select("#", ...) > 0 and format:format(...) or format
+  io.stdout:flush()
+  io.stderr:write("vmlua: ", message, "\n")
+end
+
+-- ---- finding scripts ------------------------------------------------------------------------------
+
+local function exists(path)
+  local st = require("vmlua.core.fs").stat(path)
+  return st ~= nil and st.type ~= "directory"
+end
+
+local function machine_folders() return require("vmlua.machine").folders end
+
+--- Where a script is: the path itself, else a board of that name that comes with vmlua.
+---@param name string
+---@return string? path
+---@return string? message
+function launcher.find_script(name)
+  if exists(name) then return name end
+  local names = {}
+  if not name:find("/", 1, true) then
+    for _, dir in ipairs(machine_folders()) do
+      for _, path in ipairs { dir .. "/" .. name, dir .. "/" .. name .. ".lua" } do
+        if exists(path) then return path end
+      end
+      for _, entry in ipairs(require("vmlua.core.fs").listdir(dir) or {}) do
+        if entry:match("%.lua$") then names[#names + 1] = entry end
+      end
+    end
+  end
+  local st = require("vmlua.core.fs").stat(name)
+  if st and st.type == "directory" then return nil, ("%s: is a folder"):format(name) end
+  local near = text.nearest(name, names)
+  return nil, ("%s: no such script%s"):format(name, near and (" (did you mean %s?)"):format(near) or "")
+end
+
+-- ---- running to the end -----------------------------------------------------------------------------
+
+local interrupted -- "int" or "term", once a signal asked for the end
+
+-- The message of an error as a person reads it; usage errors pass through.
+local function trace(e)
+  if options.is_usage_error(e) then return e end
+  if type(e) == "table" and e.message and getmetatable(e) and getmetatable(e).__tostring then e = tostring(e) end
+  local message = type(e) == "string" and e or ("%s (an error value that is a %s)"):format(tostring(e), type(e))
+  if message:find("\nstack traceback:", 1, true) then return message end
+  local lines = {}
+  for line in debug.traceback("", 2):gmatch("[^\n]+") do
+    -- Frames of the launcher and the scheduler say nothing about the script.
+    if not line:find("vmlua/launcher.lua", 1, true) and not line:find("in function 'xpcall'", 1, true) then
+      lines[#lines + 1] = line
+    end
+  end
+  return message .. (#lines > 1 and "\n" .. table.concat(lines, "\n") or "")
+end
+
+-- Runs fn as a task with the main loop around it. Answers true and its results, or false and the error.
+local function run_task(fn, ...)
+  local loop, sched = require "vmlua.core.loop", require "vmlua.sched"
+  local args = table.pack(...)
+  local results
+  local task = sched.spawn(function() results = table.pack(xpcall(fn, trace, table.unpack(args, 1, args.n))) end)
+  while not results and not interrupted do loop.iterate(true) end
+  if not results then
+    sched.cancel(task)
+    return false, nil
+  end
+  return table.unpack(results, 1, results.n)
+end
+
+local function signal_status()
+  return interrupted == "term" and 143 or interrupted == "hup" and 129 or 130
+end
+
+local function on_signals()
+  local loop = require "vmlua.core.loop"
+  interrupted = nil
+  loop.on_sigint(function() interrupted = interrupted or "int" end)
+  for _, name in ipairs { "term", "hup" } do
+    loop.on_signal(name, function() interrupted = interrupted or name end)
+  end
+end
+
+-- After a task: prints its error; answers the status, nil when all is well.
+local function judge(ok, err)
+  if ok then return nil end
+  if interrupted then return signal_status() end
+  if options.is_usage_error(err) then
+    complain("%s", err.message)
+    return STATUS_USAGE
+  end
+  if tostring(err):find("^[^\n]*interrupted") then
+    complain "interrupted"
+    return 130
+  end
+  complain("%s", tostring(err))
+  return STATUS_FAILED
+end
+
+-- ---- machines from the command line -------------------------------------------------------------------
+
+local function print_properties(type_name)
+  local qom = require "vmlua.core.qom"
+  local list, err = qom.properties(type_name)
+  if not list then options.usage_error("%s", err or ("unknown type " .. type_name)) end
+  for _, p in ipairs(list) do
+    print(("  %-20s %-12s %s%s"):format(p.name, p.type or "", p.doc or "",
+      p.default ~= nil and (" (default: %s)"):format(tostring(p.default)) or ""))
+  end
+end
+
+local board_by_name
+
+local queries = {
+  help = function(_, class) io.stdout:write(options.help(class and launcher.options_of(class))) end,
+  version = function() print("vmlua " .. launcher.version) end,
+  machine = function(detail)
+    local machine = require "vmlua.machine"
+    if detail then
+      local class = board_by_name(detail)
+      print_properties(class.name)
+      for _, o in ipairs(class.options) do print(("  -%-19s %-12s %s"):format(o.name, o.arg or "", o.doc)) end
+      return
+    end
+    print "Boards:"
+    for _, b in ipairs(machine.classes()) do
+      print(("  %-16s %s%s"):format(b.name, b.doc, b.alias and (" (also: %s)"):format(b.alias) or ""))
+    end
+  end,
+  accel = function()
+    print "Accelerators:"
+    for _, a in ipairs(require("vmlua.core.machine").accels()) do
+      print(("  %-8s %s%s"):format(a.name, a.doc or "", a.available and "" or (" (not here: %s)"):format(a.reason or "")))
+    end
+  end,
+  cpu = function()
+    local cpuid = require "vmlua.cpuid"
+    print "CPU models:"
+    for _, name in ipairs(cpuid.names()) do print(("  %-16s %s"):format(name, cpuid.models[name].doc)) end
+    print "Features:"
+    for _, line in ipairs(text.wrap(table.concat(require("vmlua.core.cpuid").features(), " "), 96)) do print("  " .. line) end
+  end,
+  log = function()
+    print "Log masks:"
+    for _, m in ipairs(require("vmlua.core.log").masks()) do print(("  %-12s %s"):format(m.name, m.doc)) end
+  end,
+  trace = function()
+    for _, p in ipairs(require("vmlua.core.log").trace_points()) do print(("  %-32s %s"):format(p.name, p.format)) end
+  end,
+  device = function(detail)
+    if detail then return print_properties(detail) end
+    local qom = require "vmlua.core.qom"
+    print "Devices:"
+    for _, c in ipairs(qom.classes "device") do
+      if not c.abstract and c.user_creatable ~= false then print(("  %-20s %s"):format(c.name, c.doc or "")) end
+    end
+  end,
+  object = function(detail)
+    if detail then return print_properties(detail) end
+    local qom = require "vmlua.core.qom"
+    print "Objects:"
+    for _, c in ipairs(qom.classes "memory-backend") do
+      if not c.abstract then print(("  %-24s %s"):format(c.name, c.doc or "")) end
+    end
+  end,
+}
+
+local function load_script(path, ...)
+  local chunk, err = loadfile(path, "t")
+  if not chunk then
+    complain("%s", err)
+    return false, STATUS_FAILED
+  end
+  local result = table.pack(run_task(chunk, ...))
+  local status = judge(result[1], result[2])
+  if status then return false, status end
+  return true, result[2]
+end
+
+-- The board that a name on the command line means; nil: the default one.
+function board_by_name(name)
+  local machine = require "vmlua.machine"
+  local class, err = machine.find(name)
+  if class then return class end
+  if name then options.usage_error("-machine: %s", err) end
+  options.usage_error "no board is named: give a script, or -machine NAME (-machine help lists them)"
+end
+
+-- ---- one machine ------------------------------------------------------------------------------------------
+
+local function apply_log(run)
+  local log = require "vmlua.core.log"
+  if run.log_file then
+    local ok, err = log.file(run.log_file)
+    if not ok then options.usage_error("-D: %s", err) end
+  end
+  if run.log then
+    local ok, err = log.set(run.log)
+    if not ok then options.usage_error("-d: %s", err) end
+  end
+  for _, pattern in ipairs(run.trace or {}) do
+    if log.trace(pattern) == 0 then options.usage_error("-trace: no trace point matches %s", pattern) end
+  end
+end
+
+-- Serial ports, by what else uses the terminal.
+local function apply_console(s)
+  local conf, run = s.conf, s.run
+  if run.monitor == "none" then run.monitor = nil end
+  local prompt_here = run.monitor == "stdio"
+  if run.daemonize then
+    if prompt_here then options.usage_error("-daemonize leaves no terminal for -monitor stdio") end
+    conf.serial = conf.serial or { "null" }
+  end
+  if run.nographic and not conf.serial and not prompt_here then conf.serial = { "mon:stdio" } end
+  if not conf.serial and not prompt_here then conf.serial = { "stdio" } end
+  for i, spec in ipairs(conf.serial or {}) do
+    local plain = spec:gsub("^mon:", "")
+    if plain == "stdio" and prompt_here then
+      options.usage_error("-serial stdio and -monitor stdio both want the terminal")
+    end
+    conf.serial[i] = plain
+  end
+  return prompt_here
+end
+
+local function write_pidfile(path)
+  local f, err = io.open(path, "w")
+  if not f then options.usage_error("-pidfile: %s", err) end
+  f:write(require("vmlua.core.process").pid(), "\n")
+  f:close()
+end
+
+local READY = "\0vmlua is ready\0"
+
+-- The process that the user started waits until the one in the background has built its machine.
+local function daemonize(argv)
+  local fs, loop, process = require "vmlua.core.fs", require "vmlua.core.loop", require "vmlua.core.process"
+  local full = { (fs.realpath "/proc/self/exe") }
+  for _, a in ipairs(argv) do full[#full + 1] = a end
+  local seen, status = "", nil
+  local child, err = process.spawn {
+    argv = full, detached = true, env = { VMLUA_DAEMON = "1" },
+    stdout = function(data)
+      seen = seen .. data
+      if seen:find(READY, 1, true) then status = 0 end
+    end,
+    on_exit = function(code) status = status or code or STATUS_FAILED end,
+  }
+  if not child then options.usage_error("-daemonize: %s", err) end
+  while not status and not interrupted do loop.iterate(true) end
+  return status or signal_status()
+end
+
+local function report_stop(vm)
+  local status, reason = vm.status, vm.reason
+  if status == "error" then
+    complain("%s: stopped by an error: %s", tostring(vm), reason or "no reason known")
+    for i, cpu in ipairs(vm.cpus) do
+      local ok, dump = pcall(function() return cpu:dump() end)
+      if ok then io.stderr:write(("cpu %d:\n%s\n"):format(i, (dump:gsub("\n+$", "")))) end
+    end
+    return STATUS_FAILED
+  end
+  return vm.exit_code
+end
+
+--- Builds a machine from a class and settings and runs it to its end. Answers the exit status.
+---@param class any
+---@param s LaunchSettings
+---@return integer
+function launcher.launch(class, s)
+  local loop, machine = require "vmlua.core.loop", require "vmlua.machine"
+  if s.run.daemonize and not os.getenv "VMLUA_DAEMON" then return daemonize(launcher.arguments) end
+  apply_log(s.run)
+  local prompt_here = apply_console(s)
+  local repl = require "vmlua.repl"
+  local console = (prompt_here or s.run.monitor) and require "vmlua.console" or nil
+  if prompt_here and not s.conf.serial then s.conf.serial = { console.serial() } end
+  local vm
+  -- Through pcall: an error without a place of its own is what the user asked for, and gets none here.
+  local made, ok, err = run_task(pcall, machine.new, class, s.conf)
+  local status = judge(made, ok)
+  if status then return status end
+  if not ok then
+    if options.is_usage_error(err) then error(err, 0) end
+    complain("%s", tostring(err))
+    return STATUS_FAILED
+  end
+  vm = err
+  if s.run.pidfile then write_pidfile(s.run.pidfile) end
+  local process = require "vmlua.core.process"
+  if s.run.runas then
+    local ok, why = process.runas(s.run.runas)
+    if not ok then options.usage_error("-runas: %s", why) end
+  end
+  if s.run.daemonize then
+    io.stdout:write(READY)
+    io.stdout:flush()
+    process.detach()
+  end
+  local session
+  if prompt_here then
+    session = console.start(repl.environment { vm = vm })
+  elseif s.run.monitor then
+    console.listen(s.run.monitor, repl.environment { vm = vm })
+  end
+  if not s.run.paused then
+    local ok, why = pcall(vm.start or vm.resume, vm)
+    if not ok then
+      complain("%s", tostring(why))
+      return STATUS_FAILED
+    end
+  end
+  local told
+  while not interrupted do
+    local now = vm.status
+    if now == "closed" then return 0 end
+    if session and session.ended then break end
+    local over = now == "error" or (now == "shutdown" and not s.run.no_shutdown)
+    if over and not session then break end
+    if now ~= told then
+      told = now
+      if session and (over or now == "paused") then
+        console.say(("%s: %s%s\n"):format(tostring(vm), now, vm.reason and " (" .. vm.reason .. ")" or ""))
+      elseif now == "paused" and not s.run.paused and not s.run.monitor then
+        complain("%s: paused%s; nothing here can resume it (Ctrl-C ends it)", tostring(vm),
+          vm.reason and " (" .. vm.reason .. ")" or "")
+      end
+    end
+    loop.iterate(true)
+  end
+  if session then session.stop() end
+  local code
+  if interrupted then code = signal_status() else code = report_stop(vm) end
+  if s.run.pidfile then os.remove(s.run.pidfile) end
+  vm:close()
+  return code
+end
+
+-- Options that a board and those it was derived from declare.
+local function options_of(class)
+  local out = {}
+  while class do
+    for _, o in ipairs(rawget(class, "options") or {}) do out[#out + 1] = o end
+    class = class.parent
+  end
+  return out
+end
+
+launcher.options_of = options_of
+
+-- The board that a command line without a script names: its own options are known only after it is found.
+local function named_board(argv)
+  for i = 1, #argv - 1 do
+    if argv[i]:match("^%-%-?[mM]a?c?h?i?n?e?$") and (argv[i]:match("machine$") or argv[i]:match("%-M$")) then
+      local value = argv[i + 1]
+      local first = text.commas(value)[1]
+      local name = first:match("^type=(.*)$") or (not first:find("=", 1, true) and first) or nil
+      if name and name ~= "" and name ~= "help" and name ~= "?" then return name end
+    end
+  end
+  return nil
+end
+
+-- A board and the rest of the command line.
+local function launch_with(class, argv)
+  local name = named_board(argv)
+  if name then class = board_by_name(name) end
+  local s = options.parse(argv, class and options_of(class))
+  if #s.query > 0 then
+    for _, q in ipairs(s.query) do queries[q.topic](q.detail, class) end
+    return 0
+  end
+  return launcher.launch(class or board_by_name(nil), s)
+end
+
+-- ---- the other ways in ---------------------------------------------------------------------------------------
+
+local function run_script(name, argv)
+  local path, err = launcher.find_script(name)
+  if not path then
+    complain("%s", err)
+    return STATUS_USAGE
+  end
+  _G.arg = { [0] = path, table.unpack(argv) }
+  local ok, result = load_script(path, table.unpack(argv))
+  if not ok then return result end
+  local machine = require "vmlua.machine"
+  if machine.is_class(result) then return launch_with(result, argv) end
+  if math.type(result) == "integer" then return result & 0xff end
+  if result == false then return STATUS_FAILED end
+  return 0
+end
+
+local function run_code(code, argv)
+  if not code then options.usage_error "-e: expected a piece of Lua" end
+  local chunk, err = load("return " .. code, "=(command line)", "t")
+  if not chunk then chunk, err = load(code, "=(command line)", "t") end
+  if not chunk then
+    complain("%s", err)
+    return STATUS_FAILED
+  end
+  _G.arg = { [0] = "-e", table.unpack(argv) }
+  local results = table.pack(run_task(chunk, table.unpack(argv)))
+  local status = judge(results[1], results[2])
+  if status then return status end
+  if results.n > 1 then
+    local pretty, out = require "vmlua.pretty", {}
+    for i = 2, results.n do out[#out + 1] = type(results[i]) == "string" and results[i] or pretty.format(results[i]) end
+    print(table.concat(out, "\t"))
+  end
+  return 0
+end
+
+local function run_prompt()
+  return require("vmlua.console").main(function() return interrupted and signal_status() end)
+end
+
+local topics = {
+  options = function() return options.help() end,
+  man = function() return options.man(launcher.version) end,
+  bash = function() return options.bash() end,
+  zsh = function() return options.zsh() end,
+  reference = function() return require("vmlua.docgen").markdown() end,
+  luals = function() return require("vmlua.docgen").luals() end,
+}
+
+local function run_help(topic)
+  if topic and not topics[topic] then
+    local answer = require("vmlua.help").text(topic)
+    if answer:match("^unknown name") then
+      local words = text.keys(topics)
+      complain("help: %s; topics: %s", answer, table.concat(words, ", "))
+      return STATUS_USAGE
+    end
+    print(answer)
+    return 0
+  end
+  io.stdout:write(topics[topic or "options"]())
+  return 0
+end
+
+local function dispatch(args)
+  local first = args[1]
+  local rest = { table.unpack(args, 2) }
+  if first == nil then return run_prompt() end
+  if first == "--version" or first == "-version" then
+    queries.version()
+    return 0
+  end
+  if first == "-e" or first == "--e" then return run_code(rest[1], { table.unpack(rest, 2) }) end
+  if first == "test" then return require("vmlua.testrunner").main(rest) end
+  if first == "help" then return run_help(rest[1]) end
+  if first:sub(1, 1) == "-" and #first > 1 then return launch_with(nil, args) end
+  return run_script(first, rest)
+end
+
+--- The program. Answers its exit status.
+---@param args string[] with share (folder of scripts and machines) and version
+---@return integer
+function launcher.main(args)
+  launcher.share, launcher.version, launcher.arguments = args.share, args.version, args
+  if os.getenv "VMLUA_PATH" then
+    local machine = require "vmlua.machine"
+    local folders = {}
+    for dir in os.getenv("VMLUA_PATH"):gmatch("[^:]+") do
+      folders[#folders + 1] = dir
+      package.path = ("%s/?.lua;%s/?/init.lua;%s"):format(dir, dir, package.path)
+    end
+    for _, dir in ipairs(machine.folders) do folders[#folders + 1] = dir end
+    machine.folders = folders
+  end
+  on_signals()
+  local ok, status = xpcall(dispatch, trace, args)
+  if ok then return status end
+  return judge(false, status)
+end
+
+return launcher
