@@ -15,10 +15,12 @@ typedef struct ClockSource {
     int64_t offset; /* atomic */
 } ClockSource;
 
+#define STATE_CHANGES INT64_MIN
+
 struct Clock {
     ClockKind kind;
     /* Of a virtual clock on host time, atomic, so that readers need no lock: (now << 1) while it
-     * stands, ((now - monotonic) << 1 | 1) while it runs. */
+     * stands, ((now - monotonic) << 1 | 1) while it runs, STATE_CHANGES in between. */
     int64_t state;
     ClockSource *source;  /* atomic; NULL: host time */
     GSList *past_sources; /* readers may still look at them */
@@ -68,8 +70,20 @@ static int64_t virtual_now(const Clock *c)
     if (source) {
         return source->now(source->opaque) + __atomic_load_n(&source->offset, __ATOMIC_RELAXED);
     }
-    int64_t state = __atomic_load_n(&c->state, __ATOMIC_ACQUIRE);
-    return (state >> 1) + (state & 1 ? monotonic_ns() : 0);
+    for (;;) {
+        int64_t state = __atomic_load_n(&c->state, __ATOMIC_ACQUIRE);
+        if (state == STATE_CHANGES) {
+            continue;
+        }
+        if (!(state & 1)) {
+            return state >> 1;
+        }
+        /* A clock that was stopped in between would be shown beyond the time at which it stands. */
+        int64_t now = (state >> 1) + monotonic_ns();
+        if (__atomic_load_n(&c->state, __ATOMIC_ACQUIRE) == state) {
+            return now;
+        }
+    }
 }
 
 int64_t clock_now(Clock *clock)
@@ -319,17 +333,41 @@ void clock_free(Clock *clock)
     }
 }
 
+/* Readers wait from before the host's time is taken until the new state stands: none can have
+ * returned a later time than the one at which the clock goes on. */
+static int64_t virtual_change_begin(Clock *c, int64_t *monotonic)
+{
+    int64_t state = c->state;
+    __atomic_store_n(&c->state, STATE_CHANGES, __ATOMIC_SEQ_CST);
+    *monotonic = monotonic_ns();
+    return (state >> 1) + (state & 1 ? *monotonic : 0);
+}
+
+static void virtual_change_end(Clock *c, int64_t now, bool run, int64_t monotonic)
+{
+    int64_t state = run ? ((now - monotonic) * 2) | 1 : now * 2;
+    __atomic_store_n(&c->state, state, __ATOMIC_RELEASE);
+}
+
 static void virtual_set(Clock *c, int64_t now, bool run)
 {
-    int64_t state = run ? ((now - monotonic_ns()) * 2) | 1 : now * 2;
-    __atomic_store_n(&c->state, state, __ATOMIC_RELEASE);
+    int64_t monotonic;
+    virtual_change_begin(c, &monotonic);
+    virtual_change_end(c, now, run, monotonic);
+}
+
+static void virtual_run(Clock *c, bool run)
+{
+    int64_t monotonic;
+    int64_t now = virtual_change_begin(c, &monotonic);
+    virtual_change_end(c, now, run, monotonic);
 }
 
 void clock_start(Clock *virtual_clock)
 {
     ENGINE_LOCK_ASSERT();
     if (!clock_running(virtual_clock)) {
-        virtual_set(virtual_clock, virtual_clock->state >> 1, true);
+        virtual_run(virtual_clock, true);
         clock_deadline_moved(virtual_clock);
     }
 }
@@ -338,7 +376,7 @@ void clock_stop(Clock *virtual_clock)
 {
     ENGINE_LOCK_ASSERT();
     if (virtual_clock->kind == CLOCK_KIND_VIRTUAL && clock_running(virtual_clock)) {
-        virtual_set(virtual_clock, (virtual_clock->state >> 1) + monotonic_ns(), false);
+        virtual_run(virtual_clock, false);
     }
 }
 

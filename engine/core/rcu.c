@@ -18,9 +18,18 @@ static char tsan_sections;
 #define TSAN_ACQUIRE(tag) __tsan_acquire(tag)
 #define TSAN_RELEASE(tag) __tsan_release(tag)
 
-void rcu_tsan_left(void)
+void rcu_enter(void)
+{
+    if (!URCU_TLS(urcu_memb_reader).registered) {
+        rcu_not_registered();
+    }
+    urcu_memb_read_lock();
+}
+
+void rcu_leave(void)
 {
     __tsan_release(&tsan_sections);
+    urcu_memb_read_unlock();
 }
 #else
 #define TSAN_ACQUIRE(tag) ((void)0)

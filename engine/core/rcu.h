@@ -35,17 +35,15 @@ void rcu_drain(void); /* waits until everything deferred before has run */
 #define RCU_TSAN 1
 #endif
 #endif
-#ifdef RCU_TSAN
-void rcu_tsan_left(
-    void); /* out of line: what the section did happens before a later grace period */
-#else
-static inline void rcu_tsan_left(void)
-{
-}
-#endif
 void rcu_not_registered(void) __attribute__((noreturn, cold));
 
 /* A read-side section; nests; never waits for a grace period. */
+#ifdef RCU_TSAN
+/* Out of line: liburcu's own accesses are not for ThreadSanitizer to judge, and what a section did
+ * is announced as coming before later grace periods. */
+void rcu_enter(void);
+void rcu_leave(void);
+#else
 static inline void rcu_enter(void)
 {
     if (__builtin_expect(!URCU_TLS(urcu_memb_reader).registered, 0)) {
@@ -56,9 +54,9 @@ static inline void rcu_enter(void)
 
 static inline void rcu_leave(void)
 {
-    rcu_tsan_left();
     _urcu_memb_read_unlock();
 }
+#endif
 
 static inline bool rcu_in_section(void)
 {
