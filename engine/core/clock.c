@@ -133,7 +133,7 @@ static void clock_deadline_moved(Clock *c)
         if (c->source->deadline_changed) {
             c->source->deadline_changed(c->source->opaque);
         }
-    } else {
+    } else if (main_loop_sleeps()) {
         int64_t when = clock_host_deadline(c);
         if (when != DEADLINE_NONE) {
             main_loop_deadline_moved(when);

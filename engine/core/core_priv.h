@@ -14,7 +14,9 @@ int64_t clocks_next_deadline(void); /* as CLOCK_MONOTONIC ns; DEADLINE_NONE with
 void clocks_run_due(void);
 int64_t monotonic_ns(void);
 
-/* main-loop.c: the first deadline of some clock moved to CLOCK_MONOTONIC `when`. Engine lock. */
+/* main-loop.c: whether it is in poll, and has to be told that the first deadline of some clock
+ * moved to CLOCK_MONOTONIC `when`. Engine lock. */
+bool main_loop_sleeps(void);
 void main_loop_deadline_moved(int64_t when);
 
 /* log.c: tells of messages that were held back and not yet counted. */

@@ -32,7 +32,7 @@ static struct {
     int clock_set_fd;
     int state;           /* atomic */
     int64_t sleep_until; /* engine lock; CLOCK_MONOTONIC; INT64_MIN while not in poll */
-} loop = { .wake.fd = -1 };
+} loop = { .wake.fd = -1, .sleep_until = INT64_MIN };
 
 static __thread bool on_main_thread;
 
@@ -68,6 +68,11 @@ void main_loop_wakeup(void)
         }
         errno = saved;
     }
+}
+
+bool main_loop_sleeps(void)
+{
+    return loop.sleep_until != INT64_MIN;
 }
 
 void main_loop_deadline_moved(int64_t when)
