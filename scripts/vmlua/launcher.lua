@@ -298,15 +298,15 @@ function launcher.launch(class, s)
   if prompt_here and not s.conf.serial then s.conf.serial = { console.serial() } end
   local vm
   -- Through pcall: an error without a place of its own is what the user asked for, and gets none here.
-  local made, ok, err = run_task(pcall, machine.new, class, s.conf)
-  local status = judge(made, ok)
+  local ran, built, result = run_task(pcall, machine.new, class, s.conf)
+  local status = judge(ran, built)
   if status then return status end
-  if not ok then
-    if options.is_usage_error(err) then error(err, 0) end
-    complain("%s", tostring(err))
+  if not built then
+    if options.is_usage_error(result) then error(result, 0) end
+    complain("%s", tostring(result))
     return STATUS_FAILED
   end
-  vm = err
+  vm = result
   if s.run.pidfile then write_pidfile(s.run.pidfile) end
   local process = require "vmlua.core.process"
   if s.run.runas then

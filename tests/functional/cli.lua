@@ -1,0 +1,315 @@
+-- The program as a user meets it: ways in, exit statuses, and what wrong input is answered with.
+local test = require "vmlua.test"
+
+local function lines(s)
+  local out = {}
+  for line in s:gmatch("[^\n]+") do out[#out + 1] = line end
+  return out
+end
+
+local function run(t, ...)
+  local r = t.vmlua { ... }
+  t.log(r.out)
+  t.log(r.err)
+  return r
+end
+
+test("--version names the program and its version", function(t)
+  local r = run(t, "--version")
+  t.eq(r.status, 0)
+  t.match(r.out, "^vmlua %d+%.%d+%.%d+\n$")
+end)
+
+test("-help lists the options, also behind a board with its own", function(t)
+  local r = run(t, "-help")
+  t.eq(r.status, 0)
+  t.match(r.out, "^Usage:\n")
+  t.match(r.out, "\n  %-machine, %-M NAME")
+  r = run(t, "bare.lua", "-help")
+  t.eq(r.status, 0)
+  t.match(r.out, "Options of this board:.*%-addr ADDR")
+end)
+
+test("help has a topic for each thing that is generated", function(t)
+  t.match(run(t, "help", "man").out, "^%.TH VMLUA 1")
+  t.match(run(t, "help", "bash").out, "complete .*_vmlua vmlua")
+  t.match(run(t, "help", "zsh").out, "^#compdef vmlua")
+  t.match(run(t, "help", "reference").out, "^# Script reference")
+  t.match(run(t, "help", "luals").out, "^%-%-%-@meta")
+  t.match(run(t, "help", "loader.parse").out, "Reads an image out of the bytes of a file")
+  local r = run(t, "help", "lodaer")
+  t.eq(r.status, 2)
+  t.match(r.err, 'unknown name "lodaer" %(did you mean')
+end)
+
+test("-e runs a piece of Lua and prints what it answers", function(t)
+  local r = run(t, "-e", "6 * 7")
+  t.eq(r.out, "42\n")
+  t.eq(r.status, 0)
+  t.eq(run(t, "-e", "print(#arg, ...)", "a", "b").out, "2\ta\tb\n")
+  r = run(t, "-e", "error 'boo'")
+  t.eq(r.status, 1)
+  t.match(r.err, "^vmlua: %(command line%):1: boo\n")
+  r = run(t, "-e")
+  t.eq(r.status, 2)
+  t.match(r.err, "%-e: expected a piece of Lua")
+end)
+
+test("a script that returns nothing is a program with arguments", function(t)
+  local path = t.file("prog.lua", "local sched = require 'vmlua.sched' sched.sleep(0.01) print('ran', ...) ")
+  local r = run(t, path, "one", "--two")
+  t.eq(r.status, 0)
+  t.eq(r.out, "ran\tone\t--two\n")
+end)
+
+test("a script's integer is the exit status", function(t)
+  t.eq(run(t, t.file("prog.lua", "return 7")).status, 7)
+  t.eq(run(t, t.file("prog.lua", "return false")).status, 1)
+end)
+
+test("a syntax error is one line with file and line", function(t)
+  local path = t.file("bad.lua", "local x = 1\nlocal y = = 2\n")
+  local r = run(t, path)
+  t.eq(r.status, 1)
+  local l = lines(r.err)
+  t.eq(#l, 1)
+  t.match(l[1], "^vmlua: .*bad.lua:2: unexpected symbol near '='$")
+end)
+
+test("an error in a script is a message with a traceback and status 1", function(t)
+  local path = t.file("bad.lua", "local function inner() error 'deep' end\nlocal function outer() inner() end\nouter()\n")
+  local r = run(t, path)
+  t.eq(r.status, 1)
+  t.match(r.err, "^vmlua: .*bad.lua:1: deep\nstack traceback:.*bad.lua:2: in .*bad.lua:3: in main chunk")
+  t.ok(not r.err:find("launcher.lua", 1, true), "the launcher's own frames are shown")
+end)
+
+test("an error value that is no string is shown all the same", function(t)
+  local r = run(t, t.file("bad.lua", "error({})"))
+  t.eq(r.status, 1)
+  t.match(r.err, "^vmlua: table: ")
+  r = run(t, t.file("bad.lua", "error(nil)"))
+  t.eq(r.status, 1)
+  t.match(r.err, "^vmlua: nil")
+end)
+
+test("a script that is not there is refused with the nearest", function(t)
+  local r = run(t, "/nonexistent/board.lua")
+  t.eq(r.status, 2)
+  t.match(r.err, "^vmlua: /nonexistent/board.lua: no such script\n$")
+  r = run(t, "bear.lua")
+  t.eq(r.status, 2)
+  t.match(r.err, "bear.lua: no such script %(did you mean bare.lua%?%)")
+  r = run(t, t.tmpdir())
+  t.eq(r.status, 2)
+  t.match(r.err, "is a folder")
+end)
+
+test("a script that is no text is refused", function(t)
+  local r = run(t, t.file("bin.lua", "\27Lua rest"))
+  t.eq(r.status, 1)
+  t.match(r.err, "attempt to load a binary chunk")
+end)
+
+test("wrong options end with status 2 and say what was wrong", function(t)
+  for _, case in ipairs {
+    { { "bare.lua", "-enabel-kvm" }, 'unknown option "%-enabel%-kvm" %(did you mean "%-enable%-kvm"%?%)' },
+    { { "bare.lua", "-vnc", ":1" }, "%-vnc: needs the display subsystem" },
+    { { "bare.lua", "-m", "much" }, "%-m: expected a size" },
+    { { "bare.lua", "-m" }, "%-m: expected an argument" },
+    { { "bare.lua", "-smp", "0" }, "%-smp: cpus: expected a number" },
+    { { "bare.lua", "stray" }, '"stray" is not an option' },
+    { { "bare.lua", "-machine", "bear" }, '%-machine: .*"bear".*"bare"' },
+    { { "-machine", "nosuchboard" }, '%-machine: .*nosuchboard' },
+    { { "bare.lua", "-accel", "kmv" }, 'unknown accelerator "kmv"' },
+    { { "bare.lua", "-idle", "-d", "gusets" }, "%-d: .*gusets" },
+    { { "bare.lua", "-idle", "-D", "/nonexistent/log" }, "%-D: .*No such file" },
+    { { "bare.lua", "-idle", "-trace", "no_such_point" }, "%-trace: no trace point matches no_such_point" },
+    { { "bare.lua", "-idle", "-serial", "stdio", "-monitor", "stdio" }, "both want the terminal" },
+  } do
+    local r = run(t, table.unpack(case[1]))
+    t.match(r.err, case[2], table.concat(case[1], " "))
+    t.eq(r.status, 2, table.concat(case[1], " "))
+    t.eq(#lines(r.err), 1, "one line: " .. r.err)
+  end
+end)
+
+test("lists can be asked for without a machine", function(t)
+  t.match(run(t, "-machine", "help").out, "\n  bare +%S")
+  t.match(run(t, "-accel", "help").out, "\n  kvm +")
+  t.match(run(t, "-cpu", "help").out, "\n  host +")
+  t.match(run(t, "-d", "help").out, "\n  guest +")
+  t.match(run(t, "-device", "help").out, "\n  isa%-serial +")
+  t.match(run(t, "-device", "isa-serial,help").out, "\n  iobase +uint32")
+  t.match(run(t, "-object", "help").out, "memory%-backend%-file")
+  t.match(run(t, "-machine", "bare,help").out, "%-addr ")
+  t.match(run(t, "-trace", "help").out, "serial_write")
+  t.match(run(t, "bare.lua", "-version").out, "^vmlua ")
+end)
+
+test("an interrupt ends a script that waits with status 130", function(t)
+  local path = t.file("wait.lua", "print 'waiting' io.stdout:flush() require('vmlua.sched').sleep(60)")
+  local r = t.vmlua { path, on_start = function(child, r)
+    t.wait_for(function() return r.out:find "waiting" end)
+    child:kill(2)
+  end }
+  t.eq(r.status, 130)
+end)
+
+test("an interrupt ends a script that spins", function(t)
+  local path = t.file("spin.lua", "print 'spinning' io.stdout:flush() while true do end")
+  local r = t.vmlua { path, on_start = function(child, r)
+    t.wait_for(function() return r.out:find "spinning" end)
+    child:kill(2)
+  end }
+  t.eq(r.status, 130)
+  t.match(r.err, "^vmlua: interrupted")
+end)
+
+test("a request to end is status 143", function(t)
+  local path = t.file("wait.lua", "print 'waiting' io.stdout:flush() require('vmlua.sched').sleep(60)")
+  local r = t.vmlua { path, on_start = function(child, r)
+    t.wait_for(function() return r.out:find "waiting" end)
+    child:kill(15)
+  end }
+  t.eq(r.status, 143)
+end)
+
+-- ---- the prompt on a pipe ---------------------------------------------------------------------------
+
+local function pipe(t, input)
+  local r = t.vmlua { input = input, env = { VMLUA_HISTORY = "" } }
+  t.log(r.out)
+  t.log(r.err)
+  return r
+end
+
+test("the prompt reads a pipe without prompting", function(t)
+  local r = pipe(t, "1 + 1\nx = { 2, a = 1 }\nx\nfor i = 1, 2 do\nprint(i)\nend\n")
+  t.eq(r.out, "2\n{ 2, a = 1 }\n1\n2\n")
+  t.eq(r.status, 0)
+end)
+
+test("a line of a pipe may wait, and the next one runs after it", function(t)
+  local r = pipe(t, "sched.sleep(0.05) print 'first'\nprint 'second'")
+  t.eq(r.out, "true\nfirst\nsecond\n" == r.out and r.out or "first\nsecond\n")
+end)
+
+test("errors on a pipe are shown, the rest is read, and the status is 1", function(t)
+  local r = pipe(t, "error 'boo'\n1 1\nprint 'goes on'\n")
+  t.match(r.out, "prompt:1: boo\n")
+  t.match(r.out, "prompt:1: syntax error near '1'\n")
+  t.match(r.out, "goes on\n$")
+  t.eq(r.status, 1)
+end)
+
+test("input that ends in the middle of a piece is an error", function(t)
+  local r = pipe(t, "for i = 1, 2 do\n")
+  t.match(r.out, "'end' expected near <eof>")
+  t.eq(r.status, 1)
+end)
+
+test("help is there at the prompt", function(t)
+  t.match(pipe(t, "help()\n").out, "vm:pause%(%)")
+  t.match(pipe(t, "help 'loader.parse'\n").out, "Reads an image out of the bytes of a file")
+  t.match(pipe(t, "help(require('vmlua.sched').sleep)\n").out, "sched.sleep%(")
+  t.match(pipe(t, "help(require('vmlua.core.fs').stat)\n").out, "fs.stat%(path: string%)")
+end)
+
+-- ---- the prompt on a terminal -------------------------------------------------------------------------
+
+-- Runs the prompt under script(1), which gives it a terminal; `talk` types when it sees what it waits for.
+local function terminal(t, talk, env)
+  local host = require "vmlua.testhost"
+  if not require("vmlua.core.fs").stat "/usr/bin/script" then t.skip "script(1) is not installed" end
+  local full = { TERM = "xterm", VMLUA_HISTORY = t.tmpdir() .. "/history", COLUMNS = "100" }
+  for k, v in pairs(env or {}) do full[k] = v end
+  local command = host.program
+  local r = t.vmlua { argv0 = "/usr/bin/script", "-qefc", command, "/dev/null", env = full, on_start = function(child, r)
+    local seen = 1
+    local function expect(what)
+      t.wait_for(function() return r.out:find(what, seen, true) end, 10, "no " .. what .. " in " .. r.out)
+      local _, stop = r.out:find(what, seen, true)
+      seen = stop + 1
+    end
+    talk(expect, function(text) child:write(text) end, child, full)
+  end }
+  t.log((r.out:gsub("\27", "^[")))
+  return r
+end
+
+test("the prompt on a terminal evaluates, continues and leaves", function(t)
+  local r = terminal(t, function(expect, type)
+    expect "> "
+    type "6 * 7\n"
+    expect "42"
+    expect "> "
+    type "for i = 1, 1 do\n"
+    expect ">> "
+    type "print('in' .. 'side')\nend\n"
+    expect "inside"
+    type "\4"
+  end)
+  t.eq(r.status, 0)
+end)
+
+test("Ctrl-C at the prompt drops the line, and ends a line that runs", function(t)
+  local r = terminal(t, function(expect, type)
+    expect "> "
+    type "garbage that is no Lua"
+    expect "no Lua"
+    type "\3"
+    expect "> "
+    type "1 + 1\n"
+    expect "\n2"
+    type "while true do end\n"
+    t.sleep(0.3)
+    type "\3"
+    expect "interrupted"
+    type "sched.sleep(60)\n"
+    t.sleep(0.3)
+    type "\3"
+    expect "interrupted"
+    type "print('al' .. 'ive')\n"
+    expect "alive"
+    type "\4"
+  end)
+  t.eq(r.status, 0)
+end)
+
+test("Tab completes names at the prompt", function(t)
+  terminal(t, function(expect, type)
+    expect "> "
+    type "string.rever\t('abc')\n"
+    expect "\"cba\""
+    type "\4"
+  end)
+end)
+
+test("lines are kept in the history file", function(t)
+  local file
+  terminal(t, function(expect, type, _, env)
+    file = env.VMLUA_HISTORY
+    expect "> "
+    type "'remember' .. ' me'\n"
+    expect "remember me"
+    type "\4"
+  end)
+  local f = t.ok(io.open(file), "no history file")
+  t.match(f:read "a", "remember")
+  f:close()
+end)
+
+test("what is printed while a line is typed does not break the line", function(t)
+  local r = terminal(t, function(expect, type)
+    expect "> "
+    type "sched.spawn(function() sched.sleep(0.3) print 'from behind' end)\n"
+    expect "> "
+    type "1 + 2"
+    expect "from behind"
+    type " + 3\n"
+    expect "\n6"
+    type "\4"
+  end)
+  t.eq(r.status, 0)
+end)
