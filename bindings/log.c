@@ -45,7 +45,8 @@ static void sink_deliver(void *opaque)
         if (lost) {
             log_warning("%u log lines were lost: the script's sink is too slow", lost);
         }
-        if (!line) {
+        if (!line || !script_main) {
+            g_free(line);
             break;
         }
         lua_State *L = binding_state();

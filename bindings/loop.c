@@ -56,7 +56,9 @@ static void later_run(void *opaque)
         if (!fn) {
             return;
         }
-        binding_invoke(binding_state(), fn, 0, false);
+        if (script_main) { /* the loop is run down after Lua is gone */
+            binding_invoke(binding_state(), fn, 0, false);
+        }
         script_ref_free(fn);
     }
     bh_schedule(later_bh);

@@ -11,8 +11,10 @@
 #include "engine/core/lock.h"
 #include "engine/core/log.h"
 #include "engine/core/main-loop.h"
-#include "engine/core/rcu.h"
 #include "engine/machine/machine.h"
+
+#pragma weak binding_open_qom
+#pragma weak binding_open_device
 
 lua_State *script_main;
 static ScriptThread main_thread;
@@ -89,8 +91,10 @@ lua_State *bindings_open(int argc, char **argv)
     binding_open_fs(L);
     binding_open_process(L);
     binding_open_log(L);
-    binding_open_qom(L);
-    binding_open_device(L);
+    if (binding_open_qom && binding_open_device) {
+        binding_open_qom(L);
+        binding_open_device(L);
+    }
     binding_open_irq(L);
     binding_open_memory(L);
     binding_open_cpu(L);
@@ -142,7 +146,6 @@ void bindings_close(void)
     }
     script_handles_close();
     self_thread = NULL;
-    rcu_drain();
 }
 
 void bindings_thread_begin(VCpu *cpu)

@@ -316,10 +316,107 @@ static int l_add_cpu(lua_State *L)
 /* ---- run control
  * --------------------------------------------------------------------------------------- */
 
+/* What a board set in its vCPUs while composing them: it is their state after every reset. */
+typedef struct StartState {
+    VCpu *cpu;
+    unsigned groups; /* X86_STATE_* that the board changed */
+    X86CPUState state;
+} StartState;
+
+static void free_start_states(void *data)
+{
+    g_ptr_array_free(data, TRUE);
+}
+
+static void copy_groups(X86CPUState *to, const X86CPUState *from, unsigned groups)
+{
+    if (groups & X86_STATE_GPR) {
+        memcpy(to->gpr, from->gpr, sizeof to->gpr);
+        to->rip = from->rip;
+        to->rflags = from->rflags;
+    }
+    if (groups & X86_STATE_SYSTEM) {
+        memcpy(to->seg, from->seg, sizeof to->seg);
+        to->gdt = from->gdt;
+        to->idt = from->idt;
+        to->cr0 = from->cr0;
+        to->cr2 = from->cr2;
+        to->cr3 = from->cr3;
+        to->cr4 = from->cr4;
+        to->cr8 = from->cr8;
+        to->efer = from->efer;
+        to->apic_base = from->apic_base;
+    }
+    if (groups & X86_STATE_FPU) {
+        to->xcr0 = from->xcr0;
+        to->xsave_size = from->xsave_size;
+        memcpy(to->xsave, from->xsave, sizeof to->xsave);
+    }
+    if (groups & X86_STATE_DEBUG) {
+        memcpy(to->dr, from->dr, sizeof to->dr);
+        to->dr6 = from->dr6;
+        to->dr7 = from->dr7;
+    }
+    if (groups & X86_STATE_MSRS) {
+        to->n_msrs = from->n_msrs;
+        memcpy(to->msrs, from->msrs, sizeof to->msrs);
+    }
+    if (groups & X86_STATE_LAPIC) {
+        memcpy(to->lapic, from->lapic, sizeof to->lapic);
+    }
+    if (groups & X86_STATE_EVENTS) {
+        to->events = from->events;
+        to->mp_state = from->mp_state;
+    }
+}
+
+/* Fired at the end of a reset, when vCPUs are in their architectural state. */
+static EventAction apply_start_states(void *opaque, VCpu *unused, EventRecord *x)
+{
+    GPtrArray *states = opaque;
+    for (guint i = 0; i < states->len; i++) {
+        StartState *s = g_ptr_array_index(states, i);
+        GError *error = NULL;
+        if (cpu_modify_state(s->cpu, s->groups, &error)) {
+            copy_groups(s->cpu->state, &s->state, s->groups);
+        } else {
+            machine_fail(machine_of_cpu(s->cpu), error->message);
+            g_error_free(error);
+        }
+    }
+    return EVENT_CONTINUE;
+}
+
+static bool keep_start_states(Machine *m, GError **error)
+{
+    static const EventFilter filter = { .source = EVENT_RESET, .len = UINT64_MAX, .cpu = -1 };
+    GPtrArray *states = NULL;
+
+    for (guint i = 0; i < m->cpus->len; i++) {
+        VCpu *cpu = g_ptr_array_index(m->cpus, i);
+        if (cpu->state_dirty) {
+            StartState *s = g_new(StartState, 1);
+            s->cpu = cpu;
+            s->groups = cpu->state_dirty;
+            s->state = *cpu->state;
+            states = states ? states : g_ptr_array_new_with_free_func(g_free);
+            g_ptr_array_add(states, s);
+        }
+    }
+    if (states &&
+        !event_hook_add(m->events, &filter, apply_start_states, states, free_start_states, error)) {
+        free_start_states(states);
+        return false;
+    }
+    return true;
+}
+
 static int l_finish_init(lua_State *L)
 {
+    Machine *m = check_machine(L, 1);
     GError *error = NULL;
-    return ok_or_raise(L, machine_finish_init(check_machine(L, 1), &error), error);
+    bool ok = keep_start_states(m, &error) && machine_finish_init(m, &error);
+    return ok_or_raise(L, ok, error);
 }
 
 static int l_resume(lua_State *L)
