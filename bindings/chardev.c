@@ -214,15 +214,9 @@ static Watch *new_watch(lua_State *L, Chardev *chr, int idx, const char *what)
 
 /* ---- making chardevs ------------------------------------------------------------------------ */
 
-static Object *default_parent(GError **error)
+static Object *default_parent(void)
 {
-    Object *root = object_get_root(), *dir = object_get_child(root, "chardevs");
-    if (!dir && (dir = object_new(TYPE_OBJECT, error))) {
-        const bool ok = object_add_child(root, "chardevs", dir, error);
-        object_unref(dir); /* its parent holds it */
-        dir = ok ? dir : NULL;
-    }
-    return dir;
+    return object_get_container(object_get_root(), "chardevs");
 }
 
 /* The name it gets in the tree: the one asked for, its id, or chardevN. */
@@ -240,7 +234,7 @@ static bool put_in_tree(Chardev *chr, Object *parent, const char *name, GError *
 /* Puts it in the tree and opens it; consumes the reference. NULL + error. */
 static Chardev *adopt(Chardev *chr, Object *parent, const char *name, GError **error)
 {
-    parent = parent ? parent : default_parent(error);
+    parent = parent ? parent : default_parent();
     if (!parent || !put_in_tree(chr, parent, name, error)) {
         object_unref(OBJECT(chr));
         return NULL;
@@ -344,7 +338,7 @@ static int chardev_new_link(lua_State *L)
     bool ok = true;
     for (int i = 0; i < 2 && ok; i++) {
         ends[i] = object_new(TYPE_CHARDEV_LINK, &error);
-        Object *parent = !ends[i] ? NULL : parents[i] ? parents[i] : default_parent(&error);
+        Object *parent = !ends[i] ? NULL : parents[i] ? parents[i] : default_parent();
         ok = parent && put_in_tree(CHARDEV(ends[i]), parent, name, &error);
     }
     ok = ok && chardev_link(CHARDEV(ends[0]), CHARDEV(ends[1]), &error);

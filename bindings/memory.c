@@ -544,22 +544,6 @@ static int tree_tostring(lua_State *L)
 static const char *const region_keys[] = { "kind",   "name", "size",  "backend", "of",
                                            "offset", "data", "saved", NULL };
 
-static Object *regions_of(Machine *m, GError **error)
-{
-    Object *dir = object_get_child(OBJECT(m), "regions");
-    if (!dir) {
-        dir = object_new(TYPE_OBJECT, error);
-        if (dir && !object_add_child(OBJECT(m), "regions", dir, error)) {
-            object_unref(dir);
-            return NULL;
-        }
-        if (dir) {
-            object_unref(dir); /* its parent holds it */
-        }
-    }
-    return dir;
-}
-
 typedef struct RegionSpec {
     const char *kind, *name, *data;
     uint64_t size, offset;
@@ -666,8 +650,8 @@ static bool make_region(RegionObject *r, const RegionSpec *spec, GError **error)
 /* The new region, in the tree below its machine; NULL + error. */
 static RegionObject *new_region(Machine *m, const RegionSpec *spec, GError **error)
 {
-    Object *dir = regions_of(m, error);
-    Object *obj = dir ? object_new(TYPE_REGION, error) : NULL;
+    Object *dir = object_get_container(OBJECT(m), "regions");
+    Object *obj = object_new(TYPE_REGION, error);
     if (!obj) {
         return NULL;
     }

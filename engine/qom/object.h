@@ -93,6 +93,7 @@ const char *type_get_name(const TypeImpl *type);
 const char *type_get_doc(const TypeImpl *type);
 TypeImpl *type_get_parent(TypeImpl *type); /* NULL for roots and unknown parents */
 bool type_is_abstract(const TypeImpl *type);
+size_t type_instance_size(const TypeImpl *type); /* of a type whose class is built */
 bool type_is_ancestor(TypeImpl *type,
                       TypeImpl *target); /* also true for interfaces and for itself */
 /* Builds the class once: parents first, then interfaces, then class_init. false + error on an

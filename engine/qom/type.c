@@ -247,6 +247,11 @@ bool type_is_abstract(const TypeImpl *type)
     return type->abstract;
 }
 
+size_t type_instance_size(const TypeImpl *type)
+{
+    return type->instance_size;
+}
+
 static bool is_ancestor_bounded(TypeImpl *type, TypeImpl *target, unsigned budget)
 {
     for (; type && budget; type = type_get_parent(type), budget--) {

@@ -15,6 +15,7 @@ typedef struct LineList {
     Irq **lines; /* inputs: ours; outputs: in the device's struct */
     DeviceState *dev;
     IrqHandler fn;
+    void *opaque;
 } LineList;
 
 typedef struct Mapping {
@@ -97,12 +98,19 @@ static void drop_lines(DeviceState *dev, bool all)
     }
 }
 
-void device_init_irq_in(DeviceState *dev, const char *name, IrqHandler fn, unsigned n)
+void device_init_irq_in_opaque(DeviceState *dev, const char *name, IrqHandler fn, void *opaque,
+                               unsigned n)
 {
     LineList *l = add_list(dev, name, true, n);
 
     l->fn = fn;
+    l->opaque = opaque;
     l->lines = g_new0(Irq *, n);
+}
+
+void device_init_irq_in(DeviceState *dev, const char *name, IrqHandler fn, unsigned n)
+{
+    device_init_irq_in_opaque(dev, name, fn, dev, n);
 }
 
 void device_init_irq_out(DeviceState *dev, const char *name, Irq **lines, unsigned n)
@@ -159,7 +167,7 @@ Irq *device_get_irq_in(DeviceState *dev, const char *name, unsigned n, GError **
         return NULL;
     }
     if (!l->lines[n]) {
-        l->lines[n] = irq_new(l->fn, dev, (int)n);
+        l->lines[n] = irq_new(l->fn, l->opaque, (int)n);
     }
     return l->lines[n];
 }

@@ -66,6 +66,9 @@ void device_reset(DeviceState *dev); /* nothing when it is not realized */
  * pointers in the instance struct that the board connects. Declared in instance_init they live as
  * long as the device, in realize until it is unrealized. A name twice is a bug. */
 void device_init_irq_in(DeviceState *dev, const char *name, IrqHandler fn, unsigned n);
+/* As above with fn(opaque, n, level), which outlives the lines. */
+void device_init_irq_in_opaque(DeviceState *dev, const char *name, IrqHandler fn, void *opaque,
+                               unsigned n);
 void device_init_irq_out(DeviceState *dev, const char *name, Irq **lines, unsigned n);
 Irq *device_get_irq_in(DeviceState *dev, const char *name, unsigned n,
                        GError **error); /* borrowed */

@@ -1,0 +1,109 @@
+/*
+ * Private to bindings/: types that scripts define with qom.type.
+ *
+ * The chain of a script's type is C types, then script types. The topmost script type carries C
+ * trampolines that act for all script types below it; which types those are is found from the
+ * object's class. Instances are the C parent's struct, then ScriptInstance, then for each script
+ * type its property fields and its declared state.
+ */
+#pragma once
+
+#include "bindings/binding.h"
+#include "engine/hw/core/device.h"
+
+typedef struct ScriptType ScriptType;
+
+typedef struct StateField {
+    char *name;
+    char *type; /* as the script wrote it */
+    VMStateKind kind;
+    size_t offset;  /* in the instance */
+    size_t size;    /* of one element; of all for VMS_BYTES */
+    unsigned count; /* of an array; 0: not an array */
+} StateField;
+
+/* Beside each Property that a script declares; its `opaque` points here. */
+typedef struct ScriptProp {
+    ScriptType *type;
+    size_t list_offset; /* PROP_LIST without a getter: of a GPtrArray * in the instance */
+    ScriptRef *get, *set;
+    char *name, *doc, *link_type;
+    char **words;
+} ScriptProp;
+
+typedef struct ScriptInstance {
+    bool constructed; /* defaults are in place: from now on setters of scripts are called */
+    char *init_error; /* of `init`; told when the object is used */
+} ScriptInstance;
+
+struct ScriptType {
+    char *name, *doc;
+    ScriptType *parent; /* NULL: the parent is a C type */
+    ScriptType *root;   /* the topmost script type of the chain */
+    bool is_device, is_interface;
+    bool user_creatable;
+    size_t instance_offset; /* of ScriptInstance; of the root type */
+    size_t instance_end;
+    GArray *props;        /* of Property */
+    GPtrArray *prop_data; /* of ScriptProp *, in the same order */
+    GPtrArray *fields;    /* own StateField *, by name */
+    GHashTable *state;    /* name -> StateField *, inherited ones too */
+    GPtrArray *needs;     /* interfaces: method names that implementers must have */
+    ScriptRef *init, *realize, *reset, *unrealize, *pre_save, *post_load;
+    /* Of the C parent; in the root type. */
+    bool (*c_realize)(DeviceState *dev, GError **error);
+    void (*c_unrealize)(DeviceState *dev);
+    void (*c_reset)(DeviceState *dev);
+    const VMStateDescription *c_vmsd;
+    VMStateDescription vmsd;
+    GArray *vmsd_fields; /* of VMStateField */
+};
+
+/* The script type of an object's class, NULL for C types. */
+ScriptType *script_type_of(const Object *obj);
+ScriptType *script_type_of_impl(const TypeImpl *type);
+ScriptInstance *script_type_instance(const ScriptType *st, Object *obj);
+/* The chain from root to `st`; returns its length. */
+unsigned script_type_chain(ScriptType *st, ScriptType *chain[OBJECT_CLASS_DEPTH]);
+void script_type_free(ScriptType *st);
+/* The function qom.type{…}: one table in, nothing out. */
+int script_type_define(lua_State *L);
+
+/* Readers of the table at `spec`, which raise with `what`; strings are held by the table. */
+const char *script_opt_string(lua_State *L, int spec, const char *key, const char *what);
+bool script_opt_bool(lua_State *L, int spec, const char *key, bool fallback, const char *what);
+ScriptRef *script_opt_function(lua_State *L, int spec, const char *key, const char *what);
+bool script_name_ok(const char *name, bool dashes);
+/* Raises when a field or method of handles would hide the member `name`. */
+void script_check_not_hidden(lua_State *L, int spec, const ScriptType *st, const char *parent,
+                             const char *name, const char *what);
+/* Pushes the string keys of the table at idx as a sorted list; returns their number. */
+int script_sorted_keys(lua_State *L, int idx, const char *what);
+/* Room in the instance; its offset. */
+size_t script_lay_out(ScriptType *st, size_t size, size_t align);
+/* qom-prop.c: the key `properties` of the table at `spec`, which is at index 1 of the stack. */
+void script_read_properties(lua_State *L, int spec, ScriptType *st, ObjectClass *parent);
+
+/* qom-trampoline.c: what C calls of script types. */
+void script_type_fill_info(ScriptType *st, TypeInfo *info);
+void script_type_register_class(lua_State *L, ScriptType *st, TypeImpl *impl);
+bool script_prop_get(Object *obj, const Property *p, PropValue *out, GError **error);
+bool script_prop_set(Object *obj, const Property *p, const PropValue *in, GError **error);
+/* Calls ref(handle, …nargs values already pushed) with nresults. false + error; true without a call
+ * and results when there is no such function. */
+bool script_call_object(ScriptRef *ref, Object *obj, GError **error);
+
+/* qom-state.c */
+/* Parses "uint8[16]", "bytes:64", …; raises with `what`. Sets kind, size, count; the caller lays it
+ * out. */
+void script_state_parse(lua_State *L, const char *text, const char *what, StateField *out);
+size_t script_state_bytes(const StateField *f);
+extern const BindingMembers script_state_members;
+int script_state_push_proxy(lua_State *L); /* (handle) -> proxy: the field `state` of objects */
+void script_state_open(lua_State *L);
+
+/* device.c */
+/* Takes regions, timers and lines of a device away: at the end of unrealize, or when realize
+ * failed. */
+void script_device_cleanup(DeviceState *dev);
+extern const VMStateField script_timers_field; /* a VMS_CUSTOM over the instance */
