@@ -684,7 +684,7 @@ START_TEST(a_tree_that_doubles_at_each_level_is_cut_short_with_a_warning)
         for (unsigned k = 0; i && k < 2; k++) {
             memory_region_init_alias(&alias[2 * i + k], NULL, "alias", &box[i - 1], 0,
                                      MEMORY_REGION_MAX);
-            memory_region_add_subregion_overlap(&box[i], k << i, &alias[2 * i + k], 0);
+            memory_region_add_subregion_overlap(&box[i], (hwaddr)k << i, &alias[2 * i + k], 0);
         }
     }
     memory_region_add_subregion(&box[0], 0, &io);
