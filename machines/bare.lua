@@ -96,9 +96,9 @@ return machine.define {
   init = function(m)
     local conf = m.conf
     local low, map = add_ram(m)
-    m:device("isa-serial", { id = "serial0", iobase = 0x3f8, irq = 4, chardev = m:serial(0) })
-    m:device("debugcon", { id = "debugcon0", iobase = 0xe9, chardev = machine.chardev(conf.debugcon or "ring", m, "debugcon") })
-    m:device("isa-debug-exit", { id = "exit0", iobase = 0xf4 })
+    m:device("isa-serial", { iobase = 0x3f8, irq = 4, chardev = m:serial(0) })
+    m:device("debugcon", { iobase = 0xe9, chardev = machine.chardev(conf.debugcon or "ring", m, "debugcon") })
+    m:device("isa-debug-exit", { iobase = 0xf4 })
     if conf.symbols then
       local list, err = symbols.load(conf.symbols)
       if not list then refuse("-symbols: %s", err) end

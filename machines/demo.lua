@@ -40,8 +40,8 @@ return machine.define {
   name = "demo", doc = "Prints, takes timer interrupts, and is answered by Lua", ram = "1M",
   init = function(m)
     m.memory:add(0, m.ram)
-    m:device("isa-serial", { id = "serial0", iobase = 0x3f8, irq = 4, chardev = m:serial(0) })
-    m:device("isa-debug-exit", { id = "exit0", iobase = 0xf4 })
+    m:device("isa-serial", { iobase = 0x3f8, irq = 4, chardev = m:serial(0) })
+    m:device("isa-debug-exit", { iobase = 0xf4 })
     m:place(0x7c00, guest)
     m.cpus[1]:set { cs = 0, ds = 0, rip = 0x7c00 }
 
@@ -64,7 +64,7 @@ return machine.define {
     m:notify(function(status, reason)
       if status ~= "shutdown" then return end
       say("the guest has ended: %s", reason)
-      say("exits to user space: %s", require("vmlua.pretty").format(m.stats))
+      say("%d port accesses came out to us, %d of them to a function in Lua", m.stats.exits.pio or 0, m.stats.script)
       if m.exit_code == EXIT_OK then m.exit_code = 0 end
     end)
     say("%s runs on %s", m.id, m.accel)

@@ -97,7 +97,9 @@ static void reset_fpu(X86CPUState *s)
     s->xcr0 = XSTATE_FP;
 }
 
-static void reset_lapic(X86CPUState *s)
+/* LINT0 of the boot processor passes the PIC's interrupts on, as firmware leaves it (virtual wire
+ * mode) and not masked as after RESET: a guest without firmware could take no timer interrupt. */
+static void reset_lapic(X86CPUState *s, bool is_bsp)
 {
     static const struct {
         uint16_t reg;
@@ -118,6 +120,9 @@ static void reset_lapic(X86CPUState *s)
     memcpy(s->lapic + 0x30, version, 4);
     for (unsigned i = 0; i < G_N_ELEMENTS(values); i++) {
         put_u32(s->lapic + values[i].reg, values[i].value);
+    }
+    if (is_bsp) {
+        put_u32(s->lapic + 0x350, 0x700);
     }
 }
 
@@ -144,7 +149,7 @@ void x86_state_reset(X86CPUState *s, bool is_bsp)
     s->dr7 = DR7_RESET;
     s->tsc = 0;
     reset_fpu(s);
-    reset_lapic(s);
+    reset_lapic(s, is_bsp);
     s->mp_state = is_bsp ? X86_MP_RUNNABLE : X86_MP_UNINITIALIZED;
     memset(&s->events, 0, sizeof(s->events));
 }

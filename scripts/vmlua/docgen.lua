@@ -139,6 +139,11 @@ docgen.modules = {
   "vmlua.text", "vmlua.pretty", "vmlua.strict", "vmlua.options", "vmlua.help", "vmlua.docgen",
 }
 
+-- The colon of a method's name says that there is a self.
+local function plain(sig)
+  return sig and (sig:gsub("^%(self,%s*", "("):gsub("^%(self%)", "()")) or "()"
+end
+
 local function core_entries()
   local ok, api = pcall(require, "vmlua.core.api")
   if not ok then return {} end
@@ -153,7 +158,7 @@ local function core_entries()
     for _, f in ipairs(d.functions) do
       if not f.name:match("^__") then
         entry.functions[#entry.functions + 1] =
-          { name = short .. sep .. f.name, short = f.name, sig = f.sig or "()", doc = f.doc or "", fn = f.fn }
+          { name = short .. sep .. f.name, short = f.name, sig = plain(f.sig), doc = f.doc or "", fn = f.fn }
       end
     end
     out[#out + 1] = entry
@@ -239,6 +244,14 @@ function docgen.markdown()
   end
   local body = table.concat(out, "\n")
   return (body:gsub("\n\n\n+", "\n\n"):gsub("%s+$", "")) .. "\n"
+end
+
+--- Writes the script reference to a file.
+---@param path string
+function docgen.write_reference(path)
+  local f = assert(io.open(path, "w"))
+  f:write(docgen.markdown())
+  f:close()
 end
 
 local function luals_name(s) return (s:gsub("[^%w_]", "_")) end

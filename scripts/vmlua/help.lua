@@ -38,6 +38,7 @@ local function by_name(entries, name)
   local out, names = {}, {}
   for _, e in ipairs(entries) do
     names[#names + 1] = e.name
+    names[#names + 1] = e.name:match("[%w_%-]+$")
     if e.name == name or e.name:match("[%w_%-]+$") == name then print_entry(out, e) end
   end
   if #out > 0 then return out end

@@ -199,9 +199,13 @@ end
 -- The board that a name on the command line means; nil: the default one.
 function board_by_name(name)
   local machine = require "vmlua.machine"
-  local class, err = machine.find(name)
+  local class = machine.find(name)
   if class then return class end
-  if name then options.usage_error("-machine: %s", err) end
+  if name then
+    local names = {}
+    for _, b in ipairs(machine.classes()) do names[#names + 1] = b.name end
+    options.usage_error("-machine: %s", text.unknown("board", name, names))
+  end
   options.usage_error "no board is named: give a script, or -machine NAME (-machine help lists them)"
 end
 

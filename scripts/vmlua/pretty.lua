@@ -126,6 +126,7 @@ end
 ---@field width? integer columns (100)
 ---@field depth? integer how deep tables are opened (6)
 ---@field items? integer entries shown of one table (200)
+---@field name? string the field that the value came from
 ---@field string? integer bytes shown of a string inside a table (200)
 
 --- Text of any value: sorted keys, cycles as the path of the table they lead back to, addresses in hex.
@@ -138,7 +139,7 @@ function pretty.format(v, opts)
     width = opts.width or 100, depth = opts.depth or 6, items = opts.items or 200,
     string = opts.string or 200, seen = {}, path = "cycle",
   }
-  return render(v, state, 0, 0)
+  return render(v, state, 0, 0, opts.name)
 end
 
 --- Bytes as a hex dump of 16 a line.

@@ -229,8 +229,9 @@ end
 ---@param chunk function
 ---@param env table
 ---@param write fun(text: string)
+---@param source? string what was typed: the last name in it says how a number reads best
 ---@return boolean ok
-function repl.evaluate(chunk, env, write)
+function repl.evaluate(chunk, env, write, source)
   local results = table.pack(xpcall(chunk, repl.error_text))
   if not results[1] then
     write(tostring(results[2]) .. "\n")
@@ -239,8 +240,9 @@ function repl.evaluate(chunk, env, write)
   if results.n > 1 then
     env._ = results[2]
     local out = {}
+    local name = source and source:match("%.([%a_][%w_]*)%s*$")
     for i = 2, results.n do
-      local ok, shown = pcall(pretty.format, results[i], { width = repl.width and repl.width() or 100 })
+      local ok, shown = pcall(pretty.format, results[i], { width = repl.width and repl.width() or 100, name = name })
       out[#out + 1] = ok and shown or "(cannot be shown: " .. tostring(shown) .. ")"
     end
     write(table.concat(out, "\t") .. "\n")
@@ -272,7 +274,7 @@ function Session:feed(line)
   if chunk then
     self.pending = nil
     return function()
-      if not repl.evaluate(chunk, self.env, self.write) then self.failed = true end
+      if not repl.evaluate(chunk, self.env, self.write, source) then self.failed = true end
     end
   end
   if message == "incomplete" then
