@@ -355,12 +355,12 @@ static int new_region(lua_State *L, bool io)
     if (!r) {
         return binding_raise(L, error);
     }
+    r->dev = dev;
+    r->io = io;
     if (!add_region_child(dev, r, addr, &error)) {
         object_unref(r);
         return binding_raise(L, error);
     }
-    r->dev = dev;
-    r->io = io;
     r->priority = spec.priority;
     region_init_ops(r, &spec);
     g_snprintf(place, sizeof(place), "%s-%#" PRIx64, io ? "port" : "mmio", addr);
