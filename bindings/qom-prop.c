@@ -239,7 +239,7 @@ static void read_property(lua_State *L, int spec, ScriptType *st, ObjectClass *p
         text = script_opt_string(L, spec, "type", what);
         sp->link_type = g_strdup(text ? text : TYPE_OBJECT);
         p->link_type = sp->link_type;
-        if (!type_table_get(sp->link_type)) {
+        if (strcmp(sp->link_type, st->name) != 0 && !type_table_get(sp->link_type)) {
             const char *near = type_nearest_name(sp->link_type);
             luaL_error(L, "%s: unknown type '%s'%s%s%s", what, sp->link_type,
                        near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");

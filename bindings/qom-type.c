@@ -509,7 +509,8 @@ static void start_layout(ScriptType *st, ObjectClass *parent, size_t parent_size
     st->parent = script_type_of_impl(parent->type);
     st->root = st->parent ? st->parent->root : st;
     st->is_device = object_class_dynamic_cast(parent, TYPE_DEVICE) != NULL;
-    st->is_interface = object_class_dynamic_cast(parent, TYPE_INTERFACE) != NULL;
+    /* An implementer can be cast to it too; only interfaces descend from it. */
+    st->is_interface = strcmp(type_get_name(parent->ancestors[0]), TYPE_INTERFACE) == 0;
     st->instance_end = parent_size;
     if (st->parent) {
         GHashTableIter it;

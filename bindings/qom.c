@@ -211,10 +211,14 @@ static int l_properties(lua_State *L)
     size_t n;
 
     if (lua_type(L, 1) == LUA_TSTRING) {
-        check_type_name(L, 1);
+        GError *error = NULL;
+        ObjectClass *klass = object_class_lookup(lua_tostring(L, 1), &error);
+
+        if (!klass) {
+            return binding_fail(L, error);
+        }
         found = binding_scratch(L);
-        object_class_property_foreach(object_class_by_name(lua_tostring(L, 1)), collect_class_prop,
-                                      found);
+        object_class_property_foreach(klass, collect_class_prop, found);
     } else {
         Object *obj = binding_check_object(L, 1, TYPE_OBJECT);
         found = binding_scratch(L);
@@ -367,6 +371,13 @@ static int l_container(lua_State *L)
 {
     const char *path = luaL_checkstring(L, 1);
 
+    for (const char *p = path; *p; p += strspn(p, "/")) {
+        size_t n = strcspn(p, "/");
+        if ((n == 1 || n == 2) && strspn(p, ".") >= n) {
+            return luaL_error(L, "'%s' is not a path of names", path);
+        }
+        p += n;
+    }
     binding_push_object(L, object_get_container(object_get_root(), path));
     return 1;
 }
@@ -411,13 +422,26 @@ static int object_add(lua_State *L)
     return 1;
 }
 
+/* What the engine itself put into the tree is not for scripts to take out. */
+static bool removable(const Object *obj)
+{
+    static const char *const types[] = { TYPE_DEVICE, "device-region", "device-timer" };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(types); i++) {
+        if (object_class_dynamic_cast(obj->klass, types[i])) {
+            return true;
+        }
+    }
+    return script_type_of(obj) != NULL;
+}
+
 static int object_remove(lua_State *L)
 {
     Object *obj = binding_check_object(L, 1, TYPE_OBJECT);
 
-    if (obj == object_get_root() || object_dynamic_cast(obj, TYPE_MACHINE)) {
-        return luaL_error(L, "%s cannot be removed from the tree%s", object_get_name(obj),
-                          obj == object_get_root() ? "" : ": close it");
+    if (!removable(obj)) {
+        return luaL_error(L, "%s (%s) cannot be removed by a script", object_get_name(obj),
+                          object_get_typename(obj));
     }
     object_unparent(obj);
     return 0;
@@ -584,7 +608,7 @@ static const ApiFunction functions[] = {
     { "class", l_class, "(name: string): ClassInfo?, string?", "What is known of one class." },
     { "ancestors", l_ancestors, "(name: string): string[]",
       "The type, its parent, and so on up to the root." },
-    { "properties", l_properties, "(x: string|object): PropertyInfo[]",
+    { "properties", l_properties, "(x: string|object): PropertyInfo[]?, string?",
       "The properties of a type or of an object." },
     { "methods", l_methods, "(type: string): table<string, function>",
       "The open table of a type's methods: what is added there, handles have." },
@@ -613,7 +637,8 @@ static const ApiFunction methods[] = {
     { "add_child", object_add, "(self, name: string, child: object): object",
       "Puts an object below this one." },
     { "remove", object_remove, "(self)",
-      "Takes the object and all below it out of the tree, for good." },
+      "Takes a device, region, timer or object of a script's type, and all below it, out of "
+      "the\ntree, for good." },
     { "resolve", object_resolve, "(self, path: string, type?: string): object?, string?",
       "As qom.resolve, among what is below this object." },
     { "is_a", object_is_a, "(self, type: string): boolean",

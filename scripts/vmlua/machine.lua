@@ -445,7 +445,8 @@ function vm:device(type, props)
   local dev = require("vmlua.core.qom").new(type)
   for k, v in pairs(given) do
     if k == "chardev" and _G.type(v) == "string" then v = machine.chardev(v, self) end
-    dev[k] = v
+    -- Text is read as on a command line: "0x3f8", "on", "2G", a path.
+    if _G.type(v) == "string" then dev:parse(k, v) else dev:set(k, v) end
   end
   local ok, err = dev:realize(self, id)
   if ok == nil and err then error(err, 2) end

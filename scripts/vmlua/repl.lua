@@ -112,7 +112,7 @@ local function complete_path(prefix)
   local out = {}
   local listed, children = pcall(qom.children, obj)
   for _, child in ipairs(listed and children or {}) do
-    local name = type(child) == "table" and child.name or tostring(child):match("[^/]+$")
+    local name = child.name
     if name and name:sub(1, #part) == part then out[#out + 1] = parent .. "/" .. name end
   end
   table.sort(out)
