@@ -841,9 +841,11 @@ static bool serial_post_load(void *opaque, unsigned version, GError **error)
     if (fifo_mode(s) && s->rx.count > 0 && !s->timeout_pending && !timer_armed(&s->timeout_timer)) {
         restart_timeout(s);
     }
-    /* The interrupt controller has loaded its own state, or will; the wire is set in any case. */
+    /* A wire that does not carry its level as saved state of its own is brought in line. */
     s->irq_level = interrupt_id(s) != UART_IIR_NONE && irq_gate_open(s);
-    irq_set(s->irq, s->irq_level);
+    if (irq_level(s->irq) != s->irq_level) {
+        irq_set(s->irq, s->irq_level);
+    }
     update_params(s);
     drive_modem(s);
     chardev_send_break(s->chr, line_in_break(s) && !loopback(s));
