@@ -4,7 +4,10 @@
 #include <errno.h>
 #include <string.h>
 
-G_DEFINE_QUARK(vmlua - engine - error, engine_error)
+GQuark engine_error_quark(void)
+{
+    return g_quark_from_static_string("vmlua-engine-error");
+}
 
 bool error_set(GError **error, EngineError code, const char *format, ...)
 {

@@ -99,7 +99,7 @@ static guint slab_new(RamStore *store)
     slab->mem = mmap(NULL, SLAB_BYTES, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (slab->mem == MAP_FAILED) {
-        g_error("no address space for %u pages of a snapshot", SLAB_PAGES);
+        g_error("no address space for %d pages of a snapshot", SLAB_PAGES);
     }
     slab->used = slab->populated = 0;
     memset(slab->free, 0xff, sizeof(slab->free));
