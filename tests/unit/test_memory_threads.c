@@ -280,6 +280,7 @@ START_TEST(no_write_is_lost_between_marking_a_page_and_taking_the_mark)
     GThread *threads[READERS];
 
     main_loop_init();
+    stop = 0;
     block = ram_block_new_anonymous("dirty", DIRTY_PAGES * RAM_PAGE_SIZE, NULL);
     ram_block_enable_dirty(block, DIRTY_SNAPSHOT);
     for (unsigned i = 0; i < READERS; i++) {
