@@ -304,7 +304,12 @@ static int resume_tracked(lua_State *L, lua_State *co, int nargs)
     if (st) {
         st->running = saved;
         if (G_UNLIKELY(st->interrupt == RUN_END_HOLD)) {
-            set_interrupt_hook(st);
+            if (status != LUA_OK && status != LUA_YIELD &&
+                __atomic_load_n(&watch.active, __ATOMIC_RELAXED) != st) {
+                st->interrupt = RUN_ON; /* Ctrl-C has ended a task: the scheduler goes on */
+            } else {
+                set_interrupt_hook(st);
+            }
         }
     }
     if (status == LUA_OK || status == LUA_YIELD) {

@@ -139,12 +139,18 @@ end
 --- options of its own; powerdown(m), what the power button does.
 ---@param spec table
 ---@return MachineClass
-function machine.define(spec) return define(spec, nil, 2) end
+function machine.define(spec)
+  local class = define(spec, nil, 2) -- no tail call: errors count levels
+  return class
+end
 
 --- Derives a board: the parent's init runs first, then this one's; what is not named is the parent's.
 ---@param spec table as for machine.define
 ---@return MachineClass
-function Class:extend(spec) return define(spec, self, 2) end
+function Class:extend(spec)
+  local class = define(spec, self, 2)
+  return class
+end
 
 --- Makes a machine of this board.
 ---@param conf? table
