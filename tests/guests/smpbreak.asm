@@ -1,6 +1,6 @@
-; As smp.asm starts the second processor; then both call the function at 0x9000 for ever, each adding 1
-; to its own counter before the call (0x7d00 + 8 * n) and the function adding 1 to the word that si points
-; to (0x7d04 + 8 * n).
+; As smp.asm starts the second processor; then both, in 32-bit protected mode, call the function at
+; TEST_ADDR + 0x200 for ever, each adding 1 to its own counter before the call (0x7d00 + 8 * n); the function
+; adds 1 to the dword that esi points to (0x7d04 + 8 * n).
 %include "test.inc"
         bits    16
         org     TEST_ADDR
@@ -9,10 +9,6 @@ start:
         mov     di, 0x8000
         mov     cx, ap_end - ap
         cld
-        rep movsb
-        mov     si, func
-        mov     di, 0x9000
-        mov     cx, func_end - func
         rep movsb
         enter_flat32 flat
         bits    32
@@ -24,45 +20,29 @@ flat:
         mov     dword [ebx + 0x300], 0x4500
         mov     dword [ebx + 0x310], 1 << 24
         mov     dword [ebx + 0x300], 0x4608
-        jmp     0x18:back               ; a 16-bit segment on the way back to real mode
-        align   8
-gdt:    dq      0
-        dq      0x00cf9b000000ffff
-        dq      0x00cf93000000ffff
-        dq      0x00009b000000ffff      ; 0x18: 16-bit code
-gdtr:   dw      31
-        dd      gdt
+        mov     esi, 0x7d04
+.loop:
+        inc     dword [esi - 4]
+        call    func
+        jmp     .loop
         bits    16
-back:
-        mov     eax, cr0
-        and     al, 0xfe
-        mov     cr0, eax
-        jmp     0:real
-real:
-        xor     ax, ax
-        mov     ds, ax
-        mov     ss, ax
-        mov     sp, 0x6000
-        mov     si, 0x7d04
-.loop:
-        inc     dword [si - 4]
-        call    0x9000
-        jmp     .loop
 ap:
-        jmp     0:0x8000 + ap_real - ap
-ap_real:
         xor     ax, ax
         mov     ds, ax
-        mov     ss, ax
-        mov     sp, 0x5000
-        mov     si, 0x7d0c
-.loop:
-        inc     dword [si - 4]
-        mov     ax, 0x9000
-        call    ax
-        jmp     .loop
+        jmp     0:ap_low
 ap_end:
+ap_low:
+        enter_flat32 ap32
+        bits    32
+ap32:
+        flat32_segments
+        mov     esp, 0x6000
+        mov     esi, 0x7d0c
+.loop:
+        inc     dword [esi - 4]
+        call    func
+        jmp     .loop
+        times   0x200 - ($ - $$) db 0x90
 func:
-        inc     dword [si]
+        inc     dword [esi]
         ret
-func_end:

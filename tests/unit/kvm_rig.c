@@ -239,3 +239,58 @@ uint64_t rig_stat(Rig *r, const char *name)
     ACCEL_GET_CLASS(r->m->accel)->stats(r->m->accel, take_stat, &q);
     return q.value;
 }
+
+/* ---- running ------------------------------------------------------------------------------ */
+
+unsigned rig_rounds(unsigned n)
+{
+    const char *all = getenv("VMLUA_LONG");
+    return all && *all == '1' ? n : MAX(n / 10, 1);
+}
+
+EventHook *rig_hook(Rig *r, EventSource source, uint64_t addr, uint64_t len, EventFn fn,
+                    void *opaque)
+{
+    GError *err = NULL;
+    EventFilter f = { .source = source, .addr = addr, .len = len, .cpu = -1 };
+    EventHook *h = event_hook_add(r->m->events, &f, fn, opaque, NULL, &err);
+    ck_assert_msg(h != NULL, "%s", err ? err->message : "");
+    return h;
+}
+
+static void setup(void)
+{
+    main_loop_init();
+    module_call_init(MODULE_INIT_QOM);
+}
+
+static void teardown(void)
+{
+    main_loop_finalize();
+}
+
+int rig_main(const char *name, void (*add)(TCase *tc))
+{
+    module_call_init(MODULE_INIT_QOM);
+    g_autofree char *why = rig_unavailable();
+    if (why) {
+        const char *path = getenv("CK_TAP_LOG_FILE_NAME");
+        FILE *tap = path ? fopen(path, "w") : NULL;
+        fprintf(tap ? tap : stdout, "1..0 # SKIP %s\n", why);
+        if (tap) {
+            fclose(tap);
+        }
+        return 77;
+    }
+    Suite *suite = suite_create(name);
+    TCase *tc = tcase_create(name);
+    tcase_set_timeout(tc, 60);
+    tcase_add_checked_fixture(tc, setup, teardown);
+    add(tc);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

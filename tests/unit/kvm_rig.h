@@ -61,3 +61,15 @@ void rig_poke(Rig *r, uint64_t addr, uint32_t value, unsigned size);
 uint64_t rig_stat(Rig *r, const char *name);
 /* NULL: available; else the reason. The caller frees. */
 char *rig_unavailable(void);
+/* main() of a test program: skipped with the reason (exit status 77, TAP plan) where there is no
+ * KVM. */
+int rig_main(const char *suite, void (*add)(TCase *tc));
+/* Whether long stress runs were asked for (VMLUA_LONG=1): n, else a tenth. */
+unsigned rig_rounds(unsigned n);
+/* Hooks. */
+EventHook *rig_hook(Rig *r, EventSource source, uint64_t addr, uint64_t len, EventFn fn,
+                    void *opaque);
+static inline VCpu *rig_cpu(Rig *r, unsigned i)
+{
+    return g_ptr_array_index(r->m->cpus, i);
+}

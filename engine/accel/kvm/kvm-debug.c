@@ -9,6 +9,10 @@
  * INT3 bytes are in memory only while the machine's clock runs: what is saved, or read by a script
  * in a pause, is the guest's own. kvm_hide_breakpoints covers reads while it runs.
  *
+ * Where KVM has no hardware under it (kvm_preferred), it interprets INT3 itself, through the
+ * guest's vectors in real mode, and user space never hears of it. There, breakpoints beyond the
+ * fourth make the vCPUs run in single steps: slow, but no breakpoint is missed.
+ *
  * While debug registers are used here, the guest's own have no effect (it can read and write them).
  * Its INT3 and its #DB by the trap flag are given back to it.
  *
@@ -28,6 +32,7 @@
 #define DR6_BS    (1u << 14)
 #define INT3      0xcc
 #define HW_SLOTS  4
+enum { SLOT_INT3 = -1, SLOT_STEP = -2 }; /* KvmBreak.slot of those without a debug register */
 
 static KvmBreak *find_break(KvmAccel *a, uint64_t addr)
 {
@@ -79,7 +84,7 @@ static void insert_bytes(KvmAccel *a)
 {
     for (unsigned i = 0; i < a->breaks->len; i++) {
         KvmBreak *b = &g_array_index(a->breaks, KvmBreak, i);
-        if (b->slot < 0 && !b->inserted) {
+        if (b->slot == SLOT_INT3 && !b->inserted) {
             b->inserted = swap_byte(a, b->paddr, 0, false, INT3, &b->saved);
         }
     }
@@ -105,7 +110,7 @@ void kvm_debug_clock(KvmAccel *a, bool running)
     bool software = false;
     pthread_mutex_lock(&a->debug_mutex);
     for (unsigned i = 0; i < a->breaks->len; i++) {
-        software = software || g_array_index(a->breaks, KvmBreak, i).slot < 0;
+        software = software || g_array_index(a->breaks, KvmBreak, i).slot == SLOT_INT3;
     }
     pthread_mutex_unlock(&a->debug_mutex);
     if (!software || running) {
@@ -167,7 +172,7 @@ static bool translate_code(KvmAccel *a, int index, uint64_t addr, uint64_t *padd
     return true;
 }
 
-static int free_hw_slot(KvmAccel *a)
+static int free_slot(KvmAccel *a)
 {
     unsigned used = 0;
     for (unsigned i = 0; i < a->breaks->len; i++) {
@@ -179,13 +184,14 @@ static int free_hw_slot(KvmAccel *a)
             return i;
         }
     }
-    return -1;
+    return a->step_breaks ? SLOT_STEP : SLOT_INT3;
 }
 
 static char *describe(const KvmBreak *b)
 {
-    return b->slot >= 0 ? g_strdup_printf("hw breakpoint %d/%d", b->slot + 1, HW_SLOTS)
-                        : g_strdup("sw breakpoint");
+    return b->slot >= 0           ? g_strdup_printf("hw breakpoint %d/%d", b->slot + 1, HW_SLOTS)
+           : b->slot == SLOT_INT3 ? g_strdup("sw breakpoint")
+                                  : g_strdup("single steps");
 }
 
 /* Everybody leaves the guest and comes back with the new breakpoints. */
@@ -214,9 +220,9 @@ bool kvm_break_add(KvmAccel *a, const EventFilter *f, char **how, GError **error
         pthread_mutex_unlock(&a->debug_mutex);
         return true;
     }
-    KvmBreak new = { .addr = f->addr, .users = 1, .slot = free_hw_slot(a) };
+    KvmBreak new = { .addr = f->addr, .users = 1, .slot = free_slot(a) };
     pthread_mutex_unlock(&a->debug_mutex);
-    if (new.slot < 0) {
+    if (new.slot == SLOT_INT3) {
         if (!translate_code(a, f->cpu, f->addr, &new.paddr, error)) {
             return false;
         }
@@ -232,7 +238,7 @@ bool kvm_break_add(KvmAccel *a, const EventFilter *f, char **how, GError **error
     }
     pthread_mutex_lock(&a->debug_mutex);
     g_array_append_val(a->breaks, new);
-    if (new.slot < 0) {
+    if (new.slot == SLOT_INT3) {
         __atomic_store_n(&a->sw_missing, 1, __ATOMIC_SEQ_CST);
     }
     changed(a);
@@ -286,12 +292,17 @@ static bool apply(KvmVcpu *kv, bool step, int without, uint32_t inject)
     struct kvm_guest_debug g = { .control = inject };
     pthread_mutex_lock(&a->debug_mutex);
     kv->debug_gen = __atomic_load_n(&a->debug_gen, __ATOMIC_SEQ_CST);
+    kv->step_watch = false;
     for (unsigned i = 0; i < a->breaks->len; i++) {
         const KvmBreak *b = &g_array_index(a->breaks, KvmBreak, i);
-        if (b->slot < 0) {
-            g.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
+        g.control |= KVM_GUESTDBG_ENABLE;
+        if (b->slot == SLOT_INT3) {
+            g.control |= KVM_GUESTDBG_USE_SW_BP;
+        } else if (b->slot == SLOT_STEP) {
+            g.control |= KVM_GUESTDBG_SINGLESTEP;
+            kv->step_watch = true;
         } else {
-            g.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+            g.control |= KVM_GUESTDBG_USE_HW_BP;
             if (b->slot != without) {
                 g.arch.debugreg[b->slot] = b->addr;
                 g.arch.debugreg[7] |= UINT64_C(0x600) | UINT64_C(2) << (b->slot * 2);
@@ -305,7 +316,7 @@ static bool apply(KvmVcpu *kv, bool step, int without, uint32_t inject)
             g.control |= KVM_GUESTDBG_BLOCKIRQ;
         }
     }
-    kv->debug_step = step || without >= 0;
+    kv->debug_step = step || without >= 0 || kv->step_watch;
     if (kvm_ioctl(a, kv->fd, KVM_SET_GUEST_DEBUG, &g) < 0) {
         kvm_exit_fail(kv, CPU_EXIT_INTERNAL_ERROR, "KVM_SET_GUEST_DEBUG: %s", g_strerror(errno));
         return false;
@@ -313,28 +324,44 @@ static bool apply(KvmVcpu *kv, bool step, int without, uint32_t inject)
     return true;
 }
 
-void kvm_debug_step_done(KvmVcpu *kv)
+static void fill_exit(KvmVcpu *kv, uint64_t pc, uint64_t value, uint64_t dr6, uint64_t dr7)
 {
     CpuExit *x = &kv->cpu->exit;
-    uint64_t pc = 0;
-    kvm_linear_pc(kv, &pc);
-    kv->stepping = false;
     x->kind = CPU_EXIT_DEBUG;
     x->write = false;
     x->size = 0;
     x->count = 1;
+    x->data = NULL;
     x->addr = pc;
-    x->value = CPU_DEBUG_STEP;
-    x->args[0] = DR6_BS;
-    x->args[1] = 0;
+    x->value = value;
+    x->args[0] = dr6;
+    x->args[1] = dr7;
     x->args[2] = pc;
-    pthread_mutex_lock(&kv->a->debug_mutex);
-    if (find_break(kv->a, pc)) {
-        x->value |= CPU_DEBUG_BREAKPOINT;
+    if (value & CPU_DEBUG_BREAKPOINT) {
         kv->stepover = true;
         kv->stepover_pc = pc;
     }
-    pthread_mutex_unlock(&kv->a->debug_mutex);
+}
+
+static bool copy_break(KvmAccel *a, uint64_t pc, KvmBreak *out)
+{
+    pthread_mutex_lock(&a->debug_mutex);
+    const KvmBreak *b = find_break(a, pc);
+    if (b) {
+        *out = *b;
+    }
+    pthread_mutex_unlock(&a->debug_mutex);
+    return b != NULL;
+}
+
+void kvm_debug_step_done(KvmVcpu *kv)
+{
+    KvmBreak b;
+    uint64_t pc = 0;
+    kvm_linear_pc(kv, &pc);
+    kv->stepping = false;
+    fill_exit(kv, pc, CPU_DEBUG_STEP | (copy_break(kv->a, pc, &b) ? CPU_DEBUG_BREAKPOINT : 0),
+              DR6_BS, 0);
 }
 
 static bool raw_byte_is_int3(KvmVcpu *kv, uint64_t pc)
@@ -363,59 +390,72 @@ static void guest_debug_trap(KvmVcpu *kv, uint64_t dr6)
     }
 }
 
-/* value 0 with kind DEBUG: the end of a step that only step_over asked for. */
+/* Leaves kind DEBUG and value 0 for the end of a step that nobody is to be told of. */
 void kvm_debug_exit(KvmVcpu *kv)
 {
     KvmAccel *a = kv->a;
-    CpuExit *x = &kv->cpu->exit;
     const struct kvm_debug_exit_arch d = kv->run->debug.arch;
-    bool ours = false, hw = false;
-    pthread_mutex_lock(&a->debug_mutex);
-    const KvmBreak *b = find_break(a, d.pc);
-    if (b) {
-        hw = b->slot >= 0;
-        ours = hw ? d.exception == VECTOR_DB && (d.dr6 & (1u << b->slot))
-                  : d.exception == VECTOR_BP && b->inserted;
+    KvmBreak b;
+    bool any_hw = false, ours = false;
+    bool found = copy_break(a, d.pc, &b);
+    if (found) {
+        ours = b.slot >= 0           ? d.exception == VECTOR_DB && (d.dr6 & (1u << b.slot))
+               : b.slot == SLOT_INT3 ? d.exception == VECTOR_BP && b.inserted
+                                     : d.exception == VECTOR_DB && kv->debug_step;
     }
-    bool any_hw = false;
-    for (unsigned i = 0; i < a->breaks->len; i++) {
-        any_hw = any_hw || g_array_index(a->breaks, KvmBreak, i).slot >= 0;
-    }
-    pthread_mutex_unlock(&a->debug_mutex);
-
-    x->kind = CPU_EXIT_DEBUG;
-    x->write = false;
-    x->size = 0;
-    x->count = 1;
-    x->addr = d.pc;
-    x->value = ours ? CPU_DEBUG_BREAKPOINT : 0;
-    x->args[0] = d.dr6;
-    x->args[1] = d.dr7;
-    x->args[2] = d.pc;
-    if (ours) {
-        kv->stepover = true;
-        kv->stepover_pc = d.pc;
-    }
-    if (d.exception == VECTOR_DB && kv->debug_step && !ours) {
+    if (!ours && d.exception == VECTOR_DB && kv->debug_step) {
+        fill_exit(kv, d.pc, 0, d.dr6, d.dr7);
+        kv->stepover = false;
         if (kv->stepping) {
             kvm_debug_step_done(kv);
         }
         return;
     }
+    fill_exit(kv, d.pc, ours ? CPU_DEBUG_BREAKPOINT : 0, d.dr6, d.dr7);
     if (ours) {
+        if (kv->stepping && kv->debug_step && (d.dr6 & DR6_BS)) {
+            kvm_debug_step_done(kv);
+        }
         return;
     }
+    pthread_mutex_lock(&a->debug_mutex);
+    for (unsigned i = 0; i < a->breaks->len; i++) {
+        any_hw = any_hw || g_array_index(a->breaks, KvmBreak, i).slot >= 0;
+    }
+    pthread_mutex_unlock(&a->debug_mutex);
     if (d.exception == VECTOR_BP) {
         /* The guest's own, unless a breakpoint was here a moment ago: then the byte is gone and the
          * instruction runs again. */
         if (!raw_byte_is_int3(kv, d.pc) || apply(kv, false, -1, KVM_GUESTDBG_INJECT_BP)) {
-            x->kind = CPU_EXIT_INTERRUPTED;
+            kv->cpu->exit.kind = CPU_EXIT_INTERRUPTED;
         }
     } else if ((d.dr6 & DR6_BS) || !(d.dr6 & 0xf) || !any_hw) {
         guest_debug_trap(kv, d.dr6);
     } else {
-        x->kind = CPU_EXIT_INTERRUPTED; /* of a debug register that was given back meanwhile */
+        /* Of a debug register that was given back meanwhile. */
+        kv->cpu->exit.kind = CPU_EXIT_INTERRUPTED;
     }
+}
+
+/* KVM's interpreter does not know INT3 outside of real mode: a breakpoint then looks like this. */
+bool kvm_debug_emulation_failure(KvmVcpu *kv)
+{
+    const struct kvm_run *run = kv->run;
+    KvmBreak b;
+    uint64_t pc;
+    if (!kvm_linear_pc(kv, &pc)) {
+        return false;
+    }
+    if (copy_break(kv->a, pc, &b) && b.slot == SLOT_INT3 && b.inserted) {
+        fill_exit(kv, pc, CPU_DEBUG_BREAKPOINT, 0, 0);
+        return true;
+    }
+    if (run->emulation_failure.ndata >= 3 && run->emulation_failure.insn_size &&
+        run->emulation_failure.insn_bytes[0] == INT3 && !raw_byte_is_int3(kv, pc)) {
+        kv->cpu->exit.kind = CPU_EXIT_INTERRUPTED; /* of a breakpoint that was removed meanwhile */
+        return true;
+    }
+    return false;
 }
 
 typedef enum { OVER_DONE, OVER_AGAIN, OVER_EXIT } OverResult;
@@ -424,7 +464,7 @@ typedef enum { OVER_DONE, OVER_AGAIN, OVER_EXIT } OverResult;
 static OverResult step_over(KvmVcpu *kv, const KvmBreak *b)
 {
     KvmAccel *a = kv->a;
-    bool software = b->slot < 0, entered = false;
+    bool software = b->slot == SLOT_INT3, entered = false;
     if (software) {
         kvm_hold_begin(a, kv);
         swap_byte(a, b->paddr, INT3, true, b->saved, NULL);
@@ -465,7 +505,7 @@ static OverResult step_over(KvmVcpu *kv, const KvmBreak *b)
 bool kvm_debug_before_run(KvmVcpu *kv)
 {
     KvmAccel *a = kv->a;
-    KvmBreak b = { 0 };
+    KvmBreak b;
     uint64_t pc;
     if (__atomic_load_n(&a->sw_missing, __ATOMIC_ACQUIRE)) {
         kvm_hold_begin(a, kv);
@@ -483,33 +523,30 @@ bool kvm_debug_before_run(KvmVcpu *kv)
         }
         return true;
     }
-    if (!kvm_linear_pc(kv, &pc)) {
-        kvm_exit_fail(kv, CPU_EXIT_INTERNAL_ERROR, "KVM_GET_REGS: %s", g_strerror(errno));
-        return true;
-    }
-    kv->stepover = kv->stepover && pc == kv->stepover_pc;
-    if (kv->stepover || kv->stepping) {
-        pthread_mutex_lock(&a->debug_mutex);
-        const KvmBreak *at = find_break(a, pc);
-        bool found = at != NULL;
-        b = at ? *at : b;
-        pthread_mutex_unlock(&a->debug_mutex);
-        kv->stepover = found;
-        if (found) {
-            OverResult r;
-            while ((r = step_over(kv, &b)) == OVER_AGAIN) {
-                pthread_mutex_lock(&a->debug_mutex);
-                at = find_break(a, pc);
-                found = at != NULL;
-                b = at ? *at : b;
-                pthread_mutex_unlock(&a->debug_mutex);
-                if (!found) {
-                    break;
-                }
-            }
-            if (r == OVER_EXIT) {
+    for (;;) {
+        if (!kvm_linear_pc(kv, &pc)) {
+            kvm_exit_fail(kv, CPU_EXIT_INTERNAL_ERROR, "KVM_GET_REGS: %s", g_strerror(errno));
+            return true;
+        }
+        bool found = copy_break(a, pc, &b);
+        kv->stepover = kv->stepover && found && pc == kv->stepover_pc;
+        if (!found) {
+            break;
+        }
+        if (b.slot == SLOT_STEP) {
+            /* Seen after each step; here only when a vCPU begins on it. */
+            if (!kv->stepover && !kv->stepping && !kv->pending) {
+                fill_exit(kv, pc, CPU_DEBUG_BREAKPOINT, 0, 0);
                 return true;
             }
+            break;
+        }
+        if (!kv->stepover && !kv->stepping) {
+            break;
+        }
+        OverResult r = step_over(kv, &b);
+        if (r == OVER_EXIT) {
+            return true;
         }
     }
     return !apply(kv, kv->stepping, -1, 0);

@@ -146,6 +146,9 @@ void kvm_clock_changed(Accel *accel, bool running)
         return;
     }
     kvm_debug_clock(a, running);
+    if (running) {
+        kvm_flush_stopped(a);
+    }
     if (!running && !a->clock_stopped) {
         get_clock(a);
         if (has_pit(a)) {
@@ -189,9 +192,9 @@ static bool chips_post_load(void *opaque, unsigned version, GError **error)
 {
     KvmAccel *a = opaque;
     for (unsigned i = 0; i < 3; i++) {
-        if (a->chips.pit[i].count > 0x10000 || a->chips.pit[i].mode > 7) {
-            return error_set(error, ENGINE_ERROR_CORRUPT, "PIT channel %u: count %#x, mode %u", i,
-                             a->chips.pit[i].count, a->chips.pit[i].mode);
+        if (a->chips.pit[i].count > 0x10000) {
+            return error_set(error, ENGINE_ERROR_CORRUPT, "PIT channel %u: count %#x", i,
+                             a->chips.pit[i].count);
         }
     }
     if (has_pic(a)) {

@@ -228,7 +228,10 @@ static void exit_other(KvmVcpu *kv)
         fail_entry(kv);
         return;
     case KVM_EXIT_INTERNAL_ERROR:
-        internal_error(kv);
+        if (run->internal.suberror != KVM_INTERNAL_ERROR_EMULATION ||
+            !kvm_debug_emulation_failure(kv)) {
+            internal_error(kv);
+        }
         return;
     case KVM_EXIT_X86_RDMSR:
         exit_msr(kv, false);
@@ -429,15 +432,12 @@ static bool fatal(CpuExitKind kind)
 void kvm_vcpu_run(VCpu *cpu)
 {
     KvmVcpu *kv = kvm_vcpu_of(cpu);
+    if (G_UNLIKELY(cpu->state_dirty) && !kvm_flush_state(kv)) {
+        return;
+    }
     if (G_UNLIKELY(kv->has_stash)) {
         kv->has_stash = false;
-        /* Unless the state was replaced as a whole, which makes it a story of the past. */
-        if ((cpu->state_dirty & (X86_STATE_SYSTEM | X86_STATE_EVENTS)) == 0) {
-            cpu->exit = kv->stash;
-            return;
-        }
-    }
-    if (G_UNLIKELY(cpu->state_dirty) && !kvm_flush_state(kv)) {
+        cpu->exit = kv->stash;
         return;
     }
     if (kv->pending) {
@@ -451,7 +451,12 @@ void kvm_vcpu_run(VCpu *cpu)
         if (G_UNLIKELY(kvm_debug_attention(kv)) && kvm_debug_before_run(kv)) {
             break;
         }
-        if (G_LIKELY(kvm_enter(kv, false))) {
+        bool entered = kvm_enter(kv, false);
+        while (G_UNLIKELY(kv->step_watch) && entered && cpu->exit.kind == CPU_EXIT_DEBUG &&
+               cpu->exit.value == 0) {
+            entered = kvm_enter(kv, false);
+        }
+        if (G_LIKELY(entered)) {
             break;
         }
     }

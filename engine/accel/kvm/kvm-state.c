@@ -695,6 +695,9 @@ bool kvm_put_state(VCpu *cpu, unsigned groups, GError **error)
 {
     KvmVcpu *kv = live(cpu, error);
     const X86CPUState *s = cpu->state;
+    if (kv && (groups & X86_STATE_SYSTEM) && (groups & X86_STATE_EVENTS)) {
+        kv->has_stash = false; /* of a past that this state replaces */
+    }
     return kv && (!(groups & X86_STATE_SYSTEM) || put_system(kv, s, error)) &&
            (!(groups & X86_STATE_GPR) || put_gpr(kv, s, error)) &&
            (!(groups & X86_STATE_FPU) || put_fpu(kv, s, error)) &&
@@ -715,4 +718,18 @@ bool kvm_flush_state(KvmVcpu *kv)
     }
     cpu->state_dirty = 0;
     return true;
+}
+
+/* All vCPUs get their state before the first of them runs: an INIT or SIPI that one sends must not
+ * meet another whose reset state is still to come. What fails here is tried again, and reported, by
+ * the vCPU itself. Engine lock. */
+void kvm_flush_stopped(KvmAccel *a)
+{
+    for (unsigned i = 0; i < a->vcpus->len; i++) {
+        KvmVcpu *kv = g_ptr_array_index(a->vcpus, i);
+        VCpu *cpu = kv ? kv->cpu : NULL;
+        if (cpu && cpu->stopped && cpu->state_dirty && kvm_put_state(cpu, cpu->state_dirty, NULL)) {
+            cpu->state_dirty = 0;
+        }
+    }
 }

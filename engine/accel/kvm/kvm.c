@@ -268,6 +268,7 @@ static void kvm_instance_init(Object *obj)
     KvmAccel *a = (KvmAccel *)obj;
     a->sys_fd = a->vm_fd = -1;
     a->device_path = g_strdup(default_device());
+    a->step_breaks = !kvm_preferred();
     a->vcpus = g_ptr_array_new_with_free_func((GDestroyNotify)kvm_vcpu_free);
     a->slots = g_array_new(FALSE, TRUE, sizeof(KvmSlot));
     a->free_slots = g_array_new(FALSE, TRUE, sizeof(uint32_t));
@@ -317,6 +318,12 @@ static const Property kvm_props[] = {
       .offset = -1,
       .get = get_device_path,
       .set = set_device_path },
+    { .name = "step-breakpoints",
+      .doc = "Breakpoints beyond the four of the processor by single steps instead of INT3; the "
+             "default where KVM has no hardware under it, because its interpreter keeps INT3 to "
+             "itself",
+      .kind = PROP_BOOL,
+      .offset = offsetof(KvmAccel, step_breaks) },
     { .name = "time-ioctls",
       .doc = "Count and time the ioctls other than KVM_RUN, for the statistics",
       .kind = PROP_BOOL,

@@ -108,7 +108,7 @@ typedef struct KvmIoRange {
 
 typedef struct KvmBreak {
     uint64_t addr; /* linear */
-    int slot;      /* 0..3: hardware; -1: software */
+    int slot;      /* 0..3: debug register; else see kvm-debug.c */
     unsigned users;
     uint64_t paddr; /* software: where the byte is */
     uint8_t saved;
@@ -179,6 +179,7 @@ struct KvmAccel {
     pthread_mutex_t debug_mutex;
     GArray *breaks;      /* of KvmBreak; debug_mutex */
     uint32_t debug_gen;  /* atomic; a vCPU whose own differs applies the breakpoints anew */
+    bool step_breaks;    /* breakpoints beyond the debug registers by single steps, not INT3 */
     uint32_t sw_missing; /* atomic: software breakpoints exist and are not in memory */
 
     KvmChips chips;
@@ -208,6 +209,7 @@ struct KvmVcpu {
     uint32_t debug_gen;
     bool stepping;   /* single step asked for */
     bool stepover;   /* the breakpoint at stepover_pc was reported and not yet executed */
+    bool step_watch; /* runs in single steps for the sake of breakpoints */
     bool debug_step; /* what KVM_SET_GUEST_DEBUG last said */
     uint64_t stepover_pc;
 
@@ -275,6 +277,7 @@ void kvm_exit_fail(KvmVcpu *kv, CpuExitKind kind, const char *format, ...) G_GNU
 /* kvm-state.c */
 bool kvm_get_state(VCpu *cpu, unsigned groups, GError **error);
 bool kvm_put_state(VCpu *cpu, unsigned groups, GError **error);
+void kvm_flush_stopped(KvmAccel *a);
 bool kvm_flush_state(KvmVcpu *kv); /* puts what is dirty; false: cpu->exit says what failed */
 bool kvm_msrs_init(KvmVcpu *kv, GError **error);
 void kvm_take_cached_regs(KvmVcpu *kv);
@@ -337,6 +340,7 @@ void kvm_debug_clock(KvmAccel *a, bool running);
 bool kvm_debug_before_run(KvmVcpu *kv);
 /* Fills cpu->exit from a KVM_EXIT_DEBUG. */
 void kvm_debug_exit(KvmVcpu *kv);
+bool kvm_debug_emulation_failure(KvmVcpu *kv);
 void kvm_debug_step_done(KvmVcpu *kv);
 static inline bool kvm_debug_attention(const KvmVcpu *kv)
 {
