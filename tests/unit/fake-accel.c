@@ -196,7 +196,10 @@ static void test_run(VCpu *cpu)
     for (unsigned budget = 1000; budget > 0; budget--) {
         const FakeStep *s;
 
-        if (__atomic_exchange_n(&f->kicked, false, __ATOMIC_SEQ_CST) || f->hw.rip >= f->length) {
+        if (f->hw.rip >= f->length) {
+            sleep_until_kicked(f); /* past the end: as a HLT that nothing wakes */
+        }
+        if (__atomic_exchange_n(&f->kicked, false, __ATOMIC_SEQ_CST)) {
             break;
         }
         s = &f->program[f->hw.rip];
@@ -227,10 +230,6 @@ static void test_run(VCpu *cpu)
                                    .value = CPU_DEBUG_STEP };
             return;
         }
-    }
-    if (f->hw.rip >= f->length) {
-        sleep_until_kicked(f);
-        __atomic_store_n(&f->kicked, false, __ATOMIC_SEQ_CST);
     }
     cpu->exit = interrupted;
 }

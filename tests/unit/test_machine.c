@@ -1,0 +1,1281 @@
+/* Machines on the test accelerator: life cycle, run control, requests from anywhere, saved state.
+ */
+#include <check.h>
+#include <string.h>
+
+#include "engine/core/error.h"
+#include "engine/core/irq.h"
+#include "engine/core/lock.h"
+#include "engine/core/main-loop.h"
+#include "engine/core/rcu.h"
+#include "fake-accel.h"
+
+static void setup(void)
+{
+    main_loop_init();
+}
+
+static void teardown(void)
+{
+    ck_assert_uint_eq(fake_accels_alive, 0);
+    main_loop_finalize();
+}
+
+static void ok(bool result, GError *error)
+{
+    ck_assert_msg(result && !error, "%s", error ? error->message : "failed without an error");
+}
+
+#define ck_error(error, text)                                                                \
+    do {                                                                                     \
+        ck_assert_ptr_nonnull(error);                                                        \
+        ck_assert_msg(strstr((error)->message, (text)), "'%s' lacks '%s'", (error)->message, \
+                      (text));                                                               \
+        g_clear_error(&(error));                                                             \
+    } while (0)
+
+static VCpu *cpu_at(Machine *m, unsigned i)
+{
+    return g_ptr_array_index(m->cpus, i);
+}
+
+static void resume(Machine *m)
+{
+    GError *error = NULL;
+
+    ok(machine_resume(m, &error), error);
+}
+
+/* Counts and makes exits for ever. */
+static const FakeStep busy[] = {
+    { FAKE_COUNT, { 0 } }, { FAKE_STORE, { .addr = 0x2000 } },
+    FAKE_OUT(0x600, 1, 1), FAKE_IN(0x601, 1),
+    FAKE_GOTO(0),
+};
+/* Sleeps in the guest for ever. */
+static const FakeStep asleep[] = { { FAKE_SLEEP, { 0 } }, FAKE_GOTO(0) };
+
+static Machine *machine_running(unsigned n, const FakeStep *program, unsigned length)
+{
+    Machine *m = fake_machine(n, IRQCHIP_ON);
+
+    for (unsigned i = 0; i < n; i++) {
+        fake_load(cpu_at(m, i), program, length);
+    }
+    resume(m);
+    return m;
+}
+#define RUNNING(n, program) machine_running((n), (program), G_N_ELEMENTS(program))
+
+/* ---- finding and making ------------------------------------------------------------------ */
+
+START_TEST(a_machine_class_is_found_by_name_then_alias_then_default)
+{
+    GError *error = NULL;
+    MachineClass *klass = MACHINE_CLASS(object_class_by_name(TYPE_TEST_MACHINE));
+
+    ck_assert_ptr_eq(select_machine("test-machine", NULL), klass);
+    ck_assert_ptr_eq(select_machine("tm", NULL), klass);
+    ck_assert_ptr_eq(select_machine(NULL, NULL), klass);
+    ck_assert_ptr_eq(find_default_machine(), klass);
+    ck_assert_ptr_null(select_machine("test-machin", &error));
+    ck_error(error, "did you mean 'test-machine'?");
+    ck_assert_ptr_null(select_machine("zzzzzzzzzzzzzz", &error));
+    ck_error(error, "there is no machine 'zzzzzzzzzzzzzz'");
+    ck_assert_ptr_null(select_machine("machine", &error)); /* abstract */
+    g_clear_error(&error);
+    klass->is_default = false;
+    ck_assert_ptr_null(select_machine(NULL, &error));
+    ck_error(error, "none is the default");
+    klass->is_default = true;
+}
+END_TEST
+
+START_TEST(machines_are_numbered_and_names_are_unique)
+{
+    GError *error = NULL;
+    Machine *a = machine_new(TYPE_TEST_MACHINE, NULL, &error);
+    Machine *b = machine_new(TYPE_TEST_MACHINE, NULL, &error);
+    Machine *c = machine_new("tm", "mine", &error);
+    g_autofree char *path = object_get_canonical_path(OBJECT(c));
+
+    ck_assert_str_eq(OBJECT(a)->name, "test-machine-0");
+    ck_assert_str_eq(OBJECT(b)->name, "test-machine-1");
+    ck_assert_str_eq(path, "/machines/mine");
+    ck_assert_ptr_null(machine_new("tm", "mine", &error));
+    ck_error(error, "mine");
+    ck_assert_ptr_null(machine_new("tm", "a/b", &error));
+    g_clear_error(&error);
+    ck_assert_ptr_null(machine_new("x86-cpu", NULL, &error));
+    g_clear_error(&error);
+    machine_close(a);
+    a = machine_new(TYPE_TEST_MACHINE, NULL, &error);
+    ck_assert_str_eq(OBJECT(a)->name, "test-machine-0");
+    machine_close(c);
+    machine_close(b);
+    machine_close(a);
+}
+END_TEST
+
+START_TEST(accelerators_are_found_by_short_name_and_auto_takes_what_works)
+{
+    const char *const named[] = { "failing", "test", NULL };
+    const char *const bad[] = { "tset", NULL };
+    const char *const only[] = { "failing", NULL };
+    GError *error = NULL;
+    g_autofree char *why = NULL;
+    g_autofree char *why2 = NULL;
+
+    ck_assert_str_eq(accel_find("test", NULL)->short_name, "test");
+    ck_assert_ptr_null(accel_find("nope", &error));
+    ck_error(error, "failing, ");
+    ck_assert_str_eq(accel_select(named, &why, NULL)->short_name, "test");
+    ck_assert_ptr_nonnull(strstr(why, "failing: /dev/nothing is missing"));
+    ck_assert_ptr_null(accel_select(bad, NULL, &error));
+    ck_error(error, "'tset'");
+    ck_assert_ptr_null(accel_select(only, NULL, &error));
+    ck_error(error, "/dev/nothing is missing");
+    ck_assert_ptr_nonnull(accel_select(NULL, &why2, NULL)); /* auto: at least the test's */
+    ck_assert_ptr_nonnull(why2);
+}
+END_TEST
+
+START_TEST(an_incomplete_machine_does_not_run_and_says_what_is_missing)
+{
+    GError *error = NULL;
+    Machine *m = machine_new("tm", NULL, &error);
+
+    ck_assert(!machine_resume(m, &error));
+    ck_error(error, "is not complete");
+    ck_assert(!machine_finish_init(m, &error));
+    ck_error(error, "no accelerator");
+    ck_assert_ptr_null(machine_add_cpu(m, NULL, &error));
+    ck_error(error, "no accelerator");
+    ck_assert(!machine_reset(m, &error));
+    ck_error(error, "not complete");
+    ck_assert_ptr_null(machine_snapshot(m, &error));
+    ck_error(error, "not complete");
+    machine_close(m);
+    m = fake_bare_machine(IRQCHIP_OFF);
+    ck_assert(!machine_finish_init(m, &error));
+    ck_error(error, "no vCPU");
+    ck_assert(!machine_set_accel(m, accel_find("test", NULL), IRQCHIP_OFF, false, &error));
+    ck_error(error, "already has");
+    machine_fail(m, "the board is wrong");
+    machine_add_cpu(m, NULL, NULL);
+    ck_assert(!machine_finish_init(m, &error));
+    ck_error(error, "the board is wrong");
+    ck_assert(!machine_resume(m, &error));
+    ck_error(error, "the board is wrong");
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(a_complete_machine_takes_no_more_parts)
+{
+    GError *error = NULL;
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+
+    ck_assert_int_eq(m->state, RUN_STATE_PAUSED);
+    ck_assert_ptr_null(machine_add_cpu(m, cpuid_policy_new(), &error));
+    ck_error(error, "is complete");
+    ck_assert(!machine_finish_init(m, &error));
+    ck_error(error, "is complete");
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(failures_of_the_accelerator_leave_a_machine_that_can_be_closed)
+{
+    GError *error = NULL;
+    Machine *m = machine_new("tm", NULL, &error);
+    AccelClass *failing = ACCEL_CLASS(object_class_by_name(TYPE_FAILING_ACCEL));
+
+    ck_assert(!machine_set_accel(m, failing, IRQCHIP_ON, false, &error));
+    ck_error(error, "no virtual machine for you");
+    ck_assert_ptr_null(m->accel);
+    ck_assert(!machine_set_accel(m, accel_find("test", NULL), IRQCHIP_SPLIT, true, &error));
+    ck_error(error, "PIT");
+    ok(machine_set_accel(m, accel_find("test", NULL), IRQCHIP_ON, false, &error), error);
+    fake_accel(m)->fail_vcpu = true;
+    ck_assert_ptr_null(machine_add_cpu(m, NULL, &error));
+    ck_error(error, "vCPU refused by the test");
+    ck_assert_uint_eq(m->cpus->len, 0);
+    for (unsigned i = 0; i < 8; i++) {
+        ck_assert_ptr_nonnull(machine_add_cpu(m, NULL, &error));
+    }
+    ck_assert_ptr_null(machine_add_cpu(m, NULL, &error));
+    ck_error(error, "at most 8 vCPUs");
+    machine_close(m);
+}
+END_TEST
+
+/* ---- run control ------------------------------------------------------------------------- */
+
+START_TEST(thousands_of_pauses_lose_no_request_and_tear_no_access)
+{
+    Machine *m = RUNNING(3, busy);
+
+    for (unsigned i = 0; i < 2000; i++) {
+        machine_pause(m, "test");
+        ck_assert_int_eq(m->state, RUN_STATE_PAUSED);
+        ck_assert(!clock_running(m->clock));
+        for (unsigned c = 0; c < 3; c++) {
+            ck_assert(cpu_at(m, c)->stopped);
+            ck_assert(!fake_cpu(cpu_at(m, c))->unfinished);
+        }
+        resume(m);
+        ck_assert_int_eq(m->state, RUN_STATE_RUNNING);
+    }
+    machine_pause(m, "over");
+    ck_assert_str_eq(m->reason, "over");
+    for (unsigned c = 0; c < 3; c++) {
+        ck_assert_uint_eq(fake_cpu(cpu_at(m, c))->torn, 0);
+    }
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(thousands_of_resets_while_running)
+{
+    GError *error = NULL;
+    Machine *m = RUNNING(2, asleep);
+
+    for (unsigned i = 0; i < 1000; i++) {
+        ok(machine_reset(m, &error), error);
+        ck_assert_int_eq(m->state, RUN_STATE_RUNNING);
+    }
+    machine_pause(m, "test");
+    ok(machine_reset(m, &error), error);
+    ck_assert_int_eq(m->state, RUN_STATE_PAUSED);
+    ck_assert_uint_eq(cpu_at(m, 0)->state->rip, 0xfff0);
+    ck_assert_uint_eq(cpu_at(m, 0)->state->gpr[X86_RDX], 0x806f8);
+    ck_assert_uint_eq(cpu_at(m, 1)->state->mp_state, X86_MP_UNINITIALIZED);
+    ck_assert_uint_eq(cpu_at(m, 1)->state->lapic[0x23], 1);
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(hundreds_of_machines_are_made_and_closed_in_every_state)
+{
+    for (unsigned i = 0; i < 300; i++) {
+        Machine *m = fake_machine(2, i & 1 ? IRQCHIP_ON : IRQCHIP_OFF);
+
+        fake_load(cpu_at(m, 0), i & 2 ? busy : asleep,
+                  i & 2 ? G_N_ELEMENTS(busy) : G_N_ELEMENTS(asleep));
+        if (i % 3) {
+            resume(m);
+        }
+        if (i % 3 == 2) {
+            machine_pause(m, "test");
+        }
+        machine_close(m);
+    }
+    while (main_loop_iterate(false)) {
+    }
+}
+END_TEST
+
+typedef enum {
+    DO_PAUSE = 1,
+    DO_FAIL,
+    DO_RESET,
+    DO_SHUTDOWN,
+    DO_CLOSE,
+    DO_PAUSE_RESUME,
+    DO_REFUSED,
+} Deed;
+
+typedef struct Doer {
+    Machine *m;
+    MemoryRegion mr;
+    unsigned writes;
+    unsigned refusals;
+} Doer;
+
+/* A device whose register asks for what machines are asked for. */
+static void doer_write(void *opaque, hwaddr addr, uint64_t value, unsigned size)
+{
+    Doer *d = opaque;
+    GError *error = NULL;
+
+    d->writes++;
+    switch ((Deed)value) {
+    case DO_PAUSE:
+        machine_pause(d->m, "the guest asked");
+        ck_assert_int_eq(d->m->state, RUN_STATE_RUNNING); /* not before the handler returned */
+        break;
+    case DO_FAIL:
+        machine_fail(d->m, "the device broke");
+        machine_fail(d->m, "a consequence");
+        machine_pause(d->m, "lost");
+        ck_assert(!machine_resume(d->m, &error));
+        ck_error(error, "the device broke");
+        break;
+    case DO_RESET:
+        machine_request_reset(d->m, "port 0xcf9");
+        break;
+    case DO_SHUTDOWN:
+        machine_request_shutdown(d->m, "isa-debug-exit", 33);
+        machine_request_reset(d->m, "too late");
+        break;
+    case DO_CLOSE:
+        machine_close(d->m);
+        machine_close(d->m);
+        break;
+    case DO_PAUSE_RESUME:
+        machine_pause(d->m, "never mind");
+        ok(machine_resume(d->m, &error), error);
+        break;
+    case DO_REFUSED:
+        d->refusals += !machine_reset(d->m, NULL);
+        d->refusals += !machine_snapshot(d->m, NULL);
+        d->refusals += !machine_save_devices(d->m, NULL);
+        d->refusals += !machine_step(d->m, cpu_current(), NULL);
+        d->refusals += !machine_add_cpu(d->m, NULL, NULL);
+        break;
+    }
+}
+
+static const MemoryRegionOps doer_ops = { .write = doer_write };
+
+static void doer_add(Doer *d, Machine *m)
+{
+    d->m = m;
+    d->writes = d->refusals = 0;
+    memory_region_init_io(&d->mr, NULL, &doer_ops, d, "doer", 1);
+    memory_region_add_subregion(&m->io_root, 0x700, &d->mr);
+}
+
+START_TEST(a_device_may_pause_the_machine_from_its_handler)
+{
+    static const FakeStep program[] = { FAKE_OUT(0x700, DO_PAUSE, 1), FAKE_OUT(0x601, 2, 1),
+                                        FAKE_GOTO(0) };
+    static Doer d;
+    Machine *m = fake_machine(2, IRQCHIP_ON);
+
+    doer_add(&d, m);
+    FAKE_LOAD(cpu_at(m, 0), program);
+    FAKE_LOAD(cpu_at(m, 1), asleep);
+    for (unsigned i = 1; i <= 300; i++) {
+        resume(m);
+        fake_wait_state(m, RUN_STATE_PAUSED);
+        ck_assert_str_eq(m->reason, "the guest asked");
+        ck_assert_uint_eq(d.writes, i);
+        ok(cpu_fetch_state(cpu_at(m, 0), X86_STATE_GPR, NULL), NULL);
+        ck_assert_uint_eq(cpu_at(m, 0)->state->rip, 1); /* not one instruction further */
+    }
+    machine_close(m);
+    memory_region_finalize(&d.mr);
+}
+END_TEST
+
+START_TEST(a_failure_in_a_handler_is_the_machines_reason)
+{
+    static const FakeStep program[] = { FAKE_OUT(0x700, DO_FAIL, 1), FAKE_GOTO(0) };
+    static Doer d;
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+
+    doer_add(&d, m);
+    FAKE_LOAD(cpu_at(m, 0), program);
+    for (unsigned i = 0; i < 3; i++) {
+        resume(m); /* whoever mended the device may go on */
+        fake_wait_state(m, RUN_STATE_ERROR);
+        ck_assert_str_eq(m->reason, "the device broke");
+    }
+    machine_close(m);
+    memory_region_finalize(&d.mr);
+}
+END_TEST
+
+START_TEST(a_guest_reset_starts_the_machine_again_and_no_reboot_ends_it)
+{
+    static const FakeStep program[] = { { FAKE_COUNT, { 0 } },
+                                        FAKE_OUT(0x700, DO_RESET, 1),
+                                        { FAKE_COUNT, { 0 } } };
+    static Doer d;
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+    EventFilter f = { .source = EVENT_RESET, .cpu = -1 };
+    EventRing *resets = event_ring_add(m->events, &f, 4, NULL);
+    GError *error = NULL;
+
+    doer_add(&d, m);
+    FAKE_LOAD(cpu_at(m, 0), program);
+    resume(m);
+    while (event_ring_total(resets) == 0) {
+        main_loop_iterate(true);
+    }
+    ck_assert_int_eq(m->state, RUN_STATE_RUNNING); /* RIP is 0xfff0 now: the test guest sleeps */
+    machine_pause(m, "look");
+    ok(cpu_fetch_state(cpu_at(m, 0), X86_STATE_GPR, NULL), NULL);
+    ck_assert_uint_eq(cpu_at(m, 0)->state->rip, 0xfff0);
+    ck_assert_uint_eq(cpu_at(m, 0)->state->gpr[X86_RBX], 0);
+    m->no_reboot = true;
+    FAKE_LOAD(cpu_at(m, 0), program);
+    resume(m);
+    fake_wait_state(m, RUN_STATE_SHUTDOWN);
+    ck_assert_str_eq(m->reason, "port 0xcf9");
+    ck_assert_uint_eq(event_ring_total(resets), 1);
+    ck_assert(!machine_resume(m, &error));
+    ck_error(error, "has shut down");
+    ok(machine_reset(m, &error), error);
+    ck_assert_int_eq(m->state, RUN_STATE_PAUSED);
+    resume(m);
+    event_ring_remove(resets);
+    machine_close(m);
+    memory_region_finalize(&d.mr);
+}
+END_TEST
+
+START_TEST(a_shutdown_from_a_handler_keeps_its_exit_code)
+{
+    static const FakeStep program[] = { FAKE_OUT(0x700, DO_SHUTDOWN, 1), FAKE_GOTO(0) };
+    static Doer d;
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+
+    doer_add(&d, m);
+    FAKE_LOAD(cpu_at(m, 0), program);
+    resume(m);
+    fake_wait_state(m, RUN_STATE_SHUTDOWN);
+    ck_assert_int_eq(m->exit_code, 33);
+    ck_assert_str_eq(m->reason, "isa-debug-exit");
+    ck_assert_uint_eq(d.writes, 1);
+    machine_pause(m, "no");
+    machine_fail(m, "no");
+    ck_assert_int_eq(m->state, RUN_STATE_SHUTDOWN);
+    machine_close(m);
+    memory_region_finalize(&d.mr);
+}
+END_TEST
+
+START_TEST(a_machine_may_be_closed_from_its_own_device)
+{
+    static const FakeStep program[] = { FAKE_OUT(0x700, DO_CLOSE, 1), FAKE_GOTO(0) };
+
+    for (unsigned i = 0; i < 50; i++) {
+        static Doer d;
+        Machine *m = fake_machine(2, IRQCHIP_ON);
+
+        object_ref(m);
+        doer_add(&d, m);
+        FAKE_LOAD(cpu_at(m, 0), program);
+        FAKE_LOAD(cpu_at(m, 1), busy);
+        resume(m);
+        fake_wait_state(m, RUN_STATE_CLOSED);
+        ck_assert_uint_eq(d.writes, 1);
+        ck_assert(OBJECT(m)->gone);
+        ck_assert(!machine_resume(m, NULL));
+        ck_assert_ptr_null(machine_gsi(m, 1));
+        machine_close(m);
+        machine_pause(m, "no");
+        machine_request_reset(m, "no");
+        machine_request_shutdown(m, "no", 1);
+        memory_region_finalize(&d.mr);
+        object_unref(m);
+    }
+}
+END_TEST
+
+START_TEST(a_pause_taken_back_in_the_same_handler_leaves_the_machine_running)
+{
+    static const FakeStep program[] = { FAKE_OUT(0x700, DO_PAUSE_RESUME, 1), FAKE_GOTO(0) };
+    static Doer d;
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+
+    doer_add(&d, m);
+    FAKE_LOAD(cpu_at(m, 0), program);
+    resume(m);
+    while (__atomic_load_n(&cpu_at(m, 0)->stats.exits[CPU_EXIT_PIO], __ATOMIC_RELAXED) < 2000) {
+        main_loop_iterate(false);
+    }
+    ck_assert_int_eq(m->state, RUN_STATE_RUNNING);
+    machine_close(m);
+    memory_region_finalize(&d.mr);
+}
+END_TEST
+
+START_TEST(what_needs_waiting_is_refused_on_a_vcpu_thread)
+{
+    static const FakeStep program[] = { FAKE_OUT(0x700, DO_REFUSED, 1),
+                                        FAKE_OUT(0x700, DO_PAUSE, 1) };
+    static Doer d;
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+
+    doer_add(&d, m);
+    FAKE_LOAD(cpu_at(m, 0), program);
+    resume(m);
+    fake_wait_state(m, RUN_STATE_PAUSED);
+    ck_assert_uint_eq(d.refusals, 5);
+    machine_close(m);
+    memory_region_finalize(&d.mr);
+}
+END_TEST
+
+START_TEST(a_triple_fault_does_what_was_chosen)
+{
+    static const FakeStep program[] = { FAKE_KIND(CPU_EXIT_SHUTDOWN) };
+    static const struct {
+        OnEvent policy;
+        bool no_reboot;
+        RunState state;
+    } cases[] = {
+        { ON_EVENT_DEFAULT, true, RUN_STATE_SHUTDOWN },
+        { ON_EVENT_PAUSE, false, RUN_STATE_PAUSED },
+        { ON_EVENT_SHUTDOWN, false, RUN_STATE_SHUTDOWN },
+        { ON_EVENT_RESET, true, RUN_STATE_SHUTDOWN },
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        Machine *m = fake_machine(1, IRQCHIP_ON);
+
+        m->on_triple_fault = cases[i].policy;
+        m->no_reboot = cases[i].no_reboot;
+        FAKE_LOAD(cpu_at(m, 0), program);
+        resume(m);
+        fake_wait_state(m, cases[i].state);
+        ck_assert_str_eq(m->reason, "triple fault");
+        machine_close(m);
+    }
+}
+END_TEST
+
+START_TEST(system_events_of_the_guest_reach_the_machine)
+{
+    static const FakeStep off[] = {
+        { FAKE_EXIT, { .kind = CPU_EXIT_SYSTEM_EVENT, .addr = CPU_EVENT_SHUTDOWN } },
+    };
+    static const FakeStep crash[] = {
+        { FAKE_EXIT, { .kind = CPU_EXIT_SYSTEM_EVENT, .addr = CPU_EVENT_CRASH } },
+    };
+    static const FakeStep unknown[] = {
+        { FAKE_EXIT, { .kind = CPU_EXIT_SYSTEM_EVENT, .addr = 77 } },
+    };
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+
+    FAKE_LOAD(cpu_at(m, 0), crash);
+    resume(m);
+    fake_wait_state(m, RUN_STATE_PAUSED);
+    ck_assert_str_eq(m->reason, "the guest reported a crash");
+    FAKE_LOAD(cpu_at(m, 0), unknown);
+    resume(m);
+    fake_wait_state(m, RUN_STATE_ERROR);
+    ck_assert_ptr_nonnull(strstr(m->reason, "77"));
+    FAKE_LOAD(cpu_at(m, 0), off);
+    resume(m);
+    fake_wait_state(m, RUN_STATE_SHUTDOWN);
+    machine_close(m);
+}
+END_TEST
+
+typedef struct Order {
+    Machine *m;
+    char log[16];
+    unsigned n;
+} Order;
+
+static void reset_a(void *opaque)
+{
+    ((Order *)opaque)->log[((Order *)opaque)->n++] = 'a';
+}
+
+static void reset_once(void *opaque)
+{
+    Order *o = opaque;
+
+    o->log[o->n++] = 'o';
+    machine_remove_reset(o->m, reset_once, o);
+}
+
+static void reset_b(void *opaque)
+{
+    Order *o = opaque;
+
+    o->log[o->n++] = 'b';
+    ck_assert_uint_eq(cpu_at(o->m, 0)->state->gpr[X86_RBX], 7); /* vCPUs come after devices */
+}
+
+START_TEST(reset_handlers_run_in_order_and_may_remove_themselves)
+{
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+    Order o = { m };
+    GError *error = NULL;
+
+    machine_add_reset(m, reset_a, &o);
+    machine_add_reset(m, reset_once, &o);
+    machine_add_reset(m, reset_b, &o);
+    for (unsigned i = 0; i < 2; i++) {
+        ok(cpu_modify_state(cpu_at(m, 0), X86_STATE_GPR, NULL), NULL);
+        cpu_at(m, 0)->state->gpr[X86_RBX] = 7;
+        ok(machine_reset(m, &error), error);
+    }
+    ck_assert_str_eq(o.log, "aobab");
+    machine_close(m);
+}
+END_TEST
+
+static void note_state(Machine *m, RunState state, void *opaque)
+{
+    Order *o = opaque;
+
+    ck_assert_int_eq(m->state, state);
+    ck_assert(engine_lock_held());
+    o->log[o->n++] = run_state_name(state)[0];
+    if (state == RUN_STATE_SHUTDOWN) {
+        machine_remove_notify(m, note_state, o);
+    }
+}
+
+START_TEST(every_change_of_state_is_told_after_it_happened)
+{
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+    EventFilter f = { .source = EVENT_STATUS, .len = UINT64_MAX, .cpu = -1 };
+    EventRing *ring = event_ring_add(m->events, &f, 8, NULL);
+    EventRecord r[8];
+    Order o = { m };
+
+    FAKE_LOAD(cpu_at(m, 0), asleep);
+    machine_add_notify(m, note_state, &o);
+    resume(m);
+    machine_pause(m, "x");
+    machine_pause(m, "again");
+    resume(m);
+    resume(m);
+    machine_fail(m, "y");
+    machine_request_shutdown(m, "z", 0);
+    fake_wait_state(m, RUN_STATE_SHUTDOWN);
+    ck_assert_str_eq(o.log, "rpres");
+    ck_assert_uint_eq(event_ring_copy(ring, r, 8), 5);
+    ck_assert_uint_eq(r[4].addr, RUN_STATE_SHUTDOWN);
+    event_ring_remove(ring);
+    machine_close(m);
+    ck_assert_str_eq(o.log, "rpres");
+}
+END_TEST
+
+START_TEST(a_single_step_runs_one_instruction_and_pauses)
+{
+    static const FakeStep program[] = { { FAKE_COUNT, { 0 } },
+                                        { FAKE_COUNT, { 0 } },
+                                        { FAKE_COUNT, { 0 } } };
+    Machine *m = fake_machine(2, IRQCHIP_ON);
+    GError *error = NULL;
+
+    FAKE_LOAD(cpu_at(m, 0), program);
+    FAKE_LOAD(cpu_at(m, 1), program);
+    for (unsigned i = 1; i <= 2; i++) {
+        ok(machine_step(m, cpu_at(m, 0), &error), error);
+        ck_assert(!machine_step(m, cpu_at(m, 0), &error));
+        g_clear_error(&error);
+        fake_wait_state(m, RUN_STATE_PAUSED);
+        ck_assert_str_eq(m->reason, "step");
+        ok(cpu_fetch_state(cpu_at(m, 0), X86_STATE_GPR, NULL), NULL);
+        ck_assert_uint_eq(cpu_at(m, 0)->state->gpr[X86_RBX], i);
+        ck_assert_uint_eq(fake_cpu(cpu_at(m, 1))->runs, 0);
+    }
+    machine_close(m);
+}
+END_TEST
+
+/* ---- hooks and several machines ---------------------------------------------------------- */
+
+static EventAction count_call(void *opaque, VCpu *cpu, EventRecord *x)
+{
+    ++*(unsigned *)opaque;
+    return EVENT_HANDLED;
+}
+
+START_TEST(hooks_come_and_go_while_vcpus_run)
+{
+    Machine *m = RUNNING(3, busy);
+    unsigned calls = 0;
+
+    for (unsigned i = 0; i < 1000; i++) {
+        EventFilter f = { .source = EVENT_PIO, .addr = 0x600 + i % 2, .cpu = i % 5 ? -1 : 1 };
+        GError *error = NULL;
+        EventHook *h = event_hook_add(m->events, &f, count_call, &calls, NULL, &error);
+
+        ok(h != NULL, error);
+        main_loop_iterate(false);
+        if (i % 10 == 0) {
+            while (event_hook_hits(h) == 0) {
+                main_loop_iterate(false);
+            }
+        }
+        event_hook_remove(h);
+    }
+    ck_assert_uint_gt(calls, 100);
+    ck_assert_uint_eq(fake_accel(m)->arms, fake_accel(m)->disarms);
+    machine_close(m);
+}
+END_TEST
+
+static void count_gone(void *opaque)
+{
+    ++*(unsigned *)opaque;
+}
+
+START_TEST(closing_a_machine_removes_its_hooks)
+{
+    Machine *m = RUNNING(2, busy);
+    unsigned gone = 0;
+    static unsigned calls;
+    EventFilter f = { .source = EVENT_PIO, .addr = 0x600, .cpu = -1 };
+
+    event_hook_add(m->events, &f, count_call, &calls, NULL, NULL);
+    for (unsigned i = 0; i < 10; i++) {
+        EventFilter other = { .source = EVENT_MMIO, .addr = i, .cpu = -1 };
+
+        event_hook_add(m->events, &other, count_call, &gone, count_gone, NULL);
+    }
+    machine_close(m);
+    ck_assert_uint_eq(gone, 10);
+}
+END_TEST
+
+START_TEST(sources_that_the_machine_cannot_serve_are_errors)
+{
+    GError *error = NULL;
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+    const struct {
+        EventFilter f;
+        const char *text;
+    } bad[] = {
+        { { .source = EVENT_EXIT, .addr = CPU_EXIT_HLT, .cpu = -1 }, "HLT does not exit" },
+        { { .source = EVENT_EXIT, .addr = 99, .cpu = -1 }, "not a kind of exit" },
+        { { .source = EVENT_IRQ, .addr = MACHINE_MAX_GSI, .cpu = -1 }, "no interrupt line" },
+        { { .source = EVENT_PIO, .addr = 0x20, .cpu = -1 }, "out of sight" },
+        { { .source = EVENT_PIO, .addr = 0x21, .cpu = 5 }, "no vCPU 5" },
+    };
+    static unsigned calls;
+
+    fake_accel(m)->refuse_port = 0x20;
+    for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
+        ck_assert_ptr_null(event_hook_add(m->events, &bad[i].f, count_call, &calls, NULL, &error));
+        ck_error(error, bad[i].text);
+    }
+    machine_close(m);
+    m = machine_new("tm", NULL, NULL);
+    ck_assert_ptr_null(event_hook_add(m->events, &bad[3].f, count_call, &calls, NULL, &error));
+    ck_error(error, "no accelerator yet");
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(two_machines_run_apart_and_close_in_any_order)
+{
+    for (unsigned i = 0; i < 100; i++) {
+        Machine *a = RUNNING(1, busy), *b = RUNNING(2, asleep);
+
+        ck_assert_str_ne(OBJECT(a)->name, OBJECT(b)->name);
+        machine_pause(i & 2 ? a : b, "test");
+        ck_assert_int_eq((i & 2 ? b : a)->state, RUN_STATE_RUNNING);
+        machine_close(i & 1 ? a : b);
+        /* What is left is as it was: running, unless it is the one that was paused. */
+        ck_assert_int_eq((i & 1 ? b : a)->state,
+                         !(i & 1) == !!(i & 2) ? RUN_STATE_PAUSED : RUN_STATE_RUNNING);
+        machine_close(i & 1 ? b : a);
+    }
+}
+END_TEST
+
+START_TEST(a_vcpu_of_one_machine_may_pause_and_close_another)
+{
+    static const FakeStep pauser[] = { FAKE_OUT(0x700, DO_PAUSE, 1),
+                                       FAKE_OUT(0x701, DO_CLOSE, 1),
+                                       { FAKE_SLEEP, { 0 } } };
+    static Doer pause, close;
+    Machine *a = fake_machine(1, IRQCHIP_ON), *b = RUNNING(2, busy);
+
+    pause.m = close.m = b;
+    memory_region_init_io(&pause.mr, NULL, &doer_ops, &pause, "pause", 1);
+    memory_region_init_io(&close.mr, NULL, &doer_ops, &close, "close", 1);
+    memory_region_add_subregion(&a->io_root, 0x700, &pause.mr);
+    memory_region_add_subregion(&a->io_root, 0x701, &close.mr);
+    object_ref(b);
+    FAKE_LOAD(cpu_at(a, 0), pauser);
+    resume(a);
+    fake_wait_state(b, RUN_STATE_CLOSED);
+    ck_assert_int_eq(a->state, RUN_STATE_RUNNING);
+    object_unref(b);
+    machine_close(a);
+    memory_region_finalize(&pause.mr);
+    memory_region_finalize(&close.mr);
+}
+END_TEST
+
+/* ---- lines ------------------------------------------------------------------------------- */
+
+static EventAction swallow(void *opaque, VCpu *cpu, EventRecord *x)
+{
+    ++*(unsigned *)opaque;
+    ck_assert_ptr_null(cpu);
+    return x->value ? EVENT_HANDLED : EVENT_CONTINUE;
+}
+
+START_TEST(lines_carry_changes_to_the_accelerator_and_hooks_may_hold_them_back)
+{
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+    Irq *irq = irq_ref(machine_gsi(m, 4));
+    EventFilter f = { .source = EVENT_IRQ, .addr = 4, .cpu = -1 };
+    unsigned calls = 0, before = fake_accel(m)->gsi_calls;
+
+    irq_raise(irq);
+    irq_raise(irq);
+    ck_assert_uint_eq(fake_accel(m)->lines[4], 1);
+    ck_assert_uint_eq(fake_accel(m)->gsi_calls, before + 1);
+    irq_lower(irq);
+    ck_assert_uint_eq(fake_accel(m)->lines[4], 0);
+    event_hook_add(m->events, &f, swallow, &calls, NULL, NULL);
+    irq_pulse(irq);
+    ck_assert_uint_eq(calls, 2);
+    ck_assert_uint_eq(fake_accel(m)->gsi_calls, before + 3);
+    ck_assert_ptr_null(machine_gsi(m, MACHINE_MAX_GSI));
+    ck_assert_ptr_eq(machine_gsi(m, 4), irq);
+    machine_close(m);
+    irq_raise(irq); /* nobody is there any more */
+    irq_unref(irq);
+}
+END_TEST
+
+static void observe(void *opaque, int n, int level)
+{
+    ++*(unsigned *)opaque;
+}
+
+static Irq *observed;
+static void observe_once(void *opaque, int n, int level)
+{
+    ++*(unsigned *)opaque;
+    irq_remove_observer(observed, observe_once, opaque);
+    irq_remove_observer(observed, observe_once, opaque);
+}
+
+static void drop_self(void *opaque, int n, int level)
+{
+    irq_unref(*(Irq **)opaque);
+}
+
+START_TEST(observers_see_changes_only_and_may_remove_themselves)
+{
+    unsigned handled = 0, seen = 0, once = 0;
+    Irq *irq = irq_new(observe, &handled, 7), *dying;
+
+    observed = irq;
+    irq_add_observer(irq, observe_once, &once);
+    irq_add_observer(irq, observe, &seen);
+    irq_set(irq, 1);
+    irq_set(irq, 1);
+    irq_set(irq, 0);
+    ck_assert_uint_eq(handled, 3);
+    ck_assert_uint_eq(seen, 2);
+    ck_assert_uint_eq(once, 1);
+    irq_restore_level(irq, 1);
+    ck_assert_int_eq(irq_level(irq), 1);
+    ck_assert_uint_eq(seen, 2);
+    irq_disconnect(irq);
+    irq_lower(irq);
+    ck_assert_uint_eq(handled, 3);
+    irq_unref(irq);
+    irq_set(NULL, 1);
+    irq_unref(NULL);
+    ck_assert_int_eq(irq_level(NULL), 0);
+    dying = irq_new(drop_self, &dying, 0);
+    irq_set(dying, 1);
+}
+END_TEST
+
+/* ---- saved state ------------------------------------------------------------------------- */
+
+typedef struct Toy {
+    uint32_t value;
+    Timer timer;
+    unsigned fired;
+    Machine *m;
+    bool fail_load;
+} Toy;
+
+static bool toy_post_load(void *opaque, unsigned version, GError **error)
+{
+    Toy *t = opaque;
+
+    if (t->fail_load) {
+        return error_set(error, ENGINE_ERROR_CORRUPT, "the toy refuses");
+    }
+    return true;
+}
+
+static const VMStateDescription vmstate_toy = {
+    .name = "toy",
+    .version = 1,
+    .minimum_version = 1,
+    .post_load = toy_post_load,
+    .fields = (const VMStateField[]){ VMSTATE_UINT32(value, Toy), VMSTATE_TIMER(timer, Toy),
+                                      VMSTATE_END() },
+};
+
+static void toy_fire(void *opaque)
+{
+    ((Toy *)opaque)->fired++;
+}
+
+static void toy_add(Toy *t, Machine *m)
+{
+    GError *error = NULL;
+
+    t->m = m;
+    timer_setup(&t->timer, m->clock, toy_fire, t);
+    ok(machine_register_state(m, "toy", 0, &vmstate_toy, t, &error), error);
+}
+
+static uint64_t ram(Machine *m, uint64_t addr)
+{
+    return address_space_ldn(m->memory, addr, 8, MEMTXATTRS_DEBUG, NULL);
+}
+
+static void set_ram(Machine *m, uint64_t addr, uint64_t v)
+{
+    address_space_stn(m->memory, addr, v, 8, MEMTXATTRS_NONE, NULL);
+}
+
+START_TEST(a_restored_machine_is_what_it_was)
+{
+    Machine *m = fake_machine(2, IRQCHIP_ON);
+    Toy t = { .value = 5 };
+    Snapshot *s;
+    GBytes *before, *after;
+    GError *error = NULL;
+
+    toy_add(&t, m);
+    clock_set(m->clock, 1000);
+    timer_arm(&t.timer, 5000);
+    set_ram(m, 0x3000, 111);
+    irq_raise(machine_gsi(m, 3));
+    fake_accel(m)->counter = 9;
+    ok(cpu_modify_state(cpu_at(m, 1), X86_STATE_ALL, NULL), NULL);
+    cpu_at(m, 1)->state->gpr[X86_R15] = 0xabc;
+    cpu_at(m, 1)->state->xsave[700] = 3;
+    cpu_at(m, 1)->state->events.nmi_pending = true;
+    x86_msr_set(cpu_at(m, 1)->state, 0x277, 4);
+    before = machine_save_devices(m, &error);
+    ok(before != NULL, error);
+    s = machine_snapshot(m, &error);
+    ok(s != NULL, error);
+    ck_assert_uint_gt(snapshot_device_bytes(s), 1000);
+
+    t.value = 6;
+    timer_arm(&t.timer, 1);
+    clock_set(m->clock, 77);
+    set_ram(m, 0x3000, 222);
+    irq_lower(machine_gsi(m, 3));
+    fake_accel(m)->counter = 10;
+    cpu_at(m, 1)->state->gpr[X86_R15] = 0;
+    cpu_at(m, 1)->state->xsave[700] = 0;
+    cpu_at(m, 1)->state->events.nmi_pending = false;
+    x86_msr_set(cpu_at(m, 1)->state, 0x277, 5);
+
+    ok(machine_restore(m, s, &error), error);
+    ck_assert_uint_eq(machine_restore_count(m), 1);
+    ck_assert_uint_eq(t.value, 5);
+    ck_assert_int_eq(t.timer.expire, 5000);
+    ck_assert_int_eq(clock_now(m->clock), 1000);
+    ck_assert_uint_eq(ram(m, 0x3000), 111);
+    ck_assert_int_eq(irq_level(machine_gsi(m, 3)), 1);
+    ck_assert_uint_eq(fake_accel(m)->lines[3], 1);
+    ck_assert_uint_eq(fake_accel(m)->counter, 9);
+    after = machine_save_devices(m, &error);
+    ok(after != NULL, error);
+    ck_assert(g_bytes_equal(before, after));
+    g_bytes_unref(before);
+    g_bytes_unref(after);
+    timer_disarm(&t.timer);
+    snapshot_unref(s);
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(snapshots_nest_and_remember_whether_the_machine_ran)
+{
+    Machine *m = RUNNING(2, busy);
+    Snapshot *running, *paused;
+    GError *error = NULL;
+    uint64_t count;
+
+    running = machine_snapshot(m, &error);
+    ok(running != NULL, error);
+    ck_assert_int_eq(m->state, RUN_STATE_RUNNING);
+    machine_pause(m, "for a look");
+    ok(cpu_fetch_state(cpu_at(m, 0), X86_STATE_GPR, NULL), NULL);
+    count = cpu_at(m, 0)->state->gpr[X86_RBX];
+    paused = machine_snapshot(m, &error);
+    ok(paused != NULL, error);
+    resume(m);
+    for (unsigned i = 0; i < 30; i++) {
+        ok(machine_restore(m, paused, &error), error);
+        ck_assert_int_eq(m->state, RUN_STATE_PAUSED);
+        ck_assert_str_eq(m->reason, "for a look");
+        ok(cpu_fetch_state(cpu_at(m, 0), X86_STATE_GPR, NULL), NULL);
+        ck_assert_uint_eq(cpu_at(m, 0)->state->gpr[X86_RBX], count);
+        ok(machine_restore(m, running, &error), error);
+        ck_assert_int_eq(m->state, RUN_STATE_RUNNING);
+    }
+    snapshot_ref(running);
+    snapshot_unref(running);
+    snapshot_unref(running);
+    ok(machine_restore(m, paused, &error), error);
+    ck_assert_uint_eq(fake_cpu(cpu_at(m, 0))->torn, 0);
+    machine_close(m);
+    ck_assert_uint_gt(snapshot_device_bytes(paused), 0);
+    snapshot_unref(paused); /* after its machine */
+}
+END_TEST
+
+START_TEST(a_failed_restore_leaves_an_error_until_reset_or_restored)
+{
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+    Toy t = { .value = 5 };
+    Snapshot *s;
+    GError *error = NULL;
+
+    toy_add(&t, m);
+    s = machine_snapshot(m, &error);
+    ok(s != NULL, error);
+    t.fail_load = true;
+    ck_assert(!machine_restore(m, s, &error));
+    ck_error(error, "the toy refuses");
+    ck_assert_int_eq(m->state, RUN_STATE_ERROR);
+    ck_assert_ptr_nonnull(strstr(m->reason, "the toy refuses"));
+    ck_assert(!machine_resume(m, &error));
+    ck_error(error, "half a state");
+    ck_assert_ptr_null(machine_snapshot(m, &error));
+    ck_error(error, "half a state");
+    ok(machine_reset(m, &error), error);
+    ck_assert_int_eq(m->state, RUN_STATE_PAUSED);
+    ck_assert(!machine_restore(m, s, &error));
+    g_clear_error(&error);
+    t.fail_load = false;
+    ok(machine_restore(m, s, &error), error);
+    ck_assert_int_eq(m->state, RUN_STATE_PAUSED);
+    snapshot_unref(s);
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(a_snapshot_belongs_to_one_machine)
+{
+    Machine *a = fake_machine(1, IRQCHIP_ON), *b = fake_machine(1, IRQCHIP_ON);
+    GError *error = NULL;
+    Snapshot *s = machine_snapshot(a, &error);
+
+    ck_assert(!machine_restore(b, s, &error));
+    ck_error(error, "of another machine");
+    ck_assert_int_eq(b->state, RUN_STATE_PAUSED);
+    machine_close(a);
+    ck_assert(!machine_restore(b, s, &error));
+    ck_error(error, "is closed");
+    snapshot_unref(s);
+    machine_close(b);
+}
+END_TEST
+
+START_TEST(a_stream_of_another_shape_is_refused_by_name)
+{
+    Machine *m = fake_machine(1, IRQCHIP_ON), *two = fake_machine(2, IRQCHIP_ON);
+    Toy t = { .value = 5 };
+    GError *error = NULL;
+    GBytes *one_cpu = machine_save_devices(m, NULL), *two_cpus = machine_save_devices(two, NULL);
+    GBytes *with_toy, *garbage = g_bytes_new_static("VMLUAST", 8);
+
+    ck_assert(!machine_load_devices(m, two_cpus, &error));
+    ck_error(error, "has a 'cpu' 1");
+    ck_assert_int_eq(m->state, RUN_STATE_ERROR);
+    ck_assert(!machine_load_devices(two, one_cpu, &error));
+    ck_error(error, "has no 'cpu' 1");
+    ok(machine_load_devices(m, one_cpu, &error) && machine_reset(m, &error), error);
+    toy_add(&t, m);
+    with_toy = machine_save_devices(m, &error);
+    ok(with_toy != NULL, error);
+    ck_assert(!machine_load_devices(m, one_cpu, &error));
+    ck_error(error, "has no 'toy' 0");
+    machine_unregister_state(m, &vmstate_toy, &t);
+    ck_assert(!machine_load_devices(m, with_toy, &error));
+    ck_error(error, "has a 'toy' 0");
+    ck_assert(!machine_load_devices(m, garbage, &error));
+    g_clear_error(&error);
+    g_bytes_unref(one_cpu);
+    g_bytes_unref(two_cpus);
+    g_bytes_unref(with_toy);
+    g_bytes_unref(garbage);
+    machine_close(m);
+    machine_close(two);
+}
+END_TEST
+
+START_TEST(names_of_saved_state_are_unique_and_not_the_machines_own)
+{
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+    Toy t = { 0 }, u = { 0 };
+    GError *error = NULL;
+
+    toy_add(&t, m);
+    ck_assert(!machine_register_state(m, "toy", 0, &vmstate_toy, &u, &error));
+    ck_error(error, "already saved state called 'toy' 0");
+    ok(machine_register_state(m, "toy", 1, &vmstate_toy, &u, &error), error);
+    ck_assert(!machine_register_state(m, "cpu", 0, &vmstate_toy, &u, &error));
+    ck_error(error, "machine's own");
+    machine_unregister_state(m, &vmstate_toy, &t);
+    machine_unregister_state(m, &vmstate_toy, &t);
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(registers_that_cannot_be_had_fail_the_snapshot_not_the_machine)
+{
+    Machine *m = RUNNING(1, busy);
+    GError *error = NULL;
+
+    while (__atomic_load_n(&cpu_at(m, 0)->stats.exits[CPU_EXIT_PIO], __ATOMIC_RELAXED) == 0) {
+        main_loop_iterate(false);
+    }
+    fake_accel(m)->fail_get = true;
+    ck_assert_ptr_null(machine_snapshot(m, &error));
+    ck_error(error, "registers refused by the test");
+    ck_assert_int_eq(m->state, RUN_STATE_RUNNING);
+    fake_accel(m)->fail_get = false;
+    machine_pause(m, "test");
+    ck_assert_int_eq(m->state, RUN_STATE_PAUSED);
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(reset_puts_the_accelerators_devices_back)
+{
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+    GError *error = NULL;
+
+    fake_accel(m)->counter = 7;
+    ok(machine_reset(m, &error), error);
+    ck_assert_uint_eq(fake_accel(m)->counter, 0);
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(msrs_go_back_to_what_the_accelerator_made_them)
+{
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+    GError *error = NULL;
+    VCpu *cpu = cpu_at(m, 0);
+
+    ok(cpu_modify_state(cpu, X86_STATE_MSRS, &error), error);
+    x86_msr_set(cpu->state, 0x277, 1);
+    x86_msr_set(cpu->state, 0x999, 1);
+    ok(machine_reset(m, &error), error);
+    ck_assert_uint_eq(cpu->state->n_msrs, 2);
+    ck_assert_uint_eq(x86_msr_find(cpu->state, 0x277)->value, UINT64_C(0x0007040600070406));
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(snapshots_taken_while_the_guest_runs_are_whole)
+{
+    Machine *m = fake_machine(2, IRQCHIP_ON);
+    GError *error = NULL;
+
+    FAKE_LOAD(cpu_at(m, 0), busy);
+    FAKE_LOAD(cpu_at(m, 1), asleep);
+    resume(m);
+    for (unsigned i = 0; i < 200; i++) {
+        Snapshot *s = machine_snapshot(m, &error);
+        uint64_t stored, counted;
+
+        ok(s != NULL, error);
+        ok(machine_restore(m, s, &error), error);
+        machine_pause(m, "look");
+        /* RBX counts, then is stored: they are never more than one step apart. */
+        ok(cpu_fetch_state(cpu_at(m, 0), X86_STATE_GPR, NULL), NULL);
+        counted = cpu_at(m, 0)->state->gpr[X86_RBX];
+        stored = ram(m, 0x2000);
+        ck_assert_uint_le(counted - stored, 1);
+        resume(m);
+        snapshot_unref(s);
+    }
+    for (unsigned c = 0; c < 2; c++) {
+        ck_assert_uint_eq(fake_cpu(cpu_at(m, c))->torn, 0);
+    }
+    machine_close(m);
+}
+END_TEST
+
+static Suite *machine_suite(void)
+{
+    Suite *s = suite_create("machine");
+    TCase *tc = tcase_create("life");
+
+    suite_add_tcase(s, tc);
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_set_timeout(tc, 120);
+    tcase_add_test(tc, a_machine_class_is_found_by_name_then_alias_then_default);
+    tcase_add_test(tc, machines_are_numbered_and_names_are_unique);
+    tcase_add_test(tc, accelerators_are_found_by_short_name_and_auto_takes_what_works);
+    tcase_add_test(tc, an_incomplete_machine_does_not_run_and_says_what_is_missing);
+    tcase_add_test(tc, a_complete_machine_takes_no_more_parts);
+    tcase_add_test(tc, failures_of_the_accelerator_leave_a_machine_that_can_be_closed);
+
+    tc = tcase_create("run");
+    suite_add_tcase(s, tc);
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_set_timeout(tc, 120);
+    tcase_add_test(tc, thousands_of_pauses_lose_no_request_and_tear_no_access);
+    tcase_add_test(tc, thousands_of_resets_while_running);
+    tcase_add_test(tc, hundreds_of_machines_are_made_and_closed_in_every_state);
+    tcase_add_test(tc, a_device_may_pause_the_machine_from_its_handler);
+    tcase_add_test(tc, a_failure_in_a_handler_is_the_machines_reason);
+    tcase_add_test(tc, a_guest_reset_starts_the_machine_again_and_no_reboot_ends_it);
+    tcase_add_test(tc, a_shutdown_from_a_handler_keeps_its_exit_code);
+    tcase_add_test(tc, a_machine_may_be_closed_from_its_own_device);
+    tcase_add_test(tc, a_pause_taken_back_in_the_same_handler_leaves_the_machine_running);
+    tcase_add_test(tc, what_needs_waiting_is_refused_on_a_vcpu_thread);
+    tcase_add_test(tc, a_triple_fault_does_what_was_chosen);
+    tcase_add_test(tc, system_events_of_the_guest_reach_the_machine);
+    tcase_add_test(tc, reset_handlers_run_in_order_and_may_remove_themselves);
+    tcase_add_test(tc, every_change_of_state_is_told_after_it_happened);
+    tcase_add_test(tc, a_single_step_runs_one_instruction_and_pauses);
+
+    tc = tcase_create("several");
+    suite_add_tcase(s, tc);
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_set_timeout(tc, 120);
+    tcase_add_test(tc, hooks_come_and_go_while_vcpus_run);
+    tcase_add_test(tc, closing_a_machine_removes_its_hooks);
+    tcase_add_test(tc, sources_that_the_machine_cannot_serve_are_errors);
+    tcase_add_test(tc, two_machines_run_apart_and_close_in_any_order);
+    tcase_add_test(tc, a_vcpu_of_one_machine_may_pause_and_close_another);
+    tcase_add_test(tc, lines_carry_changes_to_the_accelerator_and_hooks_may_hold_them_back);
+    tcase_add_test(tc, observers_see_changes_only_and_may_remove_themselves);
+
+    tc = tcase_create("state");
+    suite_add_tcase(s, tc);
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_set_timeout(tc, 120);
+    tcase_add_test(tc, a_restored_machine_is_what_it_was);
+    tcase_add_test(tc, snapshots_nest_and_remember_whether_the_machine_ran);
+    tcase_add_test(tc, a_failed_restore_leaves_an_error_until_reset_or_restored);
+    tcase_add_test(tc, a_snapshot_belongs_to_one_machine);
+    tcase_add_test(tc, a_stream_of_another_shape_is_refused_by_name);
+    tcase_add_test(tc, names_of_saved_state_are_unique_and_not_the_machines_own);
+    tcase_add_test(tc, registers_that_cannot_be_had_fail_the_snapshot_not_the_machine);
+    tcase_add_test(tc, reset_puts_the_accelerators_devices_back);
+    tcase_add_test(tc, msrs_go_back_to_what_the_accelerator_made_them);
+    tcase_add_test(tc, snapshots_taken_while_the_guest_runs_are_whole);
+    return s;
+}
+
+int main(void)
+{
+    SRunner *sr = srunner_create(machine_suite());
+    int failed;
+
+    srunner_run_all(sr, CK_ENV);
+    failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed != 0;
+}
