@@ -13,6 +13,7 @@
  */
 #include "engine/cpu/event.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,8 +47,8 @@ struct EventHook {
 
 struct EventRing {
     EventHub *hub;
-    EventHook *hook; /* engine lock; NULL once removed */
-    GMutex lock;     /* leaf: what follows */
+    EventHook *hook;      /* engine lock; NULL once removed */
+    pthread_mutex_t lock; /* leaf: what follows */
     EventRecord *records;
     unsigned size;
     uint64_t total;
@@ -449,10 +450,10 @@ static void ring_record(EventHub *hub, EventHook *hook, EventRecord *x)
     if (!x->time && hub->ops.now) {
         x->time = hub->ops.now(hub->ops.opaque);
     }
-    g_mutex_lock(&ring->lock);
+    pthread_mutex_lock(&ring->lock);
     ring->records[ring->total % ring->size] = *x;
     ring->total++;
-    g_mutex_unlock(&ring->lock);
+    pthread_mutex_unlock(&ring->lock);
 }
 
 /* Counts a match against `skip` and, for rings, `limit`. */
@@ -671,10 +672,10 @@ EventRing *event_ring_add(EventHub *hub, const EventFilter *filter, unsigned n, 
     ring->hub = hub;
     ring->size = n;
     ring->records = g_new0(EventRecord, n);
-    g_mutex_init(&ring->lock);
+    pthread_mutex_init(&ring->lock, NULL);
     ring->hook = hook_add(hub, filter, NULL, NULL, NULL, ring, error);
     if (!ring->hook) {
-        g_mutex_clear(&ring->lock);
+        pthread_mutex_destroy(&ring->lock);
         g_free(ring->records);
         g_free(ring);
         return NULL;
@@ -687,7 +688,7 @@ static void ring_free(void *data)
 {
     EventRing *ring = data;
 
-    g_mutex_clear(&ring->lock);
+    pthread_mutex_destroy(&ring->lock);
     g_free(ring->records);
     g_free(ring);
 }
@@ -709,9 +710,9 @@ uint64_t event_ring_total(EventRing *ring)
 {
     uint64_t total;
 
-    g_mutex_lock(&ring->lock);
+    pthread_mutex_lock(&ring->lock);
     total = ring->total;
-    g_mutex_unlock(&ring->lock);
+    pthread_mutex_unlock(&ring->lock);
     return total;
 }
 
@@ -719,12 +720,12 @@ unsigned event_ring_copy(EventRing *ring, EventRecord *out, unsigned max)
 {
     unsigned n;
 
-    g_mutex_lock(&ring->lock);
+    pthread_mutex_lock(&ring->lock);
     n = (unsigned)MIN(MIN(ring->total, (uint64_t)ring->size), (uint64_t)max);
     for (unsigned i = 0; i < n; i++) {
         out[i] = ring->records[(ring->total - n + i) % ring->size];
     }
-    g_mutex_unlock(&ring->lock);
+    pthread_mutex_unlock(&ring->lock);
     return n;
 }
 

@@ -2,6 +2,7 @@
  * Registers by name: one table in manual order, a hash over it, MSRs made on demand.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,7 +114,7 @@ static const X86Register registers[] = {
 
 static GHashTable *by_name; /* name -> const X86Register * */
 static GHashTable *msr_registers;
-G_LOCK_DEFINE_STATIC(register_lock); /* leaf: the two tables above */
+static pthread_mutex_t register_lock = PTHREAD_MUTEX_INITIALIZER; /* leaf: the two above */
 
 static void build_tables_locked(void)
 {
@@ -158,14 +159,14 @@ const X86Register *x86_register_find(const char *name)
 {
     const X86Register *r;
 
-    G_LOCK(register_lock);
+    pthread_mutex_lock(&register_lock);
     build_tables_locked();
     if (strncmp(name, "msr:", 4) == 0) {
         r = find_msr_locked(name + 4);
     } else {
         r = g_hash_table_lookup(by_name, name);
     }
-    G_UNLOCK(register_lock);
+    pthread_mutex_unlock(&register_lock);
     return r;
 }
 

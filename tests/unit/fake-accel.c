@@ -215,7 +215,8 @@ static void test_run(VCpu *cpu)
             f->hw.rip++;
             break;
         case FAKE_STORE:
-            address_space_write(cpu->memory, s->exit.addr, MEMTXATTRS_NONE, &f->hw.gpr[X86_RBX], 8);
+            address_space_access(cpu->memory, &cpu->memory_cache, s->exit.addr, MEMTXATTRS_NONE,
+                                 &f->hw.gpr[X86_RBX], 8, true);
             f->hw.rip++;
             break;
         case FAKE_SLEEP:
@@ -238,7 +239,7 @@ static bool test_has_work(VCpu *cpu)
 {
     FakeCpu *f = fake_cpu(cpu);
 
-    return f->irq_line && (f->hw.rflags & 0x200);
+    return __atomic_load_n(&f->irq_line, __ATOMIC_SEQ_CST) && (f->hw.rflags & 0x200);
 }
 
 void fake_raise_irq(VCpu *cpu)

@@ -37,7 +37,7 @@ static void test_disarm(void *opaque, const EventFilter *f)
 
 static int64_t test_now(void *opaque)
 {
-    return ++arm_log.time;
+    return __atomic_add_fetch(&arm_log.time, 1, __ATOMIC_RELAXED);
 }
 
 static void setup(void)
@@ -242,7 +242,8 @@ END_TEST
 
 START_TEST(hooks_are_asked_in_order_of_addition_until_one_answers)
 {
-    static Seen first = { 0 }, second = { .action = EVENT_PAUSE }, third = { .action = EVENT_HANDLED };
+    static Seen first = { 0 }, second = { .action = EVENT_PAUSE },
+                third = { .action = EVENT_HANDLED };
     static Seen fourth = { 0 };
 
     /* Added with falling addresses, so that the table's order is another one. */
