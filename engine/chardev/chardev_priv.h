@@ -24,6 +24,8 @@ struct ChardevPriv {
 };
 
 size_t chardev_queued(const Chardev *chr); /* bytes the outside has not taken */
+void chardev_call_taps(Chardev *chr, const uint8_t *buf, size_t len, bool from_guest);
+void chardev_history_add(struct ChardevPriv *p, const uint8_t *buf, size_t len);
 
 /*
  * Descriptors under a back end: watches that follow the room there is, writing that neither blocks

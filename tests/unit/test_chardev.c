@@ -132,7 +132,8 @@ static void front_free(Front *f)
 
 static bool front_has(const Front *f, const char *text)
 {
-    return f->got->len == strlen(text) && memcmp(f->got->data, text, f->got->len) == 0;
+    return f->got->len == strlen(text) && f->got->len > 0 &&
+           memcmp(f->got->data, text, f->got->len) == 0;
 }
 
 static Chardev *make(const char *format, ...) G_GNUC_PRINTF(1, 2);
@@ -350,7 +351,9 @@ START_TEST(history_is_the_tail_of_what_the_guest_wrote)
         chardev_write(chr, piece, n);
         history = chardev_history(chr, &len);
         ck_assert_uint_eq(len, MIN(all->len, CHARDEV_HISTORY_MAX));
-        ck_assert_mem_eq(history, all->data + all->len - len, len);
+        if (len > 0) {
+            ck_assert_mem_eq(history, all->data + all->len - len, len);
+        }
     }
     ck_assert_uint_eq(chr->bytes_out, all->len);
     end(chr, NULL);
