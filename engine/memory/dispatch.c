@@ -207,13 +207,34 @@ static MemTxResult dispatch_adjusted(const MemoryRegion *mr, hwaddr off, uint64_
     return res;
 }
 
+/* A guest can point a bus master at a device's registers, its own too: handlers then nest. Real
+ * boards nest two or three deep. */
+#define MAX_NESTED 16
+
+static __thread unsigned nested;
+
+static MemTxResult refuse_nested(const MemoryRegion *mr, hwaddr off, uint64_t *data, unsigned size,
+                                 bool is_write)
+{
+    log_mask(LOG_GUEST, "%s: access at offset 0x%" PRIx64 " refused: handlers nest %u deep",
+             mr->name, off, nested);
+    if (!is_write) {
+        *data = ones(size);
+    }
+    return MEMTX_ERROR;
+}
+
 /* `size` is a power of two; the whole access lies in the region. Under the lock, or lockless. */
 static MemTxResult dispatch_io(const MemoryRegion *mr, hwaddr off, uint64_t *data, unsigned size,
                                bool is_write, MemTxAttrs attrs)
 {
     const MemoryRegionOps *ops = mr->ops;
+    MemTxResult res;
     unsigned max;
 
+    if (G_UNLIKELY(nested >= MAX_NESTED)) {
+        return refuse_nested(mr, off, data, size, is_write);
+    }
     if (G_UNLIKELY(!access_valid(mr, off, size, is_write, attrs))) {
         if (!attrs.debug) {
             log_mask(LOG_GUEST, "%s: invalid %s of %u bytes at offset 0x%" PRIx64, mr->name,
@@ -225,12 +246,16 @@ static MemTxResult dispatch_io(const MemoryRegion *mr, hwaddr off, uint64_t *dat
         return MEMTX_DECODE_ERROR;
     }
     max = ops->impl.max_access_size;
+    nested++;
     if (G_LIKELY(size >= ops->impl.min_access_size && (!max || size <= max) &&
                  (ops->impl.unaligned || !(off & (size - 1))))) {
-        return is_write ? call_write(mr, off, *data, size, attrs)
-                        : call_read(mr, off, data, size, attrs);
+        res = is_write ? call_write(mr, off, *data, size, attrs)
+                       : call_read(mr, off, data, size, attrs);
+    } else {
+        res = dispatch_adjusted(mr, off, data, size, is_write, attrs);
     }
-    return dispatch_adjusted(mr, off, data, size, is_write, attrs);
+    nested--;
+    return res;
 }
 
 static MemTxResult dispatch_unassigned(AddressSpace *as, hwaddr addr, uint64_t *data, unsigned size,

@@ -229,8 +229,8 @@ AddressSpaceKind address_space_kind(const AddressSpace *as);
 void address_space_foreach(void (*fn)(AddressSpace *as, void *opaque), void *opaque);
 
 /* References to owners that past views held are dropped on the main thread some time after a
- * commit. This does it now: waits for a grace period. Main thread, engine lock, not in an RCU
- * section; before process exit and in tests. */
+ * commit. This does it now: waits for a grace period. Main thread, engine lock (given up
+ * meanwhile), not in an RCU section or a handler; for tests and before process exit. */
 void memory_reclaim(void);
 
 /* Reads and writes any length and alignment, splitting at range ends and, in I/O regions, by what
@@ -260,7 +260,8 @@ typedef struct MemoryCache {
  * lock only where needed; not called inside an RCU section. A size that the region does not take is
  * MEMTX_DECODE_ERROR and reads as ones; an access over the end of a range is made in parts, each in
  * its region. Handlers that run under the lock are out of the RCU section and may change topology.
- */
+ * They may access memory themselves; where a guest makes them nest without end, the 17th is
+ * MEMTX_ERROR. */
 MemTxResult address_space_access(AddressSpace *as, MemoryCache *cache, hwaddr addr,
                                  MemTxAttrs attrs, uint64_t *data, unsigned size, bool is_write);
 /* Host pointer to RAM at addr if [addr, addr+*len) starts in RAM (and is writable when is_write);

@@ -653,6 +653,31 @@ START_TEST(a_handler_may_move_or_remove_its_own_region_in_the_middle_of_an_acces
 }
 END_TEST
 
+static unsigned depth, deepest;
+
+static void bite_own_tail(Probe *p)
+{
+    depth++;
+    deepest = MAX(deepest, depth);
+    address_space_stn(as, 0, 1, 1, MEMTXATTRS_NONE, NULL);
+    depth--;
+}
+
+START_TEST(a_device_that_a_guest_lets_access_itself_is_stopped_before_the_stack_ends)
+{
+    Probe *p = probe_new(0, 0x10);
+
+    log_set_mask(LOG_GUEST);
+    p->hook = bite_own_tail;
+    store(0, 1, 1, MEMTX_OK);
+    ck_assert_uint_eq(deepest, 16);
+    ck_assert(strstr(logged->str, "probe: access at offset 0x0 refused"));
+    p->hook = NULL;
+    store(0, 1, 1, MEMTX_OK);
+    probe_free(p);
+}
+END_TEST
+
 START_TEST(a_cached_hit_is_not_used_after_a_change)
 {
     Probe *p = probe_new(0, 0x10), *q = probe_new(0x1000, 0x10);
@@ -708,6 +733,7 @@ int main(void)
     tcase_add_test(tc,
                    a_handler_runs_under_the_lock_out_of_rcu_and_a_lockless_one_the_other_way_round);
     tcase_add_test(tc, a_handler_may_move_or_remove_its_own_region_in_the_middle_of_an_access);
+    tcase_add_test(tc, a_device_that_a_guest_lets_access_itself_is_stopped_before_the_stack_ends);
     tcase_add_test(tc, a_cached_hit_is_not_used_after_a_change);
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
