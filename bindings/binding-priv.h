@@ -39,6 +39,7 @@ ScriptThread *script_main_thread(void);
 
 /* call.c */
 void script_coroutines_open(lua_State *L); /* replaces coroutine.resume and wrap */
+void script_watch_admit(void); /* on the thread that is to be watched */
 void script_watch_forget(ScriptThread *st);
 void script_watch_stop(void); /* joins the watchdog */
 

@@ -174,6 +174,15 @@ void script_watch_stop(void)
     }
 }
 
+/* A vCPU's thread blocks all signals but its kick. */
+void script_watch_admit(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIG_INTERRUPT);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
 /* After this the watchdog holds no pointer to the thread. */
 void script_watch_forget(ScriptThread *st)
 {

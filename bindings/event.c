@@ -183,11 +183,15 @@ static EventAction on_event(void *opaque, VCpu *cpu, EventRecord *x)
     if (!script_ref_push(L, h->fn)) {
         return EVENT_CONTINUE;
     }
-    const ScriptThread *st = script_self();
+    ScriptThread *st = script_self();
     if (cpu && st && st->cpu == cpu && st->cpu_handle != LUA_NOREF) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, st->cpu_handle);
     } else {
         binding_push_object(L, cpu);
+        if (cpu && st && st->cpu == cpu) {
+            lua_pushvalue(L, -1);
+            st->cpu_handle = luaL_ref(L, LUA_REGISTRYINDEX);
+        }
     }
     EventBox *box = push_event(L);
     /* The hook may remove itself in its callback: what is needed after that is kept here. */
@@ -204,6 +208,9 @@ static EventAction on_event(void *opaque, VCpu *cpu, EventRecord *x)
     box->record = NULL;
     if (ok) {
         action = call_result(L, &error);
+        if (error) {
+            g_prefix_error(&error, "%s: ", what);
+        }
     }
     lua_pop(L, 1);
     if (cpu) {

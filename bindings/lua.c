@@ -168,6 +168,7 @@ void bindings_thread_begin(VCpu *cpu)
     st->event = LUA_NOREF;
     cpu->script = st;
     self_thread = st;
+    script_watch_admit();
 }
 
 void bindings_thread_end(VCpu *cpu)

@@ -19,18 +19,19 @@ static Machine *check_machine(lua_State *L, int arg)
     return binding_check_object(L, arg, TYPE_MACHINE);
 }
 
-static int ok_or_fail(lua_State *L, bool ok, GError *error)
+/* `error` by its address: the call that sets it is an argument beside it. */
+static int ok_or_fail(lua_State *L, bool ok, GError **error)
 {
     if (!ok) {
-        return binding_fail(L, error);
+        return binding_fail(L, *error);
     }
     lua_pushboolean(L, 1);
     return 1;
 }
 
-static int ok_or_raise(lua_State *L, bool ok, GError *error)
+static int ok_or_raise(lua_State *L, bool ok, GError **error)
 {
-    return ok ? 0 : binding_raise(L, error);
+    return ok ? 0 : binding_raise(L, *error);
 }
 
 /* ---- classes
@@ -296,7 +297,7 @@ static int l_set_accel(lua_State *L)
     }
     GError *error = NULL;
     AccelClass *ac = accel_find(name, &error);
-    return ok_or_fail(L, ac && machine_set_accel(m, ac, irqchip, pit, &error), error);
+    return ok_or_fail(L, ac && machine_set_accel(m, ac, irqchip, pit, &error), &error);
 }
 
 static int l_add_cpu(lua_State *L)
@@ -416,13 +417,13 @@ static int l_finish_init(lua_State *L)
     Machine *m = check_machine(L, 1);
     GError *error = NULL;
     bool ok = keep_start_states(m, &error) && machine_finish_init(m, &error);
-    return ok_or_raise(L, ok, error);
+    return ok_or_raise(L, ok, &error);
 }
 
 static int l_resume(lua_State *L)
 {
     GError *error = NULL;
-    return ok_or_raise(L, machine_resume(check_machine(L, 1), &error), error);
+    return ok_or_raise(L, machine_resume(check_machine(L, 1), &error), &error);
 }
 
 static int l_pause(lua_State *L)
@@ -440,7 +441,7 @@ static int l_fail(lua_State *L)
 static int l_reset(lua_State *L)
 {
     GError *error = NULL;
-    return ok_or_raise(L, machine_reset(check_machine(L, 1), &error), error);
+    return ok_or_raise(L, machine_reset(check_machine(L, 1), &error), &error);
 }
 
 static int l_request_reset(lua_State *L)
@@ -468,7 +469,7 @@ static int l_step(lua_State *L)
     if (!cpu) {
         return luaL_error(L, "%s has no CPU", OBJECT(m)->name);
     }
-    return ok_or_raise(L, machine_step(m, cpu, &error), error);
+    return ok_or_raise(L, machine_step(m, cpu, &error), &error);
 }
 
 static int l_close(lua_State *L)
@@ -661,7 +662,7 @@ static int l_restore(lua_State *L)
     Machine *m = check_machine(L, 1);
     Snapshot *s = check_snapshot(L, 2);
     GError *error = NULL;
-    return ok_or_raise(L, machine_restore(m, s, &error), error);
+    return ok_or_raise(L, machine_restore(m, s, &error), &error);
 }
 
 static int l_snapshot_bytes(lua_State *L)
@@ -700,7 +701,7 @@ static int l_load_devices(lua_State *L)
     GBytes *bytes = g_bytes_new(data, len);
     bool ok = machine_load_devices(m, bytes, &error);
     g_bytes_unref(bytes);
-    return ok_or_fail(L, ok, error);
+    return ok_or_fail(L, ok, &error);
 }
 
 /* ---- fields

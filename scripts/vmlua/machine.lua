@@ -376,6 +376,12 @@ local function build(m, class, conf)
   data.built = true
 end
 
+local unnamed_boards = 0
+local function unnamed()
+  unnamed_boards = unnamed_boards + 1
+  return ("board-%d"):format(unnamed_boards)
+end
+
 --- Makes a machine: `board` is a name, an alias, a class, or the table of machine.define for a board that is made once.
 --- It is ready to start, and belongs to whoever closes it.
 ---@param board string|MachineClass
@@ -388,6 +394,11 @@ function machine.new(board, conf)
     class, err = machine.find(board)
     if not class then error(err, 2) end
   elseif type(board) == "table" and not machine.is_class(board) then
+    if board.name == nil then
+      local named = { name = unnamed() }
+      for k, v in pairs(board) do named[k] = v end
+      board = named
+    end
     class = define(board, nil, 2)
   elseif not machine.is_class(board) then
     error(("machine.new: a board or its name expected, got %s"):format(type(board)), 2)
@@ -420,8 +431,21 @@ function get.conf(m) return api.data(m).conf end
 --- The board that it was made of.
 function get.class(m) return api.data(m).class end
 
---- Its serial ports, in order.
-function get.serial(m) return api.data(m).serial end
+local add_serial
+
+--- Its serial ports, in order; called as m:serial(n) by a board, it gives the back end of port n (from 0): what
+--- -serial says for it, else a ring that keeps what the guest writes.
+function get.serial(m)
+  local list = api.data(m).serial
+  if not list then
+    list = {}
+    api.data(m).serial = list
+  end
+  if not getmetatable(list) then
+    setmetatable(list, { __call = function(_, owner, n) return add_serial(owner, n) end })
+  end
+  return list
+end
 
 --- The machine's RAM as a region, of the size that was asked for: m.memory:add(0, m.ram).
 function get.ram(m)
@@ -476,13 +500,13 @@ function machine.chardev(spec, m, name)
   return chr
 end
 
---- The back end of serial port n (from 0): what -serial says for it, else a ring that keeps what the guest writes.
----@param n integer
----@return chardev?
-function vm:serial(n)
+function add_serial(self, n)
+  if math.type(n) ~= "integer" or n < 0 or n > 15 then
+    error(("m:serial: the number of a port, from 0, is expected, got %s"):format(tostring(n)), 3)
+  end
   local data = api.data(self)
   if data.serial[n + 1] then return data.serial[n + 1] end
-  local list = data.settings.serial
+  local list = data.settings and data.settings.serial
   if type(list) ~= "table" or api.is_object(list) or list.backend then list = { list } end
   local spec = list[n + 1]
   if spec == nil then spec = automatic[1] end
@@ -573,25 +597,22 @@ function vm:wait(limits)
     arm = function(done)
       local watch = self:notify(function(now, reason)
         if now == "closed" then done(nil, "closed")
-        elseif now ~= "running" then done(now, reason) end
+        elseif now ~= "running" and not api.data(self).restoring then done(now, reason) end
       end)
       return function() watch:remove() end
     end,
   }
 end
 
---- Ends it and frees all that belongs to it; pending waits answer nil, "closed". Fine to call twice.
-local close = vm.close
-function vm:close()
-  if not self.gone then sched.interrupt(self, "closed") end
-  close(self)
-end
-
 --- Goes back to a snapshot; pending waits answer nil, "restored".
 local restore = vm.restore
 function vm:restore(snapshot)
-  restore(self, snapshot)
+  local data = api.data(self)
+  data.restoring = true -- on the way it is paused, which is nothing to wake up for
+  local ok, err = pcall(restore, self, snapshot)
+  data.restoring = nil
   sched.interrupt(self, "restored")
+  if not ok then error(err, 2) end
 end
 
 -- Sources of events (vmlua.event) are loaded when the first is named.

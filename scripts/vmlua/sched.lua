@@ -287,7 +287,12 @@ end
 ---@return table<any, fun(...)>
 function sched.waiters(vm)
   local data = require("vmlua.core.api").data(vm)
-  data.waiters = data.waiters or {}
+  if not data.waiters then
+    data.waiters = {}
+    vm:notify(function(status)
+      if status == "closed" then sched.interrupt(vm, "closed") end
+    end)
+  end
   return data.waiters
 end
 
@@ -296,7 +301,7 @@ end
 ---@param why "restored"|"closed"
 function sched.interrupt(vm, why)
   local pending = {}
-  for _, done in pairs(sched.waiters(vm)) do pending[#pending + 1] = done end
+  for _, done in pairs(require("vmlua.core.api").data(vm).waiters or {}) do pending[#pending + 1] = done end
   for _, done in ipairs(pending) do done(nil, why) end
 end
 
