@@ -174,6 +174,15 @@ local queries = {
       if not c.abstract and c.user_creatable ~= false then print(("  %-20s %s"):format(c.name, c.doc or "")) end
     end
   end,
+  chardev = function(detail)
+    local backends, names = require("vmlua.core.chardev").backends(), {}
+    if detail then return print_properties(backends[detail] or detail) end
+    local qom = require "vmlua.core.qom"
+    for name in pairs(backends) do names[#names + 1] = name end
+    table.sort(names)
+    print "Character devices (-chardev NAME,help lists the properties):"
+    for _, name in ipairs(names) do print(("  %-10s %s"):format(name, qom.class(backends[name]).doc or "")) end
+  end,
   object = function(detail)
     if detail then return print_properties(detail) end
     local qom = require "vmlua.core.qom"
@@ -336,7 +345,12 @@ function launcher.launch(class, s)
     end
   end
   local told
-  while not interrupted do
+  local left = false -- by the terminal's escape key
+  require("vmlua.core.chardev").on_escape(function(key)
+    if key == "x" then left = true end
+    return left
+  end)
+  while not interrupted and not left do
     local now = vm.status
     if now == "closed" then return 0 end
     if session and session.ended then break end
@@ -355,7 +369,7 @@ function launcher.launch(class, s)
   end
   if session then session.stop() end
   local code
-  if interrupted then code = signal_status() else code = report_stop(vm) end
+  if interrupted then code = signal_status() elseif left then code = 0 else code = report_stop(vm) end
   if s.run.pidfile then os.remove(s.run.pidfile) end
   vm:close()
   return code

@@ -177,6 +177,8 @@ end
 
 local function chardev(s, value)
   if value == "help" then return ask(s, "chardev") end
+  local of = value:match("^([^,]+),help$")
+  if of then return ask(s, "chardev", of) end
   local values = keyval(value, "backend")
   if not values.id or values.id == "" then refuse("a chardev needs an id: %s,id=NAME", values.backend) end
   push(s.conf, "chardev", { id = values.id, text = value })
