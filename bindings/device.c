@@ -269,6 +269,9 @@ static RegionSpec check_spec(lua_State *L, int idx, bool io, const char *what)
     spec.sizes = opt_sizes(L, idx, "sizes", what);
     spec.sizes = spec.sizes ? spec.sizes : io ? 7 : 15;
     spec.impl = opt_sizes(L, idx, "impl", what);
+    if (spec.impl & (spec.impl + lowest_size(spec.impl | 16))) {
+        luaL_error(L, "%s: impl: a size between the smallest and the largest is left out", what);
+    }
     spec.impl = spec.impl ? spec.impl : spec.sizes;
     if (binding_get_key(L, idx, "unaligned") != LUA_TNIL) {
         luaL_checktype(L, -1, LUA_TBOOLEAN);

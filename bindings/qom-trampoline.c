@@ -61,6 +61,26 @@ bool script_call_object(ScriptRef *ref, Object *obj, GError **error)
     return binding_call(L, 1, 0, true, script_ref_what(ref), error);
 }
 
+/* realize may refuse by an error, or by nil (false) and a message, as what it called did. */
+static bool call_realize(ScriptRef *ref, DeviceState *dev, GError **error)
+{
+    lua_State *L = ref && script_main ? binding_state() : NULL;
+    bool ok = true;
+
+    if (!L || !script_ref_push(L, ref)) {
+        return true;
+    }
+    binding_push_object(L, dev);
+    if (!binding_call(L, 1, 2, true, script_ref_what(ref), error)) {
+        return false;
+    }
+    if (!lua_toboolean(L, -2) && lua_type(L, -1) == LUA_TSTRING) {
+        ok = error_set(error, ENGINE_ERROR_SCRIPT, "%s", lua_tostring(L, -1));
+    }
+    lua_pop(L, 2);
+    return ok;
+}
+
 /* ---- instances ----------------------------------------------------------------------------- */
 
 static void script_instance_post_init(Object *obj)
@@ -196,7 +216,7 @@ static bool script_realize(DeviceState *dev, GError **error)
         return false;
     }
     for (unsigned i = 0; i < n; i++) {
-        if (!script_call_object(chain[i]->realize, (Object *)dev, error)) {
+        if (!call_realize(chain[i]->realize, dev, error)) {
             script_unrealize_levels(dev, chain, i);
             if (st->root->c_unrealize) {
                 st->root->c_unrealize(dev);

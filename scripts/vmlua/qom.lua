@@ -20,7 +20,8 @@ Types, objects and devices from Lua.
 A type is for good: it can be used, from C and from Lua alike, until the process ends.
 
 The functions of a type and of its script parents all run, the parent's first: `init(obj)` when an object has been
-made, `realize(dev)` when it becomes part of a machine (an error refuses it, and what was done is undone),
+made, `realize(dev)` when it becomes part of a machine (an error, or nil and a message, refuses it, and what was done
+is undone),
 `reset(dev)`; `unrealize(dev)` runs the other way round. So none of them calls its parent's. `pre_save(dev)` and
 `post_load(dev, version)` surround saving and restoring the declared state. `methods` are different: one of the same
 name replaces the parent's, which stays reachable as `qom.methods(parent).name(obj, …)`.
@@ -41,7 +42,7 @@ local text = require "vmlua.text"
 ---@field methods? table<string, function> what handles of the type can do
 ---@field requires? string[] interfaces only: methods that an implementer must have
 ---@field init? fun(obj: object)
----@field realize? fun(dev: device)
+---@field realize? fun(dev: device): any, string? may refuse with nil and a message
 ---@field reset? fun(dev: device)
 ---@field unrealize? fun(dev: device)
 ---@field pre_save? fun(dev: device)
@@ -88,7 +89,7 @@ local text = require "vmlua.text"
 ---@field read? fun(dev: device, off: integer, size: integer): integer?
 ---@field write? fun(dev: device, off: integer, size: integer, value: integer)
 ---@field sizes? integer[] accesses that a guest may use ({1, 2, 4}, of memory also 8)
----@field impl? integer[] accesses that the functions take; others are split or widened (sizes)
+---@field impl? integer[] accesses that the functions take, without gaps; others are split or widened (sizes)
 ---@field unaligned? boolean
 ---@field endian? "little"|"big"
 ---@field enabled? boolean

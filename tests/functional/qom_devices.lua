@@ -173,6 +173,7 @@ test("wrong regions are refused with what is wrong", function(t)
   t.raises("read: a function expected, got a number", function() dev:pio(0x10, 1, { read = 5 }) end)
   t.raises("cannot be lockless", function() dev:pio(0x10, 1, { read = nothing, lockless = true }) end)
   t.raises("access sizes are 1, 2, 4 and 8, not 3", function() dev:pio(0x10, 1, { read = nothing, sizes = { 1, 3 } }) end)
+  t.raises("impl: a size between", function() dev:pio(0x10, 1, { read = nothing, impl = { 1, 4 } }) end)
   t.raises("no size is left", function() dev:pio(0x10, 1, { read = nothing, sizes = {} }) end)
   t.raises("priority", function() dev:pio(0x10, 1, { read = nothing, priority = 1 }) end)
   t.raises("table expected", function() dev:pio(0x10, 1) end)
@@ -204,6 +205,9 @@ test("realize that fails leaves nothing behind", function(t)
   t.refuses("cannot", function() return qom.new(child):realize(m, "x") end)
   realize(m, define {}, "x")
   t.refuses("child 'x' already", function() return qom.new(define {}):realize(m, "x") end)
+  local polite = qom.new(define { realize = function() return nil, "no such file" end })
+  t.refuses("^no such file$", polite.realize, polite, m)
+  t.ok(polite.gone)
   local needy = qom.new(define { properties = { must = { "link", type = "device", required = true } } })
   t.refuses("'must' must be set", needy.realize, needy, m)
 end)
@@ -425,6 +429,19 @@ test("a failing init is told by realize when C made the object", function(t)
   local name = define { init = function() error "half made" end }
   t.raises("half made", qom.new, name)
   t.raises("half made", function() m:device(name) end)
+end)
+
+test("the engine makes objects of a script's type as any other", function(t)
+  local made = {}
+  qom.type {
+    name = "made-by-c", parent = "device-test", state = { level = "uint8" },
+    properties = { color = { "enum", words = { "red", "blue" }, default = "blue" } },
+    init = function(o) o.level = 7 made[#made + 1] = o end,
+    methods = { describe = function(o) return o.color .. o.level end },
+  }
+  local m = t.watch(assert(core.new("made-by-c", "by-c")))
+  t.ok(made[1] == m)
+  t.eq({ m:describe(), m.type, m.level, m.status }, { "blue7", "made-by-c", 7, "building" })
 end)
 
 test("log lines carry the device's name, and a wrong mask is named", function(t)
