@@ -17,6 +17,7 @@
 static pthread_mutex_t lock_mutex = PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP;
 static pthread_mutex_t lock_turn = PTHREAD_MUTEX_INITIALIZER;
 
+__thread unsigned long engine_lock_count;
 static __thread bool lock_held;
 static __thread unsigned lock_no_unlock;
 static __thread bool lock_dropped; /* between engine_unlocked_begin and _end */
@@ -35,6 +36,7 @@ void engine_lock(void)
         engine_lock_queued();
     }
     lock_held = true;
+    engine_lock_count++;
 }
 
 void engine_lock_fair(void)

@@ -14,6 +14,8 @@
 void engine_lock(void);
 void engine_unlock(void);
 bool engine_lock_held(void); /* by this thread; exact in every build */
+/* How often this thread has taken it: statistics tell by it what needed the lock. */
+extern __thread unsigned long engine_lock_count;
 
 /*
  * Drops the lock around a call that blocks, and takes it again. Refused (false + error, lock kept)

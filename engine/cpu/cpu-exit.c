@@ -384,6 +384,7 @@ bool cpu_handle_exit(VCpu *cpu)
 {
     CpuExit *e = &cpu->exit;
     CpuLastExit *last = &cpu->last[cpu->last_next];
+    unsigned long locks = engine_lock_count;
     bool more;
 
     if (G_UNLIKELY((unsigned)e->kind >= CPU_EXIT_KINDS)) {
@@ -404,6 +405,9 @@ bool cpu_handle_exit(VCpu *cpu)
     }
     cpu->at_exit = false;
     last->value = e->value;
+    if (engine_lock_count != locks) {
+        __atomic_store_n(&cpu->stats.locked, cpu->stats.locked + 1, __ATOMIC_RELAXED);
+    }
     if (log_enabled(LOG_EXITS)) {
         log_exit(cpu);
     }

@@ -589,6 +589,7 @@ START_TEST(accesses_reach_devices_and_answers_reach_registers)
     ck_assert_uint_eq(rax(b.cpu), 0x1001);
     ck_assert_uint_eq(b.cpu->stats.exits[CPU_EXIT_PIO], 2);
     ck_assert_uint_eq(b.cpu->stats.exits[CPU_EXIT_MMIO], 1);
+    ck_assert_uint_eq(b.cpu->stats.locked, 4); /* three accesses, and telling of the fault */
     ck_assert_str_eq(b.m->reason, "triple fault");
     ck_assert_int_eq(b.cpu->last[2].kind, CPU_EXIT_PIO);
     ck_assert_uint_eq(b.cpu->last[2].value, 0x1001);
@@ -1011,6 +1012,26 @@ static void lockless_write(void *opaque, hwaddr addr, uint64_t value, unsigned s
 
 static const MemoryRegionOps lockless_ops = { .write = lockless_write };
 
+START_TEST(a_lockless_device_is_reached_without_the_lock)
+{
+    static const FakeStep program[] = { FAKE_OUT(0x700, 1, 1), FAKE_OUT(0x777, 1, 1),
+                                        FAKE_KIND(CPU_EXIT_SHUTDOWN) };
+    static LocklessAsk ask;
+    MemoryRegion mr;
+    Bench b;
+
+    bench_open(&b);
+    ask.target = b.cpu;
+    memory_region_init_io(&mr, NULL, &lockless_ops, &ask, "lockless", 1);
+    memory_region_set_lockless(&mr);
+    memory_region_add_subregion(&b.m->io_root, 0x700, &mr);
+    run_program(&b, program, G_N_ELEMENTS(program));
+    ck_assert_uint_eq(b.cpu->stats.locked, 1); /* only for telling of the triple fault */
+    bench_close(&b);
+    memory_region_finalize(&mr);
+}
+END_TEST
+
 START_TEST(a_lockless_device_may_wake_a_halted_vcpu)
 {
     static const FakeStep sleeper[] = { FAKE_KIND(CPU_EXIT_HLT), FAKE_GOTO(0) };
@@ -1092,6 +1113,7 @@ static Suite *cpu_suite(void)
     tcase_add_test(tc, changed_registers_reach_the_accelerator_before_the_guest_runs);
     tcase_add_test(tc, a_halted_vcpu_waits_for_an_interrupt_that_it_may_take);
     tcase_add_test(tc, interrupts_from_other_threads_wake_a_halted_vcpu_every_time);
+    tcase_add_test(tc, a_lockless_device_is_reached_without_the_lock);
     tcase_add_test(tc, a_lockless_device_may_wake_a_halted_vcpu);
     return s;
 }
