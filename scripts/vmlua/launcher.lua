@@ -79,7 +79,14 @@ local function run_task(fn, ...)
   local args = table.pack(...)
   local results
   local task = sched.spawn(function() results = table.pack(xpcall(fn, trace, table.unpack(args, 1, args.n))) end)
-  while not results and not interrupted do loop.iterate(true) end
+  -- A second Ctrl-C ends the task without its last words.
+  while not results and not interrupted do
+    if coroutine.status(task.thread) == "dead" then
+      interrupted = interrupted or "int"
+      break
+    end
+    loop.iterate(true)
+  end
   if not results then
     sched.cancel(task)
     return false, nil
@@ -103,7 +110,10 @@ end
 -- After a task: prints its error; answers the status, nil when all is well.
 local function judge(ok, err)
   if ok then return nil end
-  if interrupted then return signal_status() end
+  if interrupted then
+    complain(interrupted == "int" and "interrupted" or "ended by a signal")
+    return signal_status()
+  end
   if options.is_usage_error(err) then
     complain("%s", err.message)
     return STATUS_USAGE

@@ -40,7 +40,8 @@ function pretty.number(n, name)
   if math.type(n) ~= "integer" then
     if n ~= n then return "nan" end
     if n == math.huge then return "inf" elseif n == -math.huge then return "-inf" end
-    return ("%.14g"):format(n)
+    local s = ("%.14g"):format(n)
+    return s:find("[%.e]") and s or s .. ".0"
   end
   if n >= 0 and n < 10 then return ("%d"):format(n) end
   local as_hex = name and (hex_names[name] or tostring(name):match("_base$") or tostring(name):match("_addr$"))

@@ -325,6 +325,10 @@ function test.run_one(entry, env, timeout)
       result = setmetatable({ message = ("machine %s failed: %s"):format(tostring(vm), reason), traceback = trace(task.thread) }, Failure)
       break
     end
+    if coroutine.status(task.thread) == "dead" then
+      result = setmetatable({ message = "interrupted" }, Failure)
+      break
+    end
     env.step(math.min(left, 1))
   end
   if not done then env.cancel(task) end

@@ -30,7 +30,7 @@ end
 ---@param words string[]
 ---@return string?
 function text.nearest(word, words)
-  local best, best_distance = nil, math.max(1, #word // 3) + 1
+  local best, best_distance = nil, math.max(1, (#word + 2) // 3) + 1
   local low = word:lower()
   for _, candidate in ipairs(words) do
     local c = candidate:lower()

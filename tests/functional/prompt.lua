@@ -80,6 +80,7 @@ test("tables are printed with sorted keys, cycles by path, addresses in hex", fu
   t.eq(pretty.format { ["end"] = 1, ["a b"] = 2 }, '{ ["a b"] = 2, ["end"] = 1 }')
   t.eq(pretty.format("a\0b\27"), '"a\\x00b\\x1b"')
   t.eq(pretty.format(-1), "-1")
+  t.eq(pretty.format(1.0), "1.0")
   t.eq(pretty.format(1 / 0), "inf")
 end)
 
