@@ -334,7 +334,9 @@ local function build(m, class, conf)
   end
   data.chardevs = by_id
 
-  for key, value in pairs(conf.props or {}) do m[key] = value end
+  for key, value in pairs(conf.props or {}) do
+    if type(value) == "string" then m:parse(key, value) else m[key] = value end
+  end
 
   local cpus = conf.smp or class.cpus or 1
   local max = class.max_cpus
@@ -456,7 +458,19 @@ function get.ram(m)
   return data.ram
 end
 
---- Adds a device: made, its properties set, realized.
+-- An ISA device names its interrupt in a property: its output of the same name goes there.
+local function wire_isa(dev)
+  if not dev:is_a "isa-device" then return end
+  for _, line in ipairs(dev:lines()) do
+    if line.name == "irq" and not line.input and line.count == 1 then
+      local known, number = pcall(dev.get, dev, "irq")
+      if known and math.type(number) == "integer" and number >= 0 then dev:connect("irq", 0, number) end
+    end
+  end
+end
+
+--- Adds a device: made, its properties set, realized; an ISA device's interrupt is connected to the line that its
+--- property `irq` names.
 ---@param type string
 ---@param props? table properties; `id` names it
 ---@return device
@@ -474,6 +488,7 @@ function vm:device(type, props)
   end
   local ok, err = dev:realize(self, id)
   if ok == nil and err then error(err, 2) end
+  wire_isa(dev)
   return dev
 end
 
