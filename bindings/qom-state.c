@@ -1,14 +1,10 @@
-/*
- * Declared state of script types as fields of handles (dev.count, dev.fifo[3]), and `object.state`:
- * the saved state of any device, of C or of scripts, by name.
- */
+/* Declared state of script types as fields of handles: dev.count, dev.fifo[3]. */
 #include <string.h>
 
 #include "bindings/script-type.h"
 #include "engine/core/error.h"
 
 #define ARRAY_META "vmlua.state-array"
-#define PROXY_META "vmlua.state"
 
 typedef struct ScalarType {
     const char *name;
@@ -98,7 +94,7 @@ size_t script_state_bytes(const StateField *f)
 
 /* ---- scalars ------------------------------------------------------------------------------- */
 
-static bool push_scalar(lua_State *L, VMStateKind kind, const void *at, size_t size)
+bool script_state_push(lua_State *L, VMStateKind kind, const void *at, size_t size)
 {
     switch (kind) {
     case VMS_BOOL:
@@ -165,15 +161,10 @@ static void store_integer(void *at, size_t size, lua_Integer v)
     }
 }
 
-static const char *object_label(lua_State *L, Object *obj)
-{
-    return obj->name ? obj->name : object_get_typename(obj);
-}
-
 /* Stores the value at idx; raises with object, name and range when it does not fit. 64 unsigned
  * bits are written as they are: -1 is 0xffffffffffffffff. */
-static void store_scalar(lua_State *L, Object *obj, const char *name, VMStateKind kind, void *at,
-                         size_t size, int idx)
+void script_state_store(lua_State *L, Object *obj, const char *name, VMStateKind kind, void *at,
+                        size_t size, int idx)
 {
     const ScalarType *type = scalar_of_kind(kind);
     lua_Integer v, min, max;
@@ -182,14 +173,14 @@ static void store_scalar(lua_State *L, Object *obj, const char *name, VMStateKin
     switch (kind) {
     case VMS_BOOL:
         if (!lua_isboolean(L, idx)) {
-            luaL_error(L, "%s: state '%s': true or false expected, got a %s", object_label(L, obj),
+            luaL_error(L, "%s: state '%s': true or false expected, got a %s", object_get_name(obj),
                        name, luaL_typename(L, idx));
         }
         *(bool *)at = lua_toboolean(L, idx);
         return;
     case VMS_DOUBLE:
         if (lua_type(L, idx) != LUA_TNUMBER) {
-            luaL_error(L, "%s: state '%s': a number expected, got a %s", object_label(L, obj), name,
+            luaL_error(L, "%s: state '%s': a number expected, got a %s", object_get_name(obj), name,
                        luaL_typename(L, idx));
         }
         *(double *)at = lua_tonumber(L, idx);
@@ -199,7 +190,7 @@ static void store_scalar(lua_State *L, Object *obj, const char *name, VMStateKin
         const char *s = lua_type(L, idx) == LUA_TSTRING ? lua_tolstring(L, idx, &len) : NULL;
         if (!s || len > size) {
             luaL_error(L, "%s: state '%s': a string of at most %d bytes expected, got %s",
-                       object_label(L, obj), name, (int)size,
+                       object_get_name(obj), name, (int)size,
                        s ? "a longer one" : luaL_typename(L, idx));
             return;
         }
@@ -211,19 +202,19 @@ static void store_scalar(lua_State *L, Object *obj, const char *name, VMStateKin
         break;
     }
     if (!type) {
-        luaL_error(L, "%s: state '%s' cannot be assigned to", object_label(L, obj), name);
+        luaL_error(L, "%s: state '%s' cannot be assigned to", object_get_name(obj), name);
         return;
     }
     v = lua_type(L, idx) == LUA_TNUMBER ? lua_tointegerx(L, idx, &exact) : (exact = 0);
     if (!exact) {
-        luaL_error(L, "%s: state '%s': a whole number (%s) expected, got %s", object_label(L, obj),
+        luaL_error(L, "%s: state '%s': a whole number (%s) expected, got %s", object_get_name(obj),
                    name, type->name, luaL_tolstring(L, idx, NULL));
     }
     if (type->size < 8) {
         max = (INT64_C(1) << (8 * type->size - type->is_signed)) - 1;
         min = type->is_signed ? -max - 1 : 0;
         if (v < min || v > max) {
-            luaL_error(L, "%s: state '%s': %I does not fit %s (%I to %I)", object_label(L, obj),
+            luaL_error(L, "%s: state '%s': %I does not fit %s (%I to %I)", object_get_name(obj),
                        name, (LUAI_UACINT)v, type->name, (LUAI_UACINT)min, (LUAI_UACINT)max);
         }
     }
@@ -258,7 +249,7 @@ static void *array_element(lua_State *L, const StateField *f, Object *obj)
     lua_Integer i = lua_tointegerx(L, 2, &exact);
 
     if (!exact || i < 1 || i > (lua_Integer)f->count) {
-        luaL_error(L, "%s: state '%s' has elements 1 to %d, no %s", object_label(L, obj), f->name,
+        luaL_error(L, "%s: state '%s' has elements 1 to %d, no %s", object_get_name(obj), f->name,
                    (int)f->count, luaL_tolstring(L, 2, NULL));
     }
     return (char *)obj + f->offset + (size_t)(i - 1) * f->size;
@@ -269,7 +260,7 @@ static int array_index(lua_State *L)
     const StateField *f = array_check(L);
     Object *obj = array_object(L);
 
-    push_scalar(L, f->kind, array_element(L, f, obj), f->size);
+    script_state_push(L, f->kind, array_element(L, f, obj), f->size);
     return 1;
 }
 
@@ -278,7 +269,7 @@ static int array_newindex(lua_State *L)
     const StateField *f = array_check(L);
     Object *obj = array_object(L);
 
-    store_scalar(L, obj, f->name, f->kind, array_element(L, f, obj), f->size, 3);
+    script_state_store(L, obj, f->name, f->kind, array_element(L, f, obj), f->size, 3);
     return 0;
 }
 
@@ -356,11 +347,11 @@ static void store_array(lua_State *L, Object *obj, const StateField *f, int idx)
     idx = lua_absindex(L, idx);
     if (!lua_istable(L, idx) && !luaL_testudata(L, idx, ARRAY_META)) {
         luaL_error(L, "%s: state '%s': a table of at most %d values expected, got a %s",
-                   object_label(L, obj), f->name, (int)f->count, luaL_typename(L, idx));
+                   object_get_name(obj), f->name, (int)f->count, luaL_typename(L, idx));
     }
     n = luaL_len(L, idx);
     if (n > (lua_Integer)f->count) {
-        luaL_error(L, "%s: state '%s': %d values for %d elements", object_label(L, obj), f->name,
+        luaL_error(L, "%s: state '%s': %d values for %d elements", object_get_name(obj), f->name,
                    (int)n, (int)f->count);
     }
     /* All are checked before the first is stored. */
@@ -370,7 +361,7 @@ static void store_array(lua_State *L, Object *obj, const StateField *f, int idx)
             void *at = pass ? (char *)obj + f->offset + (size_t)(i - 1) * f->size
                             : (void *)&scratch;
             lua_geti(L, idx, i);
-            store_scalar(L, obj, f->name, f->kind, at, f->size, -1);
+            script_state_store(L, obj, f->name, f->kind, at, f->size, -1);
             lua_pop(L, 1);
         }
     }
@@ -397,7 +388,7 @@ static bool members_get(lua_State *L, Object *obj, const char *key)
     if (f->count) {
         push_array(L, obj, f);
     } else {
-        push_scalar(L, f->kind, (char *)obj + f->offset, f->size);
+        script_state_push(L, f->kind, (char *)obj + f->offset, f->size);
     }
     return true;
 }
@@ -412,7 +403,7 @@ static bool members_set(lua_State *L, Object *obj, const char *key, int idx)
     if (f->count) {
         store_array(L, obj, f, idx);
     } else {
-        store_scalar(L, obj, f->name, f->kind, (char *)obj + f->offset, f->size, idx);
+        script_state_store(L, obj, f->name, f->kind, (char *)obj + f->offset, f->size, idx);
     }
     return true;
 }
@@ -433,270 +424,15 @@ static void members_list(Object *obj, void (*add)(const char *name, void *opaque
 
 const BindingMembers script_state_members = { members_get, members_set, members_list };
 
-/* ---- object.state: any saved state, by path ------------------------------------------------ */
-
-/* A userdata with the path so far behind it ("" at the top, else "fifo.data" or "regs[2]"). */
-
-typedef struct Scalar {
-    VMStateKind kind;
-    void *field;
-    size_t size;
-    size_t path; /* offset of its text in the byte array */
-} Scalar;
-typedef struct Walk {
-    const char *path; /* wanted */
-    size_t len;
-    bool found;
-    bool below; /* something has it as a prefix */
-    Scalar scalar;
-    unsigned elements; /* of "path[n]": the highest n + 1 */
-} Walk;
-
-static const VMStateDescription *object_vmsd(Object *obj)
-{
-    const ScriptType *st = script_type_of(obj);
-    DeviceState *dev = (DeviceState *)object_dynamic_cast(obj, TYPE_DEVICE);
-
-    if (dev) {
-        const DeviceClass *dc = DEVICE_GET_CLASS(dev);
-        return dc->get_vmsd ? dc->get_vmsd(dev) : dc->vmsd;
-    }
-    return st ? &st->vmsd : NULL;
-}
-
-static void walk_one(const char *path, VMStateKind kind, void *field, size_t size, void *data)
-{
-    Walk *w = data;
-    const char *rest = path + w->len;
-
-    if (strncmp(path, w->path, w->len) != 0) {
-        return;
-    }
-    if (!*rest) {
-        w->found = true;
-        w->scalar = (Scalar){ .kind = kind, .field = field, .size = size };
-    } else if (*rest == '[') {
-        unsigned long n = strtoul(rest + 1, NULL, 10) + 1;
-        w->below = true;
-        w->elements = MAX(w->elements, (unsigned)n);
-    } else if (*rest == '.') {
-        w->below = true;
-    }
-}
-
-static Object *proxy_object(lua_State *L, const char **path)
-{
-    Object *obj;
-
-    *path = luaL_checkudata(L, 1, PROXY_META);
-    lua_getiuservalue(L, 1, 1);
-    obj = binding_check_object(L, -1, TYPE_OBJECT);
-    lua_pop(L, 1);
-    return obj;
-}
-
-/* Pushes a proxy for `path` of the handle at idx. */
-static void push_proxy(lua_State *L, int handle, const char *path)
-{
-    size_t n = strlen(path) + 1;
-    char *ud;
-
-    handle = lua_absindex(L, handle);
-    ud = lua_newuserdatauv(L, n, 1);
-    memcpy(ud, path, n);
-    lua_pushvalue(L, handle);
-    lua_setiuservalue(L, -2, 1);
-    luaL_setmetatable(L, PROXY_META);
-}
-
-int script_state_push_proxy(lua_State *L)
-{
-    binding_check_object(L, 1, TYPE_OBJECT);
-    push_proxy(L, 1, "");
-    return 1;
-}
-
-/* Pushes the path of key (at idx 2) below `path`. */
-static const char *push_path(lua_State *L, const char *path)
-{
-    int exact;
-    lua_Integer i = lua_tointegerx(L, 2, &exact);
-
-    if (exact && lua_type(L, 2) == LUA_TNUMBER) {
-        return lua_pushfstring(L, "%s[%I]", path, (LUAI_UACINT)(i - 1));
-    }
-    if (lua_type(L, 2) != LUA_TSTRING) {
-        luaL_error(L, "state: a name or an index expected as the key, got a %s",
-                   luaL_typename(L, 2));
-    }
-    return *path ? lua_pushfstring(L, "%s.%s", path, lua_tostring(L, 2)) : lua_tostring(L, 2);
-}
-
-static Walk proxy_find(lua_State *L, Object **obj, const char **full)
-{
-    const char *path;
-    const VMStateDescription *vmsd;
-    Walk w = { 0 };
-
-    *obj = proxy_object(L, &path);
-    *full = push_path(L, path);
-    vmsd = object_vmsd(*obj);
-    w.path = *full;
-    w.len = strlen(*full);
-    if (vmsd) {
-        vmstate_foreach_scalar(vmsd, *obj, walk_one, &w);
-    }
-    if (!w.found && !w.below) {
-        luaL_error(L, "%s: no state '%s'", object_label(L, *obj), *full);
-    }
-    return w;
-}
-
-static int proxy_index(lua_State *L)
-{
-    Object *obj;
-    const char *full;
-    Walk w = proxy_find(L, &obj, &full);
-
-    if (!w.found) {
-        lua_getiuservalue(L, 1, 1);
-        push_proxy(L, -1, full);
-        return 1;
-    }
-    return push_scalar(L, w.scalar.kind, w.scalar.field, w.scalar.size);
-}
-
-static int proxy_newindex(lua_State *L)
-{
-    Object *obj;
-    const char *full;
-    Walk w = proxy_find(L, &obj, &full);
-
-    if (!w.found) {
-        return luaL_error(L, "%s: state '%s' is not a single value", object_label(L, obj), full);
-    }
-    store_scalar(L, obj, full, w.scalar.kind, w.scalar.field, w.scalar.size, 3);
-    return 0;
-}
-
-static int proxy_len(lua_State *L)
-{
-    const char *path;
-    Object *obj = proxy_object(L, &path);
-    const VMStateDescription *vmsd = object_vmsd(obj);
-    Walk w = { .path = path, .len = strlen(path) };
-
-    if (vmsd) {
-        vmstate_foreach_scalar(vmsd, obj, walk_one, &w);
-    }
-    lua_pushinteger(L, w.elements);
-    return 1;
-}
-
-typedef struct Collect {
-    const char *path;
-    size_t len;
-    GByteArray *names; /* next components, each with its NUL, in order, repetitions left in */
-} Collect;
-
-static void collect_one(const char *path, VMStateKind kind, void *field, size_t size, void *data)
-{
-    Collect *c = data;
-    const char *rest = path + c->len;
-    size_t n;
-
-    if (strncmp(path, c->path, c->len) != 0) {
-        return;
-    }
-    if (c->len && *rest == '.') {
-        rest++;
-    } else if (c->len && *rest != '[') {
-        return;
-    }
-    n = *rest == '[' ? strcspn(rest, "]") + 1 : strcspn(rest, ".[");
-    if (n) {
-        g_byte_array_append(c->names, (const guint8 *)rest, (guint)n);
-        g_byte_array_append(c->names, (const guint8 *)"", 1);
-    }
-}
-
-/* Iterates over a list of keys made at the start: names in the order of the declaration, indices
- * from 1. Upvalues: the list of keys; the position is the key before. */
-static int proxy_next(lua_State *L)
-{
-    lua_Integer at = lua_tointeger(L, lua_upvalueindex(2)) + 1;
-
-    lua_settop(L, 1);
-    lua_pushinteger(L, at);
-    lua_replace(L, lua_upvalueindex(2));
-    if (lua_rawgeti(L, lua_upvalueindex(1), at) == LUA_TNIL) {
-        return 1;
-    }
-    lua_pushvalue(L, 2);
-    lua_gettable(L, 1);
-    return 2;
-}
-
-static int proxy_pairs(lua_State *L)
-{
-    const char *path;
-    Object *obj = proxy_object(L, &path);
-    const VMStateDescription *vmsd = object_vmsd(obj);
-    Collect c = { .path = path, .len = strlen(path), .names = binding_scratch(L) };
-    const char *last = "";
-    lua_Integer n = 0;
-
-    if (vmsd) {
-        vmstate_foreach_scalar(vmsd, obj, collect_one, &c);
-    }
-    lua_newtable(L);
-    for (guint i = 0; i < c.names->len;) {
-        const char *name = (const char *)c.names->data + i;
-        if (strcmp(name, last) != 0) {
-            if (*name == '[') {
-                lua_pushinteger(L, (lua_Integer)strtoul(name + 1, NULL, 10) + 1);
-            } else {
-                lua_pushstring(L, name);
-            }
-            lua_rawseti(L, -2, ++n);
-        }
-        last = name;
-        i += (guint)strlen(name) + 1;
-    }
-    lua_pushinteger(L, 0);
-    lua_pushcclosure(L, proxy_next, 2);
-    lua_pushvalue(L, 1);
-    return 2;
-}
-
-static int proxy_tostring(lua_State *L)
-{
-    const char *path;
-    Object *obj = proxy_object(L, &path);
-
-    lua_pushfstring(L, "%s.state%s%s", object_label(L, obj), *path && *path != '[' ? "." : "",
-                    path);
-    return 1;
-}
-
-static void new_meta(lua_State *L, const char *name, const luaL_Reg *functions)
-{
-    luaL_newmetatable(L, name);
-    luaL_setfuncs(L, functions, 0);
-    lua_pop(L, 1);
-}
-
 void script_state_open(lua_State *L)
 {
     static const luaL_Reg array[] = {
         { "__index", array_index }, { "__newindex", array_newindex }, { "__len", array_len },
         { "__pairs", array_pairs }, { "__tostring", array_tostring }, { NULL, NULL },
     };
-    static const luaL_Reg proxy[] = {
-        { "__index", proxy_index }, { "__newindex", proxy_newindex }, { "__len", proxy_len },
-        { "__pairs", proxy_pairs }, { "__tostring", proxy_tostring }, { NULL, NULL },
-    };
 
-    new_meta(L, ARRAY_META, array);
-    new_meta(L, PROXY_META, proxy);
+    luaL_newmetatable(L, ARRAY_META);
+    luaL_setfuncs(L, array, 0);
+    lua_pop(L, 1);
+    script_state_proxy_open(L);
 }

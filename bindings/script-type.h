@@ -98,9 +98,15 @@ bool script_call_object(ScriptRef *ref, Object *obj, GError **error);
  * out. */
 void script_state_parse(lua_State *L, const char *text, const char *what, StateField *out);
 size_t script_state_bytes(const StateField *f);
+/* Pushes the value of a scalar; false and nothing when its kind has none. */
+bool script_state_push(lua_State *L, VMStateKind kind, const void *at, size_t size);
+/* Stores the value at idx; raises with object, name and range when it does not fit. */
+void script_state_store(lua_State *L, Object *obj, const char *name, VMStateKind kind, void *at,
+                        size_t size, int idx);
 extern const BindingMembers script_state_members;
 int script_state_push_proxy(lua_State *L); /* (handle) -> proxy: the field `state` of objects */
 void script_state_open(lua_State *L);
+void script_state_proxy_open(lua_State *L); /* qom-state-proxy.c */
 
 /* device.c */
 /* Takes regions, timers and lines of a device away: at the end of unrealize, or when realize
