@@ -92,7 +92,8 @@ void memory_reclaim(void)
 static bool same_range(const FlatRange *a, const FlatRange *b)
 {
     return a->addr == b->addr && a->last == b->last && a->mr == b->mr && a->id == b->id &&
-           a->offset == b->offset && a->readonly == b->readonly && a->romd == b->romd;
+           a->offset == b->offset && a->readonly == b->readonly && a->romd == b->romd &&
+           a->lockless == b->lockless;
 }
 
 typedef enum { DIFF_END, DIFF_DEL, DIFF_ADD, DIFF_SAME } Diff;

@@ -91,23 +91,32 @@ static inline void ram_store(uint8_t *p, uint64_t data, unsigned size)
 
 /* ---- I/O handlers ------------------------------------------------------------------------ */
 
+/* What a dispatch needs of a region, copied: a handler may take its region out and make the struct
+ * anew while calls of the same access are still to come. */
+typedef struct Target {
+    const MemoryRegionOps *ops;
+    void *opaque;
+    const MemoryRegion *mr; /* identity and size only */
+    const char *name;
+} Target;
+
 /* One call of a handler; `size` and `off` are what impl allows. *data is little-endian. */
-static MemTxResult call_read(const MemoryRegion *mr, hwaddr off, uint64_t *data, unsigned size,
+static MemTxResult call_read(const Target *t, hwaddr off, uint64_t *data, unsigned size,
                              MemTxAttrs attrs)
 {
-    const MemoryRegionOps *ops = mr->ops;
+    const MemoryRegionOps *ops = t->ops;
     MemTxResult res = MEMTX_OK;
     uint64_t v = ones(size);
 
     if (ops->read) {
-        v = ops->read(mr->opaque, off, size);
+        v = ops->read(t->opaque, off, size);
     } else if (ops->read_attrs) {
-        res = ops->read_attrs(mr->opaque, off, &v, size, attrs);
+        res = ops->read_attrs(t->opaque, off, &v, size, attrs);
     } else {
         if (!attrs.debug) {
             log_mask(LOG_GUEST,
-                     "%s: read of %u bytes at offset 0x%" PRIx64 " of a write-only region",
-                     mr->name, size, off);
+                     "%s: read of %u bytes at offset 0x%" PRIx64 " of a write-only region", t->name,
+                     size, off);
         }
         res = MEMTX_DECODE_ERROR;
     }
@@ -116,33 +125,33 @@ static MemTxResult call_read(const MemoryRegion *mr, hwaddr off, uint64_t *data,
     return res;
 }
 
-static MemTxResult call_write(const MemoryRegion *mr, hwaddr off, uint64_t data, unsigned size,
+static MemTxResult call_write(const Target *t, hwaddr off, uint64_t data, unsigned size,
                               MemTxAttrs attrs)
 {
-    const MemoryRegionOps *ops = mr->ops;
+    const MemoryRegionOps *ops = t->ops;
 
     data &= ones(size);
     if (ops->endianness == DEVICE_BIG_ENDIAN) {
         data = swap_bytes(data, size);
     }
     if (ops->write) {
-        ops->write(mr->opaque, off, data, size);
+        ops->write(t->opaque, off, data, size);
         return MEMTX_OK;
     }
     if (ops->write_attrs) {
-        return ops->write_attrs(mr->opaque, off, data, size, attrs);
+        return ops->write_attrs(t->opaque, off, data, size, attrs);
     }
     if (!attrs.debug) {
         log_mask(LOG_GUEST, "%s: write of %u bytes at offset 0x%" PRIx64 " of a read-only region",
-                 mr->name, size, off);
+                 t->name, size, off);
     }
     return MEMTX_DECODE_ERROR;
 }
 
-static bool access_valid(const MemoryRegion *mr, hwaddr off, unsigned size, bool is_write,
+static bool access_valid(const Target *t, hwaddr off, unsigned size, bool is_write,
                          MemTxAttrs attrs)
 {
-    const MemoryRegionOps *ops = mr->ops;
+    const MemoryRegionOps *ops = t->ops;
     unsigned max = ops->valid.max_access_size;
 
     if (size < ops->valid.min_access_size || (max && size > max)) {
@@ -151,14 +160,14 @@ static bool access_valid(const MemoryRegion *mr, hwaddr off, unsigned size, bool
     if (!ops->valid.unaligned && (off & (size - 1))) {
         return false;
     }
-    return !ops->valid.accepts || ops->valid.accepts(mr->opaque, off, size, is_write, attrs);
+    return !ops->valid.accepts || ops->valid.accepts(t->opaque, off, size, is_write, attrs);
 }
 
 /* An access that the handlers do not implement as it is: in aligned units, or parts of units. */
-static MemTxResult dispatch_adjusted(const MemoryRegion *mr, hwaddr off, uint64_t *data,
-                                     unsigned size, bool is_write, MemTxAttrs attrs)
+static MemTxResult dispatch_adjusted(const Target *t, hwaddr off, uint64_t *data, unsigned size,
+                                     bool is_write, MemTxAttrs attrs)
 {
-    const MemoryRegionOps *ops = mr->ops;
+    const MemoryRegionOps *ops = t->ops;
     unsigned min = MAX(ops->impl.min_access_size, 1);
     unsigned max = ops->impl.max_access_size ? ops->impl.max_access_size : 8;
     uint64_t in = *data, out = 0;
@@ -177,9 +186,9 @@ static MemTxResult dispatch_adjusted(const MemoryRegion *mr, hwaddr off, uint64_
         if (unit >= min) {
             n = unit;
             if (is_write) {
-                res |= call_write(mr, at, in >> (8 * done), unit, attrs);
+                res |= call_write(t, at, in >> (8 * done), unit, attrs);
             } else {
-                res |= call_read(mr, at, &v, unit, attrs);
+                res |= call_read(t, at, &v, unit, attrs);
                 out |= v << (8 * done);
             }
             continue;
@@ -187,16 +196,16 @@ static MemTxResult dispatch_adjusted(const MemoryRegion *mr, hwaddr off, uint64_
         base = at & ~(hwaddr)(min - 1);
         n = MIN(size - done, min - (unsigned)(at - base));
         shift = 8 * (unsigned)(at - base);
-        if (min - 1 > __atomic_load_n(&mr->size, __ATOMIC_RELAXED) - 1 - base) {
+        if (min - 1 > __atomic_load_n(&t->mr->size, __ATOMIC_RELAXED) - 1 - base) {
             res |= MEMTX_DECODE_ERROR; /* a unit that sticks out of the region is none */
             out |= ones(n) << (8 * done);
             continue;
         }
-        res |= call_read(mr, base, &v, min, attrs);
+        res |= call_read(t, base, &v, min, attrs);
         if (is_write) {
             v &= ~(ones(n) << shift);
             v |= ((in >> (8 * done)) & ones(n)) << shift;
-            res |= call_write(mr, base, v, min, attrs);
+            res |= call_write(t, base, v, min, attrs);
         } else {
             out |= ((v >> shift) & ones(n)) << (8 * done);
         }
@@ -213,11 +222,11 @@ static MemTxResult dispatch_adjusted(const MemoryRegion *mr, hwaddr off, uint64_
 
 static __thread unsigned nested;
 
-static MemTxResult refuse_nested(const MemoryRegion *mr, hwaddr off, uint64_t *data, unsigned size,
+static MemTxResult refuse_nested(const Target *t, hwaddr off, uint64_t *data, unsigned size,
                                  bool is_write)
 {
     log_mask(LOG_GUEST, "%s: access at offset 0x%" PRIx64 " refused: handlers nest %u deep",
-             mr->name, off, nested);
+             t->name, off, nested);
     if (!is_write) {
         *data = ones(size);
     }
@@ -225,19 +234,19 @@ static MemTxResult refuse_nested(const MemoryRegion *mr, hwaddr off, uint64_t *d
 }
 
 /* `size` is a power of two; the whole access lies in the region. Under the lock, or lockless. */
-static MemTxResult dispatch_io(const MemoryRegion *mr, hwaddr off, uint64_t *data, unsigned size,
+static MemTxResult dispatch_io(const Target *t, hwaddr off, uint64_t *data, unsigned size,
                                bool is_write, MemTxAttrs attrs)
 {
-    const MemoryRegionOps *ops = mr->ops;
+    const MemoryRegionOps *ops = t->ops;
     MemTxResult res;
     unsigned max;
 
     if (G_UNLIKELY(nested >= MAX_NESTED)) {
-        return refuse_nested(mr, off, data, size, is_write);
+        return refuse_nested(t, off, data, size, is_write);
     }
-    if (G_UNLIKELY(!access_valid(mr, off, size, is_write, attrs))) {
+    if (G_UNLIKELY(!access_valid(t, off, size, is_write, attrs))) {
         if (!attrs.debug) {
-            log_mask(LOG_GUEST, "%s: invalid %s of %u bytes at offset 0x%" PRIx64, mr->name,
+            log_mask(LOG_GUEST, "%s: invalid %s of %u bytes at offset 0x%" PRIx64, t->name,
                      is_write ? "write" : "read", size, off);
         }
         if (!is_write) {
@@ -249,10 +258,10 @@ static MemTxResult dispatch_io(const MemoryRegion *mr, hwaddr off, uint64_t *dat
     nested++;
     if (G_LIKELY(size >= ops->impl.min_access_size && (!max || size <= max) &&
                  (ops->impl.unaligned || !(off & (size - 1))))) {
-        res = is_write ? call_write(mr, off, *data, size, attrs)
-                       : call_read(mr, off, data, size, attrs);
+        res = is_write ? call_write(t, off, *data, size, attrs)
+                       : call_read(t, off, data, size, attrs);
     } else {
-        res = dispatch_adjusted(mr, off, data, size, is_write, attrs);
+        res = dispatch_adjusted(t, off, data, size, is_write, attrs);
     }
     nested--;
     return res;
@@ -288,7 +297,7 @@ static MemTxResult dispatch_unassigned(AddressSpace *as, hwaddr addr, uint64_t *
 static MemTxResult refuse_write(const FlatRange *r, hwaddr addr, unsigned size, MemTxAttrs attrs)
 {
     if (!attrs.debug) {
-        log_mask(LOG_GUEST, "%s: write of %u bytes to read-only memory at 0x%" PRIx64, r->mr->name,
+        log_mask(LOG_GUEST, "%s: write of %u bytes to read-only memory at 0x%" PRIx64, r->name,
                  size, addr);
     }
     return MEMTX_ERROR;
@@ -331,9 +340,9 @@ static uint64_t fragment(const View *view, hwaddr addr, uint64_t len, bool is_wr
         if (flat_range_is_direct(r, is_write) || (is_write && r->readonly)) {
             return len - 1 > left ? left + 1 : len;
         }
-        max = r->mr->ops->valid.max_access_size;
+        max = r->ops->valid.max_access_size;
         max = max && max < 8 ? max : 8;
-        unaligned = r->mr->ops->valid.unaligned;
+        unaligned = r->ops->valid.unaligned;
     } else {
         left = (r ? r->addr : 0) - 1 - addr;
         off = addr;
@@ -384,8 +393,8 @@ MemTxResult address_space_access(AddressSpace *as, MemoryCache *cache, hwaddr ad
     for (;;) {
         const View *view;
         const FlatRange *r;
-        const MemoryRegion *mr;
         unsigned long generation;
+        Target t;
         hwaddr off;
 
         rcu_enter();
@@ -409,7 +418,7 @@ MemTxResult address_space_access(AddressSpace *as, MemoryCache *cache, hwaddr ad
 
             if (is_write) {
                 ram_store(host, *data, size);
-                ram_block_set_dirty(r->mr->ram, r->offset + (addr - r->addr), size);
+                ram_block_set_dirty(r->ram, r->offset + (addr - r->addr), size);
             } else {
                 *data = ram_load(host, size);
             }
@@ -425,10 +434,10 @@ MemTxResult address_space_access(AddressSpace *as, MemoryCache *cache, hwaddr ad
         if (G_UNLIKELY(!is_power_of_two(size))) {
             goto fragments;
         }
-        mr = r->mr;
+        t = (Target){ .ops = r->ops, .opaque = r->opaque, .mr = r->mr, .name = r->name };
         off = r->offset + (addr - r->addr);
-        if (mr->lockless) {
-            res = dispatch_io(mr, off, data, size, is_write, attrs);
+        if (r->lockless) {
+            res = dispatch_io(&t, off, data, size, is_write, attrs);
             rcu_leave();
             break;
         }
@@ -443,7 +452,7 @@ MemTxResult address_space_access(AddressSpace *as, MemoryCache *cache, hwaddr ad
         }
         /* The lock may not be given up while a handler relies on it. */
         engine_no_unlock_begin();
-        res = dispatch_io(mr, off, data, size, is_write, attrs);
+        res = dispatch_io(&t, off, data, size, is_write, attrs);
         engine_no_unlock_end();
         break;
     fragments:
@@ -467,7 +476,7 @@ typedef enum { BULK_READ, BULK_WRITE, BULK_WRITE_ROM } BulkKind;
 static bool bulk_direct(const FlatRange *r, BulkKind kind)
 {
     if (kind == BULK_WRITE_ROM) {
-        return r->mr->ram && !r->mr->ram->readonly;
+        return r->ram && !r->ram->readonly;
     }
     return flat_range_is_direct(r, kind == BULK_WRITE);
 }
@@ -500,7 +509,7 @@ static MemTxResult bulk(AddressSpace *as, hwaddr addr, MemTxAttrs attrs, uint8_t
                 memcpy(buf + done, flat_range_host(r, at), n);
             } else {
                 memcpy(flat_range_host(r, at), from + done, n);
-                ram_block_set_dirty(r->mr->ram, r->offset + (at - r->addr), n);
+                ram_block_set_dirty(r->ram, r->offset + (at - r->addr), n);
             }
             rcu_leave();
             continue;
@@ -516,7 +525,7 @@ static MemTxResult bulk(AddressSpace *as, hwaddr addr, MemTxAttrs attrs, uint8_t
             if (kind == BULK_WRITE) {
                 res |= refuse_write(r, at, (unsigned)MIN(n, UINT_MAX), attrs);
             } else {
-                res |= r && r->mr->ram ? MEMTX_ERROR : MEMTX_DECODE_ERROR;
+                res |= r && r->ram ? MEMTX_ERROR : MEMTX_DECODE_ERROR;
             }
             rcu_leave();
             continue;
@@ -612,8 +621,8 @@ void address_space_mark_dirty(AddressSpace *as, hwaddr addr, uint64_t len)
         if (r->addr > last) {
             break;
         }
-        if (r->mr->ram) {
-            ram_block_set_dirty(r->mr->ram, r->offset + (lo - r->addr), hi - lo + 1);
+        if (r->ram) {
+            ram_block_set_dirty(r->ram, r->offset + (lo - r->addr), hi - lo + 1);
         }
     }
     rcu_leave();

@@ -53,7 +53,7 @@ char *address_space_describe(AddressSpace *as, hwaddr addr)
 
     rcu_enter();
     r = flat_view_find(address_space_flat_view(as), addr);
-    text = r ? g_strdup_printf("%s @ 0x%" PRIx64, r->mr->name, addr) : g_strdup("unassigned");
+    text = r ? g_strdup_printf("%s @ 0x%" PRIx64, r->name, addr) : g_strdup("unassigned");
     rcu_leave();
     return text;
 }

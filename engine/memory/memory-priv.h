@@ -60,15 +60,15 @@ static inline __int128 memory_region_size128(const MemoryRegion *mr)
 /* Whether an access can be done with memcpy. */
 static inline bool flat_range_is_direct(const FlatRange *r, bool is_write)
 {
-    if (!r->mr->ram) {
+    if (!r->ram) {
         return false;
     }
-    if (r->mr->kind == MEMORY_ROM_DEVICE) {
+    if (r->kind == MEMORY_ROM_DEVICE) {
         return !is_write && r->romd;
     }
     return !is_write || !r->readonly;
 }
 static inline uint8_t *flat_range_host(const FlatRange *r, hwaddr addr)
 {
-    return r->mr->ram->host + r->offset + (addr - r->addr);
+    return r->ram->host + r->offset + (addr - r->addr);
 }

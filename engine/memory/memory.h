@@ -181,7 +181,7 @@ void memory_region_set_alias_offset(MemoryRegion *mr, hwaddr offset);
 void memory_region_set_readonly(MemoryRegion *mr, bool readonly);
 void memory_region_rom_device_set_romd(MemoryRegion *mr, bool romd_mode);
 /* Handlers then run without the engine lock, on any vCPU thread at once, inside an RCU section:
- * they may not wait for the lock or for a grace period. Before the region is mapped. */
+ * they may not wait for the lock or for a grace period. */
 void memory_region_set_lockless(MemoryRegion *mr);
 /* An eventfd is told to listeners while its whole range is visible. Both make no copy of the fd. */
 void memory_region_add_eventfd(MemoryRegion *mr, const MemoryRegionIoeventfd *ev);
@@ -285,9 +285,17 @@ struct FlatRange {
     MemoryRegion *mr; /* a leaf: RAM, ROM, ROM-device or I/O */
     hwaddr offset;    /* of addr within mr */
     uint64_t id;      /* of mr: ranges are the same only if this is */
-    Object *owner;    /* of mr; private: readable when mr itself may be gone */
-    bool readonly;    /* ROM, or seen through something read-only: writes never reach it */
-    bool romd;        /* a ROM device in ROMD mode */
+    /* Of mr, for readers without the lock: a region's struct may be made anew by its owner while an
+     * old view is still being read. */
+    Object *owner;
+    const char *name;
+    RamBlock *ram;
+    const MemoryRegionOps *ops;
+    void *opaque;
+    MemoryKind kind;
+    bool lockless;
+    bool readonly; /* ROM, or seen through something read-only: writes never reach it */
+    bool romd;     /* a ROM device in ROMD mode */
     uint8_t dirty_clients;
 };
 struct FlatView {

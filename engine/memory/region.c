@@ -162,7 +162,11 @@ void memory_region_finalize(MemoryRegion *mr)
     if (mr->coalesced) {
         g_array_free(mr->coalesced, TRUE);
     }
-    g_free(mr->name);
+    if (mr->mapped_once) {
+        rcu_defer(g_free, mr->name);
+    } else {
+        g_free(mr->name);
+    }
     memset(mr, 0, sizeof(*mr));
 }
 
@@ -426,7 +430,7 @@ void memory_region_rom_device_set_romd(MemoryRegion *mr, bool romd_mode)
 
 void memory_region_set_lockless(MemoryRegion *mr)
 {
-    mr->lockless = true;
+    REGION_SET(mr, lockless, true);
 }
 
 void memory_region_add_eventfd(MemoryRegion *mr, const MemoryRegionIoeventfd *ev)

@@ -18,6 +18,7 @@
 #define RAM_AT    0x100000
 #define RAM_SIZE  0x40000
 #define DEVICE_AT 0x1000
+#define REUSED_AT 0x80000
 #define DEVICES   8
 #define MAGIC     0x600d
 
@@ -126,6 +127,14 @@ static gpointer reader(gpointer opaque)
                 __atomic_fetch_add(&bad_ram, 1, __ATOMIC_RELAXED);
             }
         }
+        /* Whole or unaligned, in one access or in parts, from whatever is there at the moment. */
+        res = address_space_access(as, &cache, REUSED_AT, MEMTXATTRS_DEBUG, &v, 2, false);
+        if (res == MEMTX_OK ? v != MAGIC : v != 0xffff) {
+            __atomic_fetch_add(&bad_device, 1, __ATOMIC_RELAXED);
+        }
+        address_space_access(as, &cache, REUSED_AT + 0xfd, MEMTXATTRS_DEBUG, &v, 8, false);
+        address_space_read(as, REUSED_AT + 1, MEMTXATTRS_DEBUG, buf, 7);
+        g_free(address_space_describe(as, REUSED_AT));
         /* A locked device is even; both places where it may be. */
         at = DEVICE_AT + (state >> 20) % (2 * DEVICES) * 0x100;
         res = address_space_access(as, &cache, at, MEMTXATTRS_DEBUG, &v, 2, false);
@@ -148,6 +157,25 @@ static gpointer reader(gpointer opaque)
 /* ---- the writer -------------------------------------------------------------------------- */
 
 static Device *devices[DEVICES];
+static MemoryRegion reused; /* made anew in place, as RAM and as a device in turn */
+
+static void reuse(unsigned n)
+{
+    static uint64_t magic = MAGIC * UINT64_C(0x100010001);
+    static Device dummy = { .magic = MAGIC * UINT64_C(0x100010001) };
+
+    memory_region_finalize(&reused);
+    if (n % 2) {
+        ck_assert(memory_region_init_ram(&reused, NULL, "reused", RAM_PAGE_SIZE, NULL));
+        memcpy(memory_region_get_ram_ptr(&reused), &magic, sizeof(magic));
+    } else {
+        memory_region_init_io(&reused, NULL, &device_ops, &dummy, "reused", 0x100);
+        if (n % 4) {
+            memory_region_set_lockless(&reused);
+        }
+    }
+    memory_region_add_subregion(&root, REUSED_AT, &reused);
+}
 
 static void remove_device(unsigned i)
 {
@@ -175,6 +203,7 @@ static void change(unsigned n)
         memory_region_init_alias(&hole, NULL, "window", &ram, 0x8000, 0x1000);
         memory_region_add_subregion_overlap(&root, RAM_AT + 0x8000, &hole, 10);
         memory_region_finalize(&hole);
+        reuse(n / 5);
         break;
     default:
         if (devices[i]) {
@@ -241,6 +270,7 @@ START_TEST(readers_never_miss_ram_nor_reach_a_device_that_is_dead)
     ck_assert_uint_eq(devices_alive, 0);
     memory_region_finalize(&root);
     memory_region_finalize(&ram);
+    memory_region_finalize(&reused);
     main_loop_finalize();
 }
 END_TEST
