@@ -37,10 +37,13 @@ static void drop_source(GSource **source)
 static void report_write_failed(void *opaque)
 {
     ChardevFd *f = opaque;
+    Chardev *chr = f->chr;
 
+    object_ref(chr);
     if (f->out >= 0 && f->out_ended) {
-        f->out_ended(f->chr);
+        f->out_ended(chr);
     }
+    object_unref(chr);
 }
 
 void chardev_fd_start(ChardevFd *f, Chardev *chr, int in, int out, void (*in_ended)(Chardev *),

@@ -54,7 +54,9 @@ static void pty_check(PtyChardev *s)
 
 static void pty_ask(void *opaque)
 {
+    object_ref(opaque);
     pty_check(opaque);
+    object_unref(opaque);
 }
 
 static gboolean slave_opened(int fd, GIOCondition cond, void *opaque)

@@ -6,29 +6,22 @@
  * every so often. Names are looked up once, when the chardev is opened.
  */
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "engine/chardev/chardev_priv.h"
+#include "engine/chardev/socket-addr.h"
 #include "engine/core/error.h"
 #include "engine/core/lock.h"
 #include "engine/core/log.h"
 #include "engine/core/units.h"
 
 #define CONNECT_MS 10000 /* how long opening waits for a server to answer */
-
-typedef struct Addr {
-    struct sockaddr_storage sa;
-    socklen_t len;
-} Addr;
 
 typedef struct SocketChardev {
     Chardev parent;
@@ -55,25 +48,6 @@ OBJECT_DECLARE_TYPE(SocketChardev, ChardevClass, SOCKET_CHARDEV, TYPE_CHARDEV_SO
 static void try_connect(SocketChardev *s);
 static void listen_again(SocketChardev *s);
 
-/* ---- addresses ---------------------------------------------------------------------------- */
-
-static char *addr_text(const struct sockaddr_storage *sa, socklen_t len)
-{
-    char host[INET6_ADDRSTRLEN + 1], port[8];
-
-    if (sa->ss_family == AF_UNIX) {
-        const struct sockaddr_un *un = (const struct sockaddr_un *)sa;
-        bool named = len > offsetof(struct sockaddr_un, sun_path) && un->sun_path[0];
-
-        return named ? g_strdup_printf("unix:%s", un->sun_path) : g_strdup("unix:");
-    }
-    if (getnameinfo((const struct sockaddr *)sa, len, host, sizeof(host), port, sizeof(port),
-                    NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
-        return g_strdup("unknown");
-    }
-    return g_strdup_printf(strchr(host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s", host, port);
-}
-
 static char *wanted_address(const SocketChardev *s)
 {
     if (s->path) {
@@ -83,77 +57,6 @@ static char *wanted_address(const SocketChardev *s)
         return g_strdup_printf("fd:%d", s->given_fd);
     }
     return g_strdup_printf("tcp:%s:%u", s->host ? s->host : "", s->port);
-}
-
-static char *fd_address(int fd, bool peer)
-{
-    struct sockaddr_storage sa = { 0 };
-    socklen_t len = sizeof(sa) - 1;
-    int r = peer ? getpeername(fd, (struct sockaddr *)&sa, &len)
-                 : getsockname(fd, (struct sockaddr *)&sa, &len);
-
-    return r == 0 ? addr_text(&sa, len) : NULL;
-}
-
-static bool unix_addr(SocketChardev *s, GError **error)
-{
-    Addr a = { 0 };
-    struct sockaddr_un *un = (struct sockaddr_un *)&a.sa;
-
-    if (strlen(s->path) >= sizeof(un->sun_path)) {
-        return error_set(error, ENGINE_ERROR_INVALID,
-                         "chardev '%s': path '%s' is longer than the %zu bytes a Unix socket's "
-                         "name may have",
-                         chardev_label(&s->parent), s->path, sizeof(un->sun_path) - 1);
-    }
-    un->sun_family = AF_UNIX;
-    strcpy(un->sun_path, s->path);
-    a.len = sizeof(*un);
-    g_array_append_val(s->addrs, a);
-    return true;
-}
-
-/* A number never asks a name server; a name does, and then other threads go on meanwhile. */
-static bool tcp_addrs(SocketChardev *s, GError **error)
-{
-    Chardev *chr = &s->parent;
-    const char *host = s->host && *s->host ? s->host : NULL;
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV };
-    struct addrinfo *list = NULL;
-    char port[8];
-    int r;
-
-    if (!s->ipv4 && !s->ipv6) {
-        return error_set(error, ENGINE_ERROR_INVALID, "chardev '%s': ipv4 and ipv6 are both off",
-                         chardev_label(chr));
-    }
-    hints.ai_family = !s->ipv6 ? AF_INET : !s->ipv4 ? AF_INET6 : AF_UNSPEC;
-    hints.ai_flags |= s->server ? AI_PASSIVE : 0;
-    snprintf(port, sizeof(port), "%u", s->port);
-    hints.ai_flags |= AI_NUMERICHOST;
-    r = getaddrinfo(host, port, &hints, &list);
-    if (r == EAI_NONAME && host) {
-        hints.ai_flags &= ~AI_NUMERICHOST;
-        if (!engine_unlocked_begin(error)) {
-            return false;
-        }
-        r = getaddrinfo(host, port, &hints, &list);
-        engine_unlocked_end();
-    }
-    if (r != 0) {
-        return error_set(error, ENGINE_ERROR_IO, "chardev '%s': host '%s': %s", chardev_label(chr),
-                         host ? host : "", gai_strerror(r));
-    }
-    for (struct addrinfo *i = list; i; i = i->ai_next) {
-        Addr a = { .len = i->ai_addrlen };
-
-        if (i->ai_addrlen <= sizeof(a.sa)) {
-            memcpy(&a.sa, i->ai_addr, i->ai_addrlen);
-            g_array_append_val(s->addrs, a);
-        }
-    }
-    freeaddrinfo(list);
-    return true;
 }
 
 /* ---- one connection ------------------------------------------------------------------------ */
@@ -197,6 +100,7 @@ static void disconnected(Chardev *chr)
     }
 }
 
+/* The caller holds a reference: what the front end does with the news may drop the last other. */
 static void connected(SocketChardev *s, int fd)
 {
     int on = 1;
@@ -204,12 +108,12 @@ static void connected(SocketChardev *s, int fd)
     if (s->nodelay) {
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* refused by Unix sockets */
     }
-    s->peer = fd_address(fd, true);
+    s->peer = socket_fd_address(fd, true);
     chardev_fd_start(&s->conn, &s->parent, fd, fd, disconnected, disconnected);
     log_mask(LOG_CHARDEV, "chardev '%s': connected to %s", chardev_label(&s->parent),
              s->peer ? s->peer : "a peer");
     chardev_event(&s->parent, CHARDEV_OPENED);
-    chardev_fd_update_read(&s->conn);
+    chardev_fd_update_read(&s->conn); /* nothing if that has closed it */
 }
 
 /* ---- server ------------------------------------------------------------------------------- */
@@ -230,7 +134,9 @@ static gboolean client_came(int fd, GIOCondition cond, void *opaque)
         return G_SOURCE_CONTINUE;
     }
     drop_source(&s->listen_source); /* the next one waits until this one has gone */
+    object_ref(s);
     connected(s, client);
+    object_unref(s);
     return G_SOURCE_REMOVE;
 }
 
@@ -239,48 +145,6 @@ static void listen_again(SocketChardev *s)
     if (!s->listen_source) {
         s->listen_source = main_loop_add_fd(s->listen_fd, G_IO_IN, client_came, s);
     }
-}
-
-/* A socket file that nobody listens on is left over from a process that crashed. */
-static void remove_stale(const Addr *a)
-{
-    const struct sockaddr_un *un = (const struct sockaddr_un *)&a->sa;
-    struct stat st;
-    int fd;
-
-    if (lstat(un->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode)) {
-        return;
-    }
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0) {
-        return;
-    }
-    if (connect(fd, (const struct sockaddr *)&a->sa, a->len) != 0 && errno == ECONNREFUSED) {
-        unlink(un->sun_path);
-    }
-    close(fd);
-}
-
-static int bind_and_listen(SocketChardev *s, const Addr *a)
-{
-    int on = 1, fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-    if (fd < 0) {
-        return -1;
-    }
-    if (a->sa.ss_family == AF_UNIX) {
-        remove_stale(a);
-    } else {
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    }
-    if (bind(fd, (const struct sockaddr *)&a->sa, a->len) != 0 || listen(fd, 1) != 0) {
-        int saved = errno;
-
-        close(fd);
-        errno = saved;
-        return -1;
-    }
-    return fd;
 }
 
 static void learn_port(SocketChardev *s)
@@ -301,7 +165,7 @@ static void learn_port(SocketChardev *s)
 static bool wait_for_client(SocketChardev *s, GError **error)
 {
     struct pollfd p = { .fd = s->listen_fd, .events = POLLIN };
-    g_autofree char *address = fd_address(s->listen_fd, false);
+    g_autofree char *address = socket_fd_address(s->listen_fd, false);
     int r, saved;
 
     if (!engine_unlocked_begin(error)) {
@@ -328,7 +192,7 @@ static bool start_server(SocketChardev *s, GError **error)
     struct stat st;
 
     for (unsigned i = 0; i < s->addrs->len && s->listen_fd < 0; i++) {
-        s->listen_fd = bind_and_listen(s, &g_array_index(s->addrs, Addr, i));
+        s->listen_fd = socket_listen(&g_array_index(s->addrs, SocketAddr, i));
     }
     if (s->listen_fd < 0) {
         g_autofree char *address = wanted_address(s);
@@ -353,35 +217,6 @@ static bool start_server(SocketChardev *s, GError **error)
 
 /* ---- client ------------------------------------------------------------------------------- */
 
-/* The descriptor, connected or not yet (*pending); -1 and errno. */
-static int begin_connect(const Addr *a, bool *pending)
-{
-    int fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-    *pending = false;
-    if (fd < 0 || connect(fd, (const struct sockaddr *)&a->sa, a->len) == 0) {
-        return fd;
-    }
-    /* A Unix server whose backlog is full gives EAGAIN: there is nothing to wait for, only to try
-     * again. */
-    if (errno == EINPROGRESS) {
-        *pending = true;
-        return fd;
-    }
-    int saved = errno;
-    close(fd);
-    errno = saved;
-    return -1;
-}
-
-static int pending_error(int fd)
-{
-    int err = 0;
-    socklen_t len = sizeof(err);
-
-    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) == 0 ? err : errno;
-}
-
 /* 0, or the errno of the last address that was tried. */
 static int connect_now(SocketChardev *s, GError **error)
 {
@@ -389,7 +224,7 @@ static int connect_now(SocketChardev *s, GError **error)
 
     for (unsigned i = 0; i < s->addrs->len; i++) {
         bool pending;
-        int fd = begin_connect(&g_array_index(s->addrs, Addr, i), &pending);
+        int fd = socket_connect(&g_array_index(s->addrs, SocketAddr, i), &pending);
         struct pollfd p = { .fd = fd, .events = POLLOUT };
 
         if (fd < 0) {
@@ -410,7 +245,7 @@ static int connect_now(SocketChardev *s, GError **error)
                 continue;
             }
         }
-        last = pending ? pending_error(fd) : 0;
+        last = pending ? socket_error(fd) : 0;
         if (last == 0) {
             connected(s, fd);
             return 0;
@@ -449,10 +284,11 @@ static void connect_failed(SocketChardev *s, int err)
 static gboolean connect_done(int fd, GIOCondition cond, void *opaque)
 {
     SocketChardev *s = opaque;
-    int err = pending_error(fd);
+    int err = socket_error(fd);
 
     drop_source(&s->connect_source);
     s->connect_fd = -1;
+    object_ref(s);
     if (err == 0) {
         connected(s, fd);
     } else {
@@ -460,6 +296,7 @@ static gboolean connect_done(int fd, GIOCondition cond, void *opaque)
         connect_failed(s, err);
         try_connect(s);
     }
+    object_unref(s);
     return G_SOURCE_REMOVE;
 }
 
@@ -468,7 +305,7 @@ static void try_connect(SocketChardev *s)
 {
     while (s->next_addr < s->addrs->len) {
         bool pending;
-        int fd = begin_connect(&g_array_index(s->addrs, Addr, s->next_addr), &pending);
+        int fd = socket_connect(&g_array_index(s->addrs, SocketAddr, s->next_addr), &pending);
 
         if (fd < 0) {
             connect_failed(s, errno);
@@ -490,12 +327,14 @@ static void retry_fired(void *opaque)
 {
     SocketChardev *s = opaque;
 
+    object_ref(s);
     if (s->listen_fd >= 0) {
         listen_again(s);
     } else if (!chardev_fd_started(&s->conn) && s->connect_fd < 0) {
         s->next_addr = 0;
         try_connect(s);
     }
+    object_unref(s);
 }
 
 /* ---- the chardev -------------------------------------------------------------------------- */
@@ -535,8 +374,25 @@ static bool check_properties(const SocketChardev *s, GError **error)
         return error_set(error, ENGINE_ERROR_INVALID,
                          "chardev '%s': reconnect is for clients, and server is on", label);
     }
+    if (!s->ipv4 && !s->ipv6) {
+        return error_set(error, ENGINE_ERROR_INVALID, "chardev '%s': ipv4 and ipv6 are both off",
+                         label);
+    }
     if (!s->path && s->given_fd < 0 && !s->server && s->port == 0) {
         return error_set(error, ENGINE_ERROR_INVALID, "chardev '%s': a client needs a port", label);
+    }
+    return true;
+}
+
+static bool find_addrs(SocketChardev *s, GError **error)
+{
+    const char *host = s->host && *s->host ? s->host : NULL;
+    int family = !s->ipv6 ? AF_INET : !s->ipv4 ? AF_INET6 : AF_UNSPEC;
+
+    if (s->path ? !socket_addrs_unix(s->addrs, s->path, error)
+                : !socket_addrs_tcp(s->addrs, host, s->port, family, s->server, error)) {
+        g_prefix_error(error, "chardev '%s': ", chardev_label(&s->parent));
+        return false;
     }
     return true;
 }
@@ -578,8 +434,7 @@ static bool socket_open(Chardev *chr, GError **error)
     if (s->given_fd >= 0) {
         return adopt_fd(s, error);
     }
-    ok = (s->path ? unix_addr(s, error) : tcp_addrs(s, error)) &&
-         (s->server ? start_server(s, error) : start_client(s, error));
+    ok = find_addrs(s, error) && (s->server ? start_server(s, error) : start_client(s, error));
     if (ok && !chr->opened) {
         /* Closed by somebody else while the lock was dropped. */
         ok = error_set(error, ENGINE_ERROR_GONE, "chardev '%s' was closed", chardev_label(chr));
@@ -613,7 +468,8 @@ static bool get_address(Object *obj, const Property *prop, PropValue *out, GErro
     if (!strcmp(prop->name, "peer")) {
         out->string = g_strdup(s->peer);
     } else {
-        out->string = s->listen_fd >= 0 ? fd_address(s->listen_fd, false) : wanted_address(s);
+        out->string = s->listen_fd >= 0 ? socket_fd_address(s->listen_fd, false)
+                                        : wanted_address(s);
     }
     return true;
 }
@@ -655,7 +511,7 @@ static void socket_instance_init(Object *obj)
     SocketChardev *s = SOCKET_CHARDEV(obj);
 
     s->listen_fd = s->connect_fd = -1;
-    s->addrs = g_array_new(FALSE, FALSE, sizeof(Addr));
+    s->addrs = g_array_new(FALSE, FALSE, sizeof(SocketAddr));
     timer_setup(&s->retry, clock_realtime(), retry_fired, s);
 }
 

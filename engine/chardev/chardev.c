@@ -124,9 +124,11 @@ static void stall_timer_fired(void *opaque)
     log_mask(LOG_CHARDEV, "chardev '%s': the other end takes nothing, %zu bytes wait",
              chardev_label(chr), chardev_queued(chr));
     p->stalled = true;
+    object_ref(chr);
     if (chr->fe && chr->fe->writable) {
         chr->fe->writable(chr->fe_opaque);
     }
+    object_unref(chr);
 }
 
 /* As much as the outside takes now. */

@@ -1115,6 +1115,91 @@ START_TEST(only_two_different_free_link_ends_can_be_linked)
 }
 END_TEST
 
+/* Random steps of both sides, closing among them; the front end checks what it is given. */
+START_TEST(closing_at_any_moment_is_safe)
+{
+    GRand *rand = g_rand_new_with_seed(7);
+    char buf[5000] = { 0 };
+
+    for (unsigned round = 0; round < 60; round++) {
+        bool linked = round % 2;
+        Chardev *chr = make_type(linked ? TYPE_CHARDEV_LINK : TYPE_CHARDEV_SOCKET), *peer = NULL;
+        Front *f;
+        int sv[2] = { -1, -1 };
+
+        if (linked) {
+            peer = make_type(TYPE_CHARDEV_LINK);
+            ck_assert(chardev_link(chr, peer, NULL));
+        } else {
+            ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv),
+                             0);
+            ck_assert(object_property_set_int(OBJECT(chr), "fd", sv[0], NULL));
+            ck_assert(chardev_open(chr, NULL));
+        }
+        f = front_new(chr);
+        for (unsigned step = 0; step < 60; step++) {
+            size_t n = g_rand_int(rand) % sizeof(buf);
+
+            switch (g_rand_int(rand) % 12) {
+            case 0:
+            case 1:
+                chardev_write(chr, (uint8_t *)buf, n);
+                break;
+            case 2:
+            case 3:
+                if (peer) {
+                    chardev_write(peer, (uint8_t *)buf, n);
+                } else if (sv[1] >= 0) {
+                    n = (size_t)write(sv[1], buf, n); /* may be refused: what comes, comes */
+                }
+                break;
+            case 4:
+                while (sv[1] >= 0 && read(sv[1], buf, sizeof(buf)) > 0) {
+                }
+                break;
+            case 5:
+                f->room = g_rand_int(rand) % 3000;
+                chardev_accept_input(chr);
+                break;
+            case 6:
+                chardev_send_break(g_rand_boolean(rand) || !peer ? chr : peer, true);
+                chardev_set_modem(chr, g_rand_int(rand));
+                break;
+            case 7:
+                if (g_rand_int(rand) % 8 == 0) {
+                    chardev_close(g_rand_boolean(rand) || !peer ? chr : peer);
+                }
+                break;
+            case 8:
+                if (g_rand_int(rand) % 8 == 0 && sv[1] >= 0) {
+                    close(sv[1]);
+                    sv[1] = -1;
+                }
+                break;
+            case 9:
+                chardev_detach(chr);
+                chardev_receive(chr, (uint8_t *)buf, n);
+                ck_assert(chardev_attach(chr, &front_handlers, f, NULL));
+                break;
+            default:
+                main_loop_iterate(false);
+                break;
+            }
+            memset(buf, 0, sizeof(buf));
+        }
+        if (sv[1] >= 0) {
+            close(sv[1]);
+        }
+        if (peer) {
+            end(peer, NULL);
+        }
+        end(chr, f);
+        loop_idle();
+    }
+    g_rand_free(rand);
+}
+END_TEST
+
 /* ---- text matcher -------------------------------------------------------------------------- */
 
 typedef struct Matches {
@@ -1467,6 +1552,7 @@ int main(void)
     tcase_add_test(links, a_link_carries_bytes_modem_lines_and_breaks);
     tcase_add_test(links, a_link_loses_nothing_when_the_other_side_is_slow);
     tcase_add_test(links, only_two_different_free_link_ends_can_be_linked);
+    tcase_add_test(links, closing_at_any_moment_is_safe);
     tcase_add_test(match, a_text_is_found_across_the_borders_of_writes);
     tcase_add_test(match, a_matcher_agrees_with_a_search_of_the_whole);
     tcase_add_test(match, looking_back_finds_what_came_before_and_what_begins_there);
