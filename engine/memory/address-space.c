@@ -343,6 +343,12 @@ void address_spaces_mark_stale(uint32_t stamp)
 
 void address_spaces_commit(void)
 {
+    static bool committing;
+
+    if (committing) {
+        return; /* asked for by a callback: the loop below comes to it */
+    }
+    committing = true;
     if (!main_loop_context()) {
         drop_owners(NULL); /* no bottom half will */
     }
@@ -359,6 +365,7 @@ void address_spaces_commit(void)
             }
         }
     }
+    committing = false;
 }
 
 /* ---- address spaces ---------------------------------------------------------------------- */
