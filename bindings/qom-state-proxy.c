@@ -94,6 +94,9 @@ static const char *push_path(lua_State *L, const char *path)
     lua_Integer i = lua_tointegerx(L, 2, &exact);
 
     if (exact && lua_type(L, 2) == LUA_TNUMBER) {
+        if (i < 1) {
+            luaL_error(L, "state: indices begin at 1, not %I", (LUAI_UACINT)i);
+        }
         return lua_pushfstring(L, "%s[%I]", path, (LUAI_UACINT)(i - 1));
     }
     if (lua_type(L, 2) != LUA_TSTRING) {
