@@ -1,5 +1,5 @@
 /*
- * Event hubs: hook tables under RCU, filters, arming, rings.
+ * Event hubs: hooks, their tables under RCU, arming. Firing and rings: event-fire.c.
  *
  * A source's table is sorted by first address. Each entry also knows the largest last address of
  * itself and all entries before it, so that a search that walks back from the insertion point stops
@@ -13,69 +13,13 @@
  */
 #include "engine/cpu/event.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/core/error.h"
 #include "engine/core/lock.h"
 #include "engine/core/rcu.h"
-
-typedef struct Arm { /* what the accelerator was asked for, shared by identical hooks */
-    EventFilter filter;
-    char *how;
-    unsigned users;
-    bool suspended; /* not armed for the moment, or no more */
-} Arm;
-
-struct EventHook {
-    EventHub *hub;
-    EventFilter filter;
-    uint64_t last; /* inclusive end of the address range */
-    uint64_t seq;  /* order of addition */
-    EventFn fn;    /* NULL: a ring's */
-    void *opaque;
-    GDestroyNotify destroy;
-    EventRing *ring;
-    Arm *arm;
-    int ref;          /* atomic */
-    uint64_t matches; /* atomic; skipped ones included */
-    uint64_t hits;    /* atomic */
-    bool removed;     /* engine lock */
-    unsigned calling; /* engine lock: depth of its own call */
-};
-
-struct EventRing {
-    EventHub *hub;
-    EventHook *hook;      /* engine lock; NULL once removed */
-    pthread_mutex_t lock; /* leaf: what follows */
-    EventRecord *records;
-    unsigned size;
-    uint64_t total;
-};
-
-typedef struct TableEntry {
-    uint64_t first, last;
-    uint64_t max_last; /* of this and all earlier entries */
-    EventHook *hook;
-} TableEntry;
-
-typedef struct HookTable {
-    unsigned n;
-    TableEntry entries[];
-} HookTable;
-
-struct EventHub {
-    uint32_t armed; /* first: event_hub_armed reads it. A bit a source */
-    EventArmOps ops;
-    GPtrArray *hooks;                 /* all, in order of addition; engine lock */
-    GPtrArray *arms;                  /* engine lock */
-    GPtrArray *rings;                 /* engine lock */
-    HookTable *tables[EVENT_SOURCES]; /* RCU */
-    uint64_t next_seq;
-};
-G_STATIC_ASSERT(offsetof(EventHub, armed) == 0);
-G_STATIC_ASSERT(EVENT_SOURCES <= 32);
+#include "engine/cpu/event_priv.h"
 
 static const char *const source_names[EVENT_SOURCES] = {
     [EVENT_PIO] = "pio",       [EVENT_MMIO] = "mmio",
@@ -90,14 +34,14 @@ const char *event_source_name(EventSource source)
     return (unsigned)source < EVENT_SOURCES ? source_names[source] : "invalid";
 }
 
-static void hook_unref(EventHook *hook)
+void event_hook_unref(EventHook *hook)
 {
     if (__atomic_sub_fetch(&hook->ref, 1, __ATOMIC_ACQ_REL) == 0) {
         g_free(hook);
     }
 }
 
-static void hook_ref(EventHook *hook)
+void event_hook_ref(EventHook *hook)
 {
     __atomic_add_fetch(&hook->ref, 1, __ATOMIC_RELAXED);
 }
@@ -109,7 +53,7 @@ static void table_free(void *data)
     HookTable *t = data;
 
     for (unsigned i = 0; i < t->n; i++) {
-        hook_unref(t->entries[i].hook);
+        event_hook_unref(t->entries[i].hook);
     }
     g_free(t);
 }
@@ -143,7 +87,7 @@ static void publish_table(EventHub *hub, EventSource source)
             EventHook *hook = g_ptr_array_index(hub->hooks, i);
 
             if (hook->filter.source == source) {
-                hook_ref(hook);
+                event_hook_ref(hook);
                 t->entries[t->n++] = (TableEntry){ .first = hook->filter.addr,
                                                    .last = hook->last,
                                                    .hook = hook };
@@ -312,8 +256,8 @@ static bool check_filter(EventFilter *f, GError **error)
     return true;
 }
 
-static EventHook *hook_add(EventHub *hub, const EventFilter *filter, EventFn fn, void *opaque,
-                           GDestroyNotify destroy, EventRing *ring, GError **error)
+EventHook *event_hook_add_any(EventHub *hub, const EventFilter *filter, EventFn fn, void *opaque,
+                              GDestroyNotify destroy, EventRing *ring, GError **error)
 {
     EventFilter f = *filter;
     EventHook *hook;
@@ -350,10 +294,10 @@ EventHook *event_hook_add(EventHub *hub, const EventFilter *filter, EventFn fn, 
                           GDestroyNotify destroy, GError **error)
 {
     g_assert(fn);
-    return hook_add(hub, filter, fn, opaque, destroy, NULL, error);
+    return event_hook_add_any(hub, filter, fn, opaque, destroy, NULL, error);
 }
 
-static void hook_destroy_opaque(EventHook *hook)
+void event_hook_destroy_opaque(EventHook *hook)
 {
     GDestroyNotify destroy = hook->destroy;
 
@@ -379,9 +323,9 @@ void event_hook_remove(EventHook *hook)
         hook->ring->hook = NULL;
     }
     if (hook->calling == 0) {
-        hook_destroy_opaque(hook);
+        event_hook_destroy_opaque(hook);
     }
-    hook_unref(hook);
+    event_hook_unref(hook);
 }
 
 uint64_t event_hook_hits(const EventHook *hook)
@@ -408,7 +352,7 @@ void event_hub_foreach(EventHub *hub, void (*fn)(EventHook *hook, void *opaque),
     for (unsigned i = 0; i < hub->hooks->len; i++) {
         EventHook *hook = g_ptr_array_index(hub->hooks, i);
 
-        hook_ref(hook);
+        event_hook_ref(hook);
         g_ptr_array_add(copy, hook);
     }
     for (unsigned i = 0; i < copy->len; i++) {
@@ -417,321 +361,8 @@ void event_hub_foreach(EventHub *hub, void (*fn)(EventHook *hook, void *opaque),
         if (!hook->removed) {
             fn(hook, opaque);
         }
-        hook_unref(hook);
+        event_hook_unref(hook);
     }
-}
-
-/* ---- firing ------------------------------------------------------------------------------ */
-
-static bool filter_matches(const EventFilter *f, const EventRecord *x)
-{
-    if (f->cpu >= 0 && f->cpu != x->cpu) {
-        return false;
-    }
-    if (!(f->directions & (x->write ? EVENT_WRITES : EVENT_READS))) {
-        return false;
-    }
-    if (f->sizes && !(f->sizes & x->size)) {
-        return false;
-    }
-    return !f->mask || !x->write || (x->value & f->mask) == f->value;
-}
-
-/* Sources whose accesses can be reads, answered only after the hooks were asked. */
-static bool is_access(EventSource source)
-{
-    return source == EVENT_PIO || source == EVENT_MMIO || source == EVENT_MSR;
-}
-
-static void ring_record(EventHub *hub, EventHook *hook, EventRecord *x)
-{
-    EventRing *ring = hook->ring;
-
-    if (!x->time && hub->ops.now) {
-        x->time = hub->ops.now(hub->ops.opaque);
-    }
-    pthread_mutex_lock(&ring->lock);
-    ring->records[ring->total % ring->size] = *x;
-    ring->total++;
-    pthread_mutex_unlock(&ring->lock);
-}
-
-/* Counts a match against `skip` and, for rings, `limit`. */
-static bool count_match(EventHook *hook)
-{
-    const EventFilter *f = &hook->filter;
-    uint64_t seen = __atomic_fetch_add(&hook->matches, 1, __ATOMIC_RELAXED);
-
-    if (seen < f->skip) {
-        return false;
-    }
-    if (hook->ring) {
-        if (f->limit && seen - f->skip >= f->limit) {
-            return false;
-        }
-        __atomic_fetch_add(&hook->hits, 1, __ATOMIC_RELAXED);
-    }
-    return true;
-}
-
-/* Walks the entries that cover the access; the newest start first. */
-typedef bool (*MatchFn)(EventHook *hook, void *opaque);
-static inline void find_matches(const HookTable *t, const EventRecord *x, MatchFn fn, void *opaque)
-{
-    uint64_t first = x->addr, last;
-    unsigned lo = 0, hi = t->n;
-
-    last = first;
-    if ((x->source == EVENT_PIO || x->source == EVENT_MMIO) && x->size > 1) {
-        last = first + (x->size - 1u);
-        if (last < first) {
-            last = UINT64_MAX;
-        }
-    }
-    while (lo < hi) { /* first entry that starts after the access */
-        unsigned mid = (lo + hi) / 2;
-
-        if (t->entries[mid].first <= last) {
-            lo = mid + 1;
-        } else {
-            hi = mid;
-        }
-    }
-    while (lo-- > 0 && t->entries[lo].max_last >= first) {
-        const TableEntry *e = &t->entries[lo];
-
-        if (e->last >= first && filter_matches(&e->hook->filter, x)) {
-            if (!fn(e->hook, opaque)) {
-                return;
-            }
-        }
-    }
-}
-
-#define MATCHES_INLINE 8
-
-typedef struct Matches {
-    EventHub *hub;
-    EventRecord *x;
-    bool rings; /* rings take this record now */
-    bool functions;
-    unsigned n;
-    GPtrArray *more; /* beyond the first few */
-    EventHook *hooks[MATCHES_INLINE];
-} Matches;
-
-static bool collect(EventHook *hook, void *opaque)
-{
-    Matches *m = opaque;
-
-    if (hook->ring) {
-        if (m->rings && count_match(hook)) {
-            ring_record(m->hub, hook, m->x);
-        }
-        return true;
-    }
-    if (!m->functions || !count_match(hook)) {
-        return true;
-    }
-    hook_ref(hook);
-    if (m->n < MATCHES_INLINE) {
-        m->hooks[m->n] = hook;
-    } else {
-        if (!m->more) {
-            m->more = g_ptr_array_new();
-            for (unsigned i = 0; i < MATCHES_INLINE; i++) {
-                g_ptr_array_add(m->more, m->hooks[i]);
-            }
-        }
-        g_ptr_array_add(m->more, hook);
-    }
-    m->n++;
-    return true;
-}
-
-static int compare_seq(const void *a, const void *b)
-{
-    const EventHook *x = *(EventHook *const *)a, *y = *(EventHook *const *)b;
-
-    return x->seq < y->seq ? -1 : x->seq > y->seq;
-}
-
-static EventAction call_hook(EventHook *hook, VCpu *cpu, EventRecord *x)
-{
-    EventAction action;
-    uint64_t hits;
-
-    if (hook->removed || (hook->filter.limit && event_hook_hits(hook) >= hook->filter.limit)) {
-        return EVENT_CONTINUE;
-    }
-    hits = __atomic_add_fetch(&hook->hits, 1, __ATOMIC_RELAXED);
-    hook->calling++;
-    /* The access is half done and the hook's own data is in use: nobody may let others in. */
-    engine_no_unlock_begin();
-    action = hook->fn(hook->opaque, cpu, x);
-    engine_no_unlock_end();
-    hook->calling--;
-    if (hook->removed) {
-        if (hook->calling == 0) {
-            hook_destroy_opaque(hook);
-        }
-    } else if (hook->filter.limit && hits >= hook->filter.limit) {
-        event_hook_remove(hook);
-    }
-    return action;
-}
-
-static unsigned __attribute__((noinline)) call_hooks(Matches *m, VCpu *cpu, EventRecord *x)
-{
-    EventHook **hooks = m->more ? (EventHook **)m->more->pdata : m->hooks;
-    bool held = engine_lock_held();
-    unsigned result = EVENT_CONTINUE;
-
-    if (!x->time && m->hub->ops.now) {
-        x->time = m->hub->ops.now(m->hub->ops.opaque);
-    }
-    if (m->n > 1) {
-        qsort(hooks, m->n, sizeof(hooks[0]), compare_seq);
-    }
-    if (!held) {
-        engine_lock();
-    }
-    for (unsigned i = 0; i < m->n; i++) {
-        if (!(result & EVENT_HANDLED)) {
-            EventAction action = call_hook(hooks[i], cpu, x);
-
-            if (action == EVENT_HANDLED || action == EVENT_PAUSE) {
-                result |= action;
-            }
-        }
-    }
-    if (!held) {
-        engine_unlock();
-    }
-    for (unsigned i = 0; i < m->n; i++) {
-        hook_unref(hooks[i]);
-    }
-    if (m->more) {
-        g_ptr_array_free(m->more, TRUE);
-    }
-    return result;
-}
-
-unsigned event_hub_fire(EventHub *hub, VCpu *cpu, EventRecord *x)
-{
-    Matches m;
-    const HookTable *t;
-
-    m.hub = hub;
-    m.x = x;
-    m.rings = x->write || !is_access(x->source);
-    m.functions = true;
-    m.n = 0;
-    m.more = NULL;
-    rcu_enter();
-    t = rcu_load(&hub->tables[x->source]);
-    if (t) {
-        find_matches(t, x, collect, &m);
-    }
-    rcu_leave();
-    return m.n == 0 ? EVENT_CONTINUE : call_hooks(&m, cpu, x);
-}
-
-void event_hub_complete(EventHub *hub, VCpu *cpu, EventRecord *x)
-{
-    Matches m;
-    const HookTable *t;
-
-    m.hub = hub;
-    m.x = x;
-    m.rings = true;
-    m.functions = false;
-    m.n = 0;
-    m.more = NULL;
-    rcu_enter();
-    t = rcu_load(&hub->tables[x->source]);
-    if (t) {
-        find_matches(t, x, collect, &m);
-    }
-    rcu_leave();
-}
-
-/* ---- rings ------------------------------------------------------------------------------- */
-
-#define RING_MAX (1u << 20)
-
-EventRing *event_ring_add(EventHub *hub, const EventFilter *filter, unsigned n, GError **error)
-{
-    EventRing *ring;
-
-    if (n == 0 || n > RING_MAX) {
-        error_set(error, ENGINE_ERROR_INVALID, "a trace keeps 1 to %u events, not %u", RING_MAX, n);
-        return NULL;
-    }
-    ring = g_new0(EventRing, 1);
-    ring->hub = hub;
-    ring->size = n;
-    ring->records = g_new0(EventRecord, n);
-    pthread_mutex_init(&ring->lock, NULL);
-    ring->hook = hook_add(hub, filter, NULL, NULL, NULL, ring, error);
-    if (!ring->hook) {
-        pthread_mutex_destroy(&ring->lock);
-        g_free(ring->records);
-        g_free(ring);
-        return NULL;
-    }
-    g_ptr_array_add(hub->rings, ring);
-    return ring;
-}
-
-static void ring_free(void *data)
-{
-    EventRing *ring = data;
-
-    pthread_mutex_destroy(&ring->lock);
-    g_free(ring->records);
-    g_free(ring);
-}
-
-void event_ring_remove(EventRing *ring)
-{
-    ENGINE_LOCK_ASSERT();
-    if (ring->hook) {
-        event_hook_remove(ring->hook);
-    }
-    if (ring->hub) {
-        g_ptr_array_remove(ring->hub->rings, ring);
-    }
-    /* A vCPU may be writing into it: it does so inside its RCU section. */
-    rcu_defer(ring_free, ring);
-}
-
-uint64_t event_ring_total(EventRing *ring)
-{
-    uint64_t total;
-
-    pthread_mutex_lock(&ring->lock);
-    total = ring->total;
-    pthread_mutex_unlock(&ring->lock);
-    return total;
-}
-
-unsigned event_ring_copy(EventRing *ring, EventRecord *out, unsigned max)
-{
-    unsigned n;
-
-    pthread_mutex_lock(&ring->lock);
-    n = (unsigned)MIN(MIN(ring->total, (uint64_t)ring->size), (uint64_t)max);
-    for (unsigned i = 0; i < n; i++) {
-        out[i] = ring->records[(ring->total - n + i) % ring->size];
-    }
-    pthread_mutex_unlock(&ring->lock);
-    return n;
-}
-
-EventHook *event_ring_hook(EventRing *ring)
-{
-    return ring->hook;
 }
 
 void event_hub_free(EventHub *hub)

@@ -494,6 +494,12 @@ END_TEST
 
 /* ---- against a naive model --------------------------------------------------------------- */
 
+static uint32_t random_below(uint32_t *seed, uint32_t n)
+{
+    *seed = *seed * 1664525 + 1013904223;
+    return (*seed >> 8) % n;
+}
+
 START_TEST(random_hooks_match_as_a_linear_search_would)
 {
     enum { N = 60 };
@@ -501,13 +507,13 @@ START_TEST(random_hooks_match_as_a_linear_search_would)
     EventFilter f[N];
     uint32_t seed = 12345;
 
-#define RND(n) ((seed = seed * 1664525 + 1013904223) >> 8) % (n)
     memset(s, 0, sizeof(s));
     for (unsigned i = 0; i < N; i++) {
-        f[i] = PIO(.addr = RND(200), .len = 1 + RND(i % 7 ? 5 : 150));
+        f[i] = PIO(.addr = random_below(&seed, 200),
+                   .len = 1 + random_below(&seed, i % 7 ? 5 : 150));
         add(&s[i], f[i]);
         if (i % 5 == 4) {
-            unsigned victim = RND(i);
+            unsigned victim = random_below(&seed, i);
 
             if (s[victim].self) {
                 event_hook_remove(g_steal_pointer(&s[victim].self));
@@ -515,8 +521,8 @@ START_TEST(random_hooks_match_as_a_linear_search_would)
         }
     }
     for (unsigned k = 0; k < 2000; k++) {
-        uint64_t addr = RND(210);
-        uint8_t size = (uint8_t)(1u << RND(3));
+        uint64_t addr = random_below(&seed, 210);
+        uint8_t size = (uint8_t)(1u << random_below(&seed, 3));
 
         for (unsigned i = 0; i < N; i++) {
             s[i].calls = 0;
