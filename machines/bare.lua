@@ -97,7 +97,8 @@ return machine.define {
     local conf = m.conf
     local low, map = add_ram(m)
     m:device("isa-serial", { iobase = 0x3f8, irq = 4, chardev = m:serial(0) })
-    m:device("debugcon", { iobase = 0xe9, chardev = machine.chardev(conf.debugcon or "ring", m, "debugcon") })
+    m.data.debugcon = machine.chardev(conf.debugcon or "ring", m, "debugcon")
+    m:device("debugcon", { iobase = 0xe9, chardev = m.data.debugcon })
     m:device("isa-debug-exit", { iobase = 0xf4 })
     if conf.symbols then
       local list, err = symbols.load(conf.symbols)

@@ -186,7 +186,9 @@ local function new_t(entry, env)
         board = table.remove(conf, 1)
       end
     end
-    return t.watch(machine.new(board, conf or {}))
+    local ok, vm = pcall(machine.new, board, conf or {})
+    if not ok then error(vm, 0) end
+    return t.watch(vm)
   end
 
   --- Takes a machine made otherwise under this test's care.
