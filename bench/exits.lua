@@ -31,8 +31,13 @@ end
 
 local out, inp, store = "\xee", "\xec", "\x67\x88\x07" -- out dx, al; in al, dx; mov [edi], al
 
+machine.define {
+  name = "bench-exits", doc = "RAM and a CPU", ram = "1M", accel = "kvm",
+  init = function(m) m.memory:add(0, m.ram) end,
+}
+
 local function run(insn, setup)
-  local vm <close> = machine.new("bare", { ram = "1M", accel = "kvm" })
+  local vm <close> = machine.new("bench-exits")
   setup(vm)
   vm.memory:write(0x7c00, guest(insn))
   local cpu = vm.cpus[1]
