@@ -118,7 +118,6 @@ void rig_free(Rig *r)
     }
     memory_region_finalize(&r->mmio);
     memory_region_finalize(&r->ram);
-    object_unref(r->m);
     memory_reclaim();
     g_free(r);
 }
