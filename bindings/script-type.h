@@ -69,6 +69,18 @@ void script_type_free(ScriptType *st);
 /* The function qom.type{…}: one table in, nothing out. */
 int script_type_define(lua_State *L);
 
+/* qom.c and qom-object.c */
+/* Raises on a type name that nobody knows; NULL (nil) is passed through. */
+const char *script_check_type_name(lua_State *L, int arg);
+int script_list_properties(lua_State *L); /* (type name or handle) -> list */
+int script_list_children(lua_State *L);
+int script_push_typename(lua_State *L);
+/* Sets a property to the value at idx; raises. */
+void script_set_property(lua_State *L, Object *obj, const char *name, int idx);
+/* The object at the path at arg, of the type at arg + 1; from NULL: anywhere. Two results. */
+int script_resolve(lua_State *L, Object *from, int arg);
+void script_object_open(lua_State *L);
+
 /* Readers of the table at `spec`, which raise with `what`; strings are held by the table. */
 const char *script_opt_string(lua_State *L, int spec, const char *key, const char *what);
 bool script_opt_bool(lua_State *L, int spec, const char *key, bool fallback, const char *what);
