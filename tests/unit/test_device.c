@@ -10,6 +10,7 @@
 #include "engine/core/main-loop.h"
 #include "engine/core/rcu.h"
 #include "engine/hw/core/device.h"
+#include "tests/unit/fake-accel.h"
 
 static Machine *machine;
 static GString *events; /* what devices did, in order */
@@ -779,6 +780,75 @@ START_TEST(the_debug_exit_ends_the_machine_with_the_guests_code)
 }
 END_TEST
 
+/* ---- on a complete machine ------------------------------------------------------------------ */
+
+static void complete(void)
+{
+    machine_close(machine);
+    settle();
+    object_unref(machine);
+    machine = fake_machine(1, IRQCHIP_ON);
+    object_ref(machine);
+}
+
+START_TEST(a_machine_reset_reaches_devices_until_they_are_unrealized)
+{
+    TestDevice *s = make("a", 0x100);
+    g_autoptr(GError) error = NULL;
+
+    complete();
+    realize(s, NULL);
+    outp(0x100, 0x99, 4);
+    g_string_truncate(events, 0);
+    ck_assert_msg(machine_reset(machine, &error), "%s", error ? error->message : "");
+    ck_assert_str_eq(events->str, "reset:a ");
+    ck_assert_uint_eq(inp(0x100, 4), 0x11);
+    object_unparent(OBJECT(s));
+    g_string_truncate(events, 0);
+    ck_assert(machine_reset(machine, NULL));
+    ck_assert_str_eq(events->str, "");
+    object_unref(s);
+}
+END_TEST
+
+START_TEST(a_snapshot_brings_a_serial_port_and_its_interrupt_back)
+{
+    DeviceState *dev = make_device("isa-serial", NULL, NULL);
+    Chardev *chr = chardev_new_from_text("ring", NULL);
+    g_autoptr(GError) error = NULL;
+    Snapshot *snapshot;
+
+    complete();
+    ck_assert(object_property_set_link(OBJECT(dev), "chardev", OBJECT(chr), NULL));
+    add(dev);
+    ck_assert(device_connect_irq_out(dev, "irq", 0, machine_gsi(machine, 4), NULL));
+    outp(0x3fb, 0x03, 1);
+    outp(0x3fa, 0x01, 1);
+    outp(0x3fc, 0x08, 1);
+    outp(0x3f9, 0x01, 1);
+    chardev_receive(chr, (const uint8_t *)"abc", 3);
+    ck_assert_int_eq(irq_level(machine_gsi(machine, 4)), 1);
+    snapshot = machine_snapshot(machine, &error);
+    ck_assert_msg(snapshot != NULL, "%s", error ? error->message : "");
+
+    for (int round = 0; round < 2; round++) {
+        ck_assert_uint_eq(inp(0x3f8, 1), 'a');
+        ck_assert_uint_eq(inp(0x3f8, 1), 'b');
+        ck_assert_uint_eq(inp(0x3f8, 1), 'c');
+        ck_assert_int_eq(irq_level(machine_gsi(machine, 4)), 0);
+        ck_assert_uint_eq(fake_accel(machine)->lines[4], 0);
+        outp(0x3fb, 0x80, 1);
+        ck_assert_msg(machine_restore(machine, snapshot, &error), "%s",
+                      error ? error->message : "");
+        ck_assert_int_eq(irq_level(machine_gsi(machine, 4)), 1);
+        ck_assert_uint_eq(fake_accel(machine)->lines[4], 1);
+        ck_assert_uint_eq(inp(0x3fb, 1), 0x03);
+    }
+    snapshot_unref(snapshot);
+    object_unref(chr);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("device");
@@ -813,6 +883,9 @@ int main(void)
     tcase_add_test(tc, the_serial_interrupt_line_is_connected_by_the_board);
     tcase_add_loop_test(tc, the_debug_console_prints_and_answers, 0, 2);
     tcase_add_test(tc, the_debug_exit_ends_the_machine_with_the_guests_code);
+
+    tcase_add_test(tc, a_machine_reset_reaches_devices_until_they_are_unrealized);
+    tcase_add_test(tc, a_snapshot_brings_a_serial_port_and_its_interrupt_back);
 
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
