@@ -11,6 +11,8 @@
 #include "engine/core/log.h"
 #include "engine/machine/machine_priv.h"
 
+#define SETTLE_MAX 8 /* requests carried out in one go */
+
 const char *run_state_name(RunState s)
 {
     static const char *const names[] = {
@@ -287,7 +289,8 @@ static bool settle(Machine *m, GError **error)
 
     object_ref(m);
     p->settling = true;
-    while (!p->pending_close && !p->closing && anything_pending(p)) {
+    /* Bounded: hooks that ask for the opposite of what they are told keep only themselves busy. */
+    for (unsigned n = 0; n < SETTLE_MAX && !p->pending_close && anything_pending(p); n++) {
         if (p->pending_shutdown) {
             do_shutdown(m);
         } else if (p->pending_reset) {
@@ -307,8 +310,10 @@ static bool settle(Machine *m, GError **error)
         }
     }
     p->settling = false;
-    if (p->pending_close && !p->closing) {
+    if (p->pending_close) {
         machine_close_now(m);
+    } else if (anything_pending(p)) {
+        bh_schedule(p->bh);
     }
     object_unref(m);
     return ok;
@@ -393,6 +398,11 @@ void machine_fail(Machine *m, const char *message)
     switch (m->state) {
     case RUN_STATE_BUILDING:
         machine_set_state(m, RUN_STATE_ERROR, message);
+        return;
+    case RUN_STATE_ERROR:
+        /* Also what a hook on this very state runs into: it must not go round for ever. */
+        set_pending(m, PENDING_NONE, NULL);
+        log_error("%s: %s", OBJECT(m)->name, message);
         return;
     case RUN_STATE_SHUTDOWN:
     case RUN_STATE_CLOSED:

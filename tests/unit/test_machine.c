@@ -652,6 +652,58 @@ START_TEST(every_change_of_state_is_told_after_it_happened)
 }
 END_TEST
 
+static EventAction contrary(void *opaque, VCpu *cpu, EventRecord *x)
+{
+    Machine *m = opaque;
+
+    switch (x->addr) {
+    case RUN_STATE_RUNNING:
+        machine_pause(m, "no");
+        break;
+    case RUN_STATE_PAUSED:
+        machine_resume(m, NULL);
+        break;
+    case RUN_STATE_ERROR:
+        machine_fail(m, "again");
+        break;
+    default:
+        break;
+    }
+    return EVENT_CONTINUE;
+}
+
+static EventAction reset_again(void *opaque, VCpu *cpu, EventRecord *x)
+{
+    machine_request_reset(opaque, "again");
+    return EVENT_CONTINUE;
+}
+
+START_TEST(hooks_that_ask_for_the_opposite_do_not_hold_up_the_main_loop)
+{
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+    EventFilter status = { .source = EVENT_STATUS, .len = UINT64_MAX, .cpu = -1 };
+    EventFilter reset = { .source = EVENT_RESET, .cpu = -1 };
+    GError *error = NULL;
+
+    FAKE_LOAD(cpu_at(m, 0), asleep);
+    event_hook_add(m->events, &status, contrary, m, NULL, &error);
+    event_hook_add(m->events, &reset, reset_again, m, NULL, &error);
+    resume(m);
+    for (unsigned i = 0; i < 50; i++) {
+        main_loop_iterate(false);
+    }
+    ok(machine_reset(m, &error), error);
+    for (unsigned i = 0; i < 50; i++) {
+        main_loop_iterate(false);
+    }
+    machine_fail(m, "enough");
+    for (unsigned i = 0; i < 50; i++) {
+        main_loop_iterate(false);
+    }
+    machine_close(m); /* the test is that it comes here */
+}
+END_TEST
+
 START_TEST(a_single_step_runs_one_instruction_and_pauses)
 {
     static const FakeStep program[] = { { FAKE_COUNT, { 0 } },
@@ -1238,6 +1290,7 @@ static Suite *machine_suite(void)
     tcase_add_test(tc, system_events_of_the_guest_reach_the_machine);
     tcase_add_test(tc, reset_handlers_run_in_order_and_may_remove_themselves);
     tcase_add_test(tc, every_change_of_state_is_told_after_it_happened);
+    tcase_add_test(tc, hooks_that_ask_for_the_opposite_do_not_hold_up_the_main_loop);
     tcase_add_test(tc, a_single_step_runs_one_instruction_and_pauses);
 
     tc = tcase_create("several");
