@@ -75,13 +75,22 @@ static int object_add(lua_State *L)
 static bool removable(const Object *obj)
 {
     static const char *const types[] = { TYPE_DEVICE, "device-region", "device-timer" };
+    const ScriptType *st;
+    TypeImpl *base;
 
     for (unsigned i = 0; i < G_N_ELEMENTS(types); i++) {
         if (object_class_dynamic_cast(obj->klass, types[i])) {
             return true;
         }
     }
-    return script_type_of(obj) != NULL;
+    st = script_type_of(obj);
+    if (!st) {
+        return false;
+    }
+    /* Those below other types (a machine) end in their own way. */
+    base = type_get_parent(type_table_get(st->root->name));
+    return strcmp(type_get_name(base), TYPE_OBJECT) == 0 ||
+           strcmp(type_get_name(base), TYPE_CONTAINER) == 0;
 }
 
 static int object_remove(lua_State *L)

@@ -442,6 +442,7 @@ test("the engine makes objects of a script's type as any other", function(t)
   local m = t.watch(assert(core.new("made-by-c", "by-c")))
   t.ok(made[1] == m)
   t.eq({ m:describe(), m.type, m.level, m.status }, { "blue7", "made-by-c", 7, "building" })
+  t.raises("cannot be removed by a script", function() m:remove() end)
 end)
 
 test("log lines carry the device's name, and a wrong mask is named", function(t)
