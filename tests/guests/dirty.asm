@@ -1,5 +1,5 @@
-; Writes one byte into each page whose number is in the list of words at PARAM (ending with 0), adding up
-; a round counter at 0x7f00, for as many rounds as the word at PARAM - 2 says (0: for ever), then PORT_DONE.
+; Writes one byte into each page whose number is in the list at PAGE_LIST, adding up a round counter at
+; 0x7f00, for as many rounds as the word at PARAM says (0: for ever), then PORT_DONE.
 %include "test.inc"
         bits    16
         org     TEST_ADDR
@@ -8,9 +8,9 @@ start:
         bits    32
 flat:
         flat32_segments
-        movzx   ecx, word [PARAM - 2]
+        movzx   ecx, word [PARAM]
 .round:
-        mov     esi, PARAM
+        mov     esi, PAGE_LIST
 .page:
         movzx   eax, word [esi]
         add     esi, 2

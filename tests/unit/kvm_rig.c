@@ -3,6 +3,16 @@
 
 #include <stdio.h>
 
+/* Also for benches, which have no Check test to fail. */
+#define RIG_CHECK(cond, ...)                   \
+    do {                                       \
+        if (!(cond)) {                         \
+            fprintf(stderr, __VA_ARGS__);      \
+            fprintf(stderr, " (" #cond ")\n"); \
+            abort();                           \
+        }                                      \
+    } while (0)
+
 #define TYPE_RIG_MACHINE "kvm-test-machine"
 
 static void register_types(void)
@@ -89,11 +99,11 @@ Rig *rig_new(IrqchipMode irqchip, bool pit, uint64_t ram_size)
     Rig *r = g_new0(Rig, 1);
     r->ram_size = ram_size;
     r->m = machine_new(TYPE_RIG_MACHINE, NULL, &err);
-    ck_assert_msg(r->m != NULL, "%s", err ? err->message : "");
+    RIG_CHECK(r->m != NULL, "%s", err ? err->message : "");
     AccelClass *k = accel_find("kvm", &err);
-    ck_assert_msg(k && machine_set_accel(r->m, k, irqchip, pit, &err), "%s",
-                  err ? err->message : "");
-    ck_assert(memory_region_init_ram(&r->ram, NULL, "ram", ram_size, &err));
+    RIG_CHECK(k && machine_set_accel(r->m, k, irqchip, pit, &err), "%s", err ? err->message : "");
+    RIG_CHECK(memory_region_init_ram(&r->ram, NULL, "ram", ram_size, &err), "%s",
+              err ? err->message : "");
     memory_region_add_subregion(&r->m->memory_root, 0, &r->ram);
     machine_add_ram(r->m, "ram", &r->ram);
     memory_region_init_io(&r->values, NULL, &value_ops, r, "values", 4);
@@ -126,7 +136,7 @@ VCpu *rig_add_cpu(Rig *r)
 {
     GError *err = NULL;
     VCpu *cpu = machine_add_cpu(r->m, NULL, &err);
-    ck_assert_msg(cpu != NULL, "%s", err ? err->message : "");
+    RIG_CHECK(cpu != NULL, "%s", err ? err->message : "");
     return cpu;
 }
 
@@ -135,7 +145,7 @@ void rig_load(Rig *r, const char *guest)
     g_autofree char *path = g_strdup_printf("%s/%s.bin", GUEST_DIR, guest);
     g_autofree char *data = NULL;
     gsize len;
-    ck_assert_msg(g_file_get_contents(path, &data, &len, NULL), "%s", path);
+    RIG_CHECK(g_file_get_contents(path, &data, &len, NULL), "%s", path);
     address_space_write(r->m->memory, GUEST_ADDR, MEMTXATTRS_NONE, data, len);
 }
 
@@ -143,8 +153,8 @@ void rig_set_entry(Rig *r)
 {
     GError *err = NULL;
     VCpu *cpu = g_ptr_array_index(r->m->cpus, 0);
-    ck_assert_msg(cpu_modify_state(cpu, X86_STATE_GPR | X86_STATE_SYSTEM, &err), "%s",
-                  err ? err->message : "");
+    RIG_CHECK(cpu_modify_state(cpu, X86_STATE_GPR | X86_STATE_SYSTEM, &err), "%s",
+              err ? err->message : "");
     X86CPUState *s = cpu->state;
     for (unsigned i = X86_ES; i <= X86_GS; i++) {
         x86_segment_set_real(&s->seg[i], 0, i == X86_CS);
@@ -160,7 +170,7 @@ void rig_start(Rig *r, const char *guest)
     if (r->m->cpus->len == 0) {
         rig_add_cpu(r);
     }
-    ck_assert_msg(machine_finish_init(r->m, &err), "%s", err ? err->message : "");
+    RIG_CHECK(machine_finish_init(r->m, &err), "%s", err ? err->message : "");
     rig_load(r, guest);
     rig_set_entry(r);
 }
@@ -168,7 +178,7 @@ void rig_start(Rig *r, const char *guest)
 void rig_resume(Rig *r)
 {
     GError *err = NULL;
-    ck_assert_msg(machine_resume(r->m, &err), "%s", err ? err->message : "");
+    RIG_CHECK(machine_resume(r->m, &err), "%s", err ? err->message : "");
 }
 
 void rig_wait(Rig *r)
@@ -253,7 +263,7 @@ EventHook *rig_hook(Rig *r, EventSource source, uint64_t addr, uint64_t len, Eve
     GError *err = NULL;
     EventFilter f = { .source = source, .addr = addr, .len = len, .cpu = -1 };
     EventHook *h = event_hook_add(r->m->events, &f, fn, opaque, NULL, &err);
-    ck_assert_msg(h != NULL, "%s", err ? err->message : "");
+    RIG_CHECK(h != NULL, "%s", err ? err->message : "");
     return h;
 }
 

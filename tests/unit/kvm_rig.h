@@ -17,6 +17,7 @@
 enum {
     GUEST_ADDR = 0x1000,
     GUEST_PARAM = 0xf00,
+    GUEST_LIST = 0x6000,
     PORT_VALUE = 0x500,
     PORT_SOURCE = 0x504,
     PORT_DONE = 0x508,

@@ -61,7 +61,7 @@ static bool watched(const KvmAccel *a, const KvmIoRange *r)
 /* What KVM does not take, or a hook watches, exits and is dispatched like any other write. */
 static void reevaluate(KvmAccel *a, KvmIoRange *r)
 {
-    bool want = can_register(a, r) && !watched(a, r);
+    bool want = a->vm_fd >= 0 && can_register(a, r) && !watched(a, r);
     if (want == r->registered) {
         return;
     }
@@ -93,7 +93,7 @@ static void add_range(KvmAccel *a, const KvmIoRange *r)
 static void remove_at(KvmAccel *a, unsigned i)
 {
     KvmIoRange *r = &g_array_index(a->io_ranges, KvmIoRange, i);
-    if (r->registered) {
+    if (r->registered && a->vm_fd >= 0) {
         if (r->coalesced) {
             kvm_coalesced_drain(a);
             set_coalesced(a, r, false);

@@ -63,25 +63,30 @@ static bool default_routes(KvmAccel *a, GError **error)
     return commit_routes(a, error);
 }
 
-bool kvm_irq_create(KvmAccel *a, GError **error)
+bool kvm_irq_check(KvmAccel *a, GError **error)
 {
     const AccelConfig *c = &a->parent.config;
     if (c->pit && c->irqchip != IRQCHIP_ON) {
         return error_set(error, ENGINE_ERROR_INVALID,
                          "kvm: an in-kernel PIT needs the in-kernel interrupt controller");
     }
+    return (c->irqchip != IRQCHIP_SPLIT || kvm_require(a, KC_SPLIT_IRQCHIP, error)) &&
+           (c->irqchip != IRQCHIP_ON || kvm_require(a, KC_IRQCHIP, error)) &&
+           (!c->pit || kvm_require(a, KC_PIT2, error));
+}
+
+bool kvm_irq_create(KvmAccel *a, GError **error)
+{
+    const AccelConfig *c = &a->parent.config;
+    if (a->irqchip_made) {
+        return true;
+    }
     if (c->irqchip == IRQCHIP_SPLIT) {
         struct kvm_enable_cap cap = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { PINS } };
-        if (!kvm_require(a, KC_SPLIT_IRQCHIP, error)) {
-            return false;
-        }
         if (kvm_ioctl(a, a->vm_fd, KVM_ENABLE_CAP, &cap) < 0) {
             return error_set_errno(error, "kvm: cannot enable the split interrupt controller");
         }
     } else if (c->irqchip == IRQCHIP_ON) {
-        if (!kvm_require(a, KC_IRQCHIP, error)) {
-            return false;
-        }
         if (kvm_ioctl_val(a, a->vm_fd, KVM_CREATE_IRQCHIP, 0) < 0) {
             return error_set_errno(error, "kvm: cannot create the interrupt controller");
         }
@@ -92,20 +97,19 @@ bool kvm_irq_create(KvmAccel *a, GError **error)
     if (c->pit) {
         /* With the speaker flag KVM also serves port 0x61, where software reads channel 2. */
         struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
-        if (!kvm_require(a, KC_PIT2, error)) {
-            return false;
-        }
         if (kvm_ioctl(a, a->vm_fd, KVM_CREATE_PIT2, &pit) < 0) {
             return error_set_errno(error, "kvm: cannot create the PIT");
         }
+        kvm_pit_read(a);
     }
+    a->irqchip_made = true;
     return true;
 }
 
 static bool need_chip(KvmAccel *a, const char *what, GError **error)
 {
     if (a->parent.config.irqchip != IRQCHIP_OFF) {
-        return true;
+        return kvm_irq_create(a, error);
     }
     return error_set(error, ENGINE_ERROR_UNSUPPORTED,
                      "kvm: %s needs an interrupt controller in the kernel (irqchip on or split)",
@@ -148,7 +152,11 @@ void kvm_set_gsi(Accel *accel, unsigned gsi, int level)
 {
     KvmAccel *a = KVM_ACCEL(accel);
     struct kvm_irq_level l = { .irq = gsi, .level = level != 0 };
-    if (accel->config.irqchip != IRQCHIP_ON || kvm_ioctl(a, a->vm_fd, KVM_IRQ_LINE, &l) < 0) {
+    if (!a->irqchip_made && !level) {
+        return; /* lines are low when the controller is made */
+    }
+    if (accel->config.irqchip != IRQCHIP_ON || !kvm_irq_create(a, NULL) ||
+        kvm_ioctl(a, a->vm_fd, KVM_IRQ_LINE, &l) < 0) {
         log_mask(LOG_IRQ, "kvm: line %u has nowhere to go", gsi);
     }
 }

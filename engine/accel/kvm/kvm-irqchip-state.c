@@ -12,12 +12,12 @@
 
 static bool has_pic(const KvmAccel *a)
 {
-    return a->vm_fd >= 0 && a->parent.config.irqchip == IRQCHIP_ON;
+    return a->irqchip_made && a->parent.config.irqchip == IRQCHIP_ON;
 }
 
 static bool has_pit(const KvmAccel *a)
 {
-    return a->vm_fd >= 0 && a->parent.config.pit && kvm_has(a, KC_PIT_STATE2);
+    return a->irqchip_made && a->parent.config.pit && kvm_has(a, KC_PIT_STATE2);
 }
 
 static bool chip_ioctl(KvmAccel *a, unsigned long request, struct kvm_irqchip *c, unsigned id)
@@ -73,7 +73,9 @@ static void put_chips(KvmAccel *a)
     chip_ioctl(a, KVM_SET_IRQCHIP, &c, KVM_IRQCHIP_IOAPIC);
 }
 
-static void get_pit(KvmAccel *a)
+/* The time at which a channel was loaded is not state: KVM loads channels anew when they are set.
+ */
+void kvm_pit_read(KvmAccel *a)
 {
     struct kvm_pit_state2 p = { 0 };
     if (kvm_ioctl(a, a->vm_fd, KVM_GET_PIT2, &p) < 0) {
@@ -94,8 +96,7 @@ static void get_pit(KvmAccel *a)
                                         .rw_mode = k->rw_mode,
                                         .mode = k->mode,
                                         .bcd = k->bcd,
-                                        .gate = k->gate,
-                                        .count_load_time = k->count_load_time };
+                                        .gate = k->gate };
     }
 }
 
@@ -115,8 +116,7 @@ static void put_pit(KvmAccel *a)
                                                         .rw_mode = c->rw_mode,
                                                         .mode = c->mode,
                                                         .bcd = c->bcd,
-                                                        .gate = c->gate,
-                                                        .count_load_time = c->count_load_time };
+                                                        .gate = c->gate };
     }
     if (kvm_ioctl(a, a->vm_fd, KVM_SET_PIT2, &p) < 0) {
         log_warning("kvm: KVM_SET_PIT2: %s", g_strerror(errno));
@@ -152,7 +152,7 @@ void kvm_clock_changed(Accel *accel, bool running)
     if (!running && !a->clock_stopped) {
         get_clock(a);
         if (has_pit(a)) {
-            get_pit(a);
+            kvm_pit_read(a);
         }
         /* Tells a guest with the paravirtual clock that a pause was not a lock-up. EINVAL: it has
          * none. */
@@ -183,7 +183,7 @@ static void chips_pre_save(void *opaque)
     if (!a->clock_stopped) {
         get_clock(a);
         if (has_pit(a)) {
-            get_pit(a);
+            kvm_pit_read(a);
         }
     }
 }
@@ -249,7 +249,6 @@ static const VMStateField channel_fields[] = {
     VMSTATE_UINT8(mode, KvmChannel),
     VMSTATE_UINT8(bcd, KvmChannel),
     VMSTATE_UINT8(gate, KvmChannel),
-    VMSTATE_INT64(count_load_time, KvmChannel),
     VMSTATE_END(),
 };
 static const VMStateDescription vmstate_channel = {

@@ -23,6 +23,9 @@
 
 static bool set_slot(KvmAccel *a, const KvmSlot *s, uint64_t size)
 {
+    if (a->vm_fd < 0) {
+        return true; /* the VM is closed */
+    }
     struct kvm_userspace_memory_region r = {
         .slot = s->id,
         .flags = size ? s->flags : 0,
@@ -45,6 +48,9 @@ static bool set_slot(KvmAccel *a, const KvmSlot *s, uint64_t size)
 
 static void fetch_dirty(KvmAccel *a, const KvmSlot *s)
 {
+    if (a->vm_fd < 0) {
+        return;
+    }
     uint64_t pages = s->size / PAGE;
     g_autofree unsigned long *bitmap = g_malloc0((pages + 63) / 64 * 8);
     struct kvm_dirty_log log = { .slot = s->id, .dirty_bitmap = bitmap };
@@ -306,9 +312,7 @@ void kvm_memory_unregister(KvmAccel *a)
         memory_listener_unregister(&a->io_listener);
         a->io_listener.as = NULL;
     }
-    /* Should the address space not have replayed its end: the VM is about to be closed anyway. */
+    /* Whatever the unregistering did not replay. */
     g_autoptr(GArray) none = g_array_new(FALSE, TRUE, sizeof(KvmSlot));
-    if (a->vm_fd >= 0 && a->slots->len) {
-        apply(a, none);
-    }
+    apply(a, none);
 }

@@ -299,7 +299,10 @@ static void translate(KvmVcpu *kv)
         exit_mmio(kv);
         break;
     case KVM_EXIT_HLT:
-        x->kind = CPU_EXIT_HLT;
+        /* An interrupt that waits for the end of STI's shadow ends this halt at once. */
+        x->kind = __atomic_load_n(&kv->intr, __ATOMIC_ACQUIRE) && kv->run->if_flag
+                      ? CPU_EXIT_INTERRUPTED
+                      : CPU_EXIT_HLT;
         if (kv->stepping) {
             /* The instruction is done; the step must not wait for the one after it. */
             engine_lock();

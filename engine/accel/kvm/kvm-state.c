@@ -409,35 +409,56 @@ static uint32_t *read_list(KvmAccel *a, unsigned long request, unsigned *n)
     return out;
 }
 
+/* Reads the MSRs of a list, those that can be read; returns how many. */
+static unsigned read_msrs(KvmVcpu *kv, const uint32_t *list, unsigned n, X86Msr *out)
+{
+    struct kvm_msrs *m = g_malloc0(sizeof(*m) + MAX(n, 1) * sizeof(m->entries[0]));
+    unsigned got = 0, from = 0;
+    while (from < n) {
+        m->nmsrs = n - from;
+        for (unsigned i = from; i < n; i++) {
+            m->entries[i - from] = (struct kvm_msr_entry){ .index = list[i] };
+        }
+        int r = kvm_ioctl(kv->a, kv->fd, KVM_GET_MSRS, m);
+        for (int i = 0; i < r; i++) {
+            out[got++] = (X86Msr){ .index = m->entries[i].index, .value = m->entries[i].data };
+        }
+        from += (unsigned)MAX(r, 0) + 1; /* the one that stopped it is left out */
+    }
+    g_free(m);
+    return got;
+}
+
 /* Those of KVM's list that a vCPU of this VM really has. */
 static bool build_list(KvmVcpu *kv, GError **error)
 {
     KvmAccel *a = kv->a;
-    unsigned n, kept = 0, left_out = 0;
+    unsigned n, asked = 0, kept = 0, left_out = 0;
     g_autofree uint32_t *all = read_list(a, KVM_GET_MSR_INDEX_LIST, &n);
     if (!all) {
         return fail(kv, error, "KVM_GET_MSR_INDEX_LIST");
     }
-    uint32_t *list = g_new(uint32_t, X86_MSR_MAX);
+    for (unsigned i = 0; i < n; i++) {
+        if (!msr_elsewhere(all[i]) && (asked == 0 || all[i] != all[asked - 1])) {
+            all[asked++] = all[i];
+        }
+    }
+    g_autofree X86Msr *have = g_new(X86Msr, MAX(asked, 1));
+    n = read_msrs(kv, all, asked, have);
+    a->msr_list = g_new(uint32_t, X86_MSR_MAX);
     /* Should they be more than a state holds, performance counters are what a guest misses least.
      */
-    bool pmu = n <= X86_MSR_MAX;
     for (unsigned i = 0; i < n; i++) {
-        uint64_t v;
-        if (msr_elsewhere(all[i]) || (i && all[i] == all[i - 1]) || !kvm_msr_get(kv, all[i], &v)) {
-            continue;
-        }
-        if (kept == X86_MSR_MAX || (!pmu && msr_is_pmu(all[i]))) {
+        if (kept == X86_MSR_MAX || (n > X86_MSR_MAX && msr_is_pmu(have[i].index))) {
             left_out++;
-            continue;
+        } else {
+            a->msr_list[kept++] = have[i].index;
         }
-        list[kept++] = all[i];
     }
     if (left_out) {
         log_mask(LOG_STATE, "kvm: %u MSRs are left out of saved state, it holds %d", left_out,
                  X86_MSR_MAX);
     }
-    a->msr_list = list;
     a->n_msrs = kept;
     g_free(a->feature_msrs);
     a->feature_msrs = read_list(a, KVM_GET_MSR_FEATURE_INDEX_LIST, &a->n_feature_msrs);
@@ -452,14 +473,13 @@ bool kvm_msrs_init(KvmVcpu *kv, GError **error)
     if (!a->msr_list && !build_list(kv, error)) {
         return false;
     }
-    if (!kv->reset_known) {
-        g_free(kv->msr_reset);
+    if (!kv->msr_reset) {
         kv->msr_reset = g_new0(X86Msr, MAX(a->n_msrs, 1));
-        for (unsigned i = 0; i < a->n_msrs; i++) {
-            kv->msr_reset[i].index = a->msr_list[i];
-            kvm_msr_get(kv, a->msr_list[i], &kv->msr_reset[i].value);
+        if (read_msrs(kv, a->msr_list, a->n_msrs, kv->msr_reset) != a->n_msrs) {
+            g_clear_pointer(&kv->msr_reset, g_free);
+            return error_set(error, ENGINE_ERROR_UNSUPPORTED,
+                             "kvm: vCPU %d has other MSRs than the first", kv->index);
         }
-        kv->reset_known = true;
     }
     return true;
 }

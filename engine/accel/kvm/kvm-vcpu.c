@@ -125,6 +125,9 @@ bool kvm_vcpu_create(VCpu *cpu, GError **error)
     if (kv && kv->cpu) {
         return error_set(error, ENGINE_ERROR_INVALID, "kvm: vCPU %d exists already", cpu->index);
     }
+    if (!kvm_irq_create(a, error)) {
+        return false;
+    }
     pthread_once(&once, install_kick_handler);
     bool fresh = !kv;
     if (fresh) {
@@ -142,7 +145,6 @@ bool kvm_vcpu_create(VCpu *cpu, GError **error)
     kv->debug_gen = 0;
     kv->intr = kv->nmi = false;
     cpu->hlt_in_accel = kvm_lapic_in_kernel(a);
-    kv->cpuid_set = false;
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, kick_signal());
@@ -296,7 +298,6 @@ bool kvm_set_cpuid(VCpu *cpu, GError **error)
     }
     uint32_t limit = MIN(MAX(a->caps[KC_XSAVE2], (int)sizeof(struct kvm_xsave)), X86_XSAVE_MAX);
     kv->xsave_size = p ? xsave_size_of(p, limit) : 576;
-    kv->cpuid_set = true;
     return kvm_msrs_init(kv, error);
 }
 

@@ -222,7 +222,8 @@ static bool kvm_create(Accel *accel, GError **error)
         return error_set_errno(error, "kvm: KVM_GET_VCPU_MMAP_SIZE");
     }
     a->run_size = size;
-    if (!setup_vm(a, error) || !kvm_irq_create(a, error)) {
+    a->clock_stopped = true; /* until the machine runs */
+    if (!setup_vm(a, error) || !kvm_irq_check(a, error)) {
         return false;
     }
     kvm_memory_register(a);
@@ -232,8 +233,8 @@ static bool kvm_create(Accel *accel, GError **error)
 static void kvm_destroy(Accel *accel)
 {
     KvmAccel *a = KVM_ACCEL(accel);
-    kvm_memory_unregister(a);
-    kvm_io_forget(a);
+    /* The VM goes first, and with it slots, ioeventfds and lines, instead of one by one: each would
+     * wait for a grace period of the kernel. */
     a->ring = NULL;
     g_ptr_array_set_size(a->vcpus, 0);
     if (a->vm_fd >= 0) {
@@ -244,6 +245,8 @@ static void kvm_destroy(Accel *accel)
         close(a->sys_fd);
         a->sys_fd = -1;
     }
+    kvm_memory_unregister(a);
+    kvm_io_forget(a);
     g_array_set_size(a->armed, 0);
     g_array_set_size(a->breaks, 0);
     g_clear_pointer(&a->routes, g_free);

@@ -128,7 +128,6 @@ typedef struct KvmChannel { /* of the PIT: kvm_pit_channel_state, field by field
     uint16_t latched_count;
     uint8_t count_latched, status_latched, status, read_state, write_state, write_latch, rw_mode,
         mode, bcd, gate;
-    int64_t count_load_time;
 } KvmChannel;
 typedef struct KvmPic {
     uint8_t last_irr, irr, imr, isr, priority_add, irq_base, read_reg_select, poll, special_mask,
@@ -163,6 +162,7 @@ struct KvmAccel {
     bool draining; /* engine lock */
     MemoryCache ring_memory_cache, ring_io_cache;
 
+    bool irqchip_made;              /* engine lock */
     struct kvm_irq_routing *routes; /* engine lock */
     unsigned routes_allocated;
 
@@ -218,7 +218,6 @@ struct KvmVcpu {
     int (*intr_vector)(void *opaque);
     void *intr_opaque;
 
-    bool cpuid_set, reset_known;
     X86Msr *msr_reset; /* values at power-on, one an entry of a->msr_list */
     uint64_t tsc_shown;
     bool tsc_shown_valid;
@@ -299,6 +298,9 @@ static inline bool kvm_coalesced_pending(const KvmAccel *a)
 }
 
 /* kvm-irq.c */
+bool kvm_irq_check(KvmAccel *a, GError **error);
+/* Done once, with the first vCPU or the first use: KVM waits for readers whenever a device of its
+ * own is added, and a slot that is added before costs less than one added after. */
 bool kvm_irq_create(KvmAccel *a, GError **error);
 void kvm_set_gsi(Accel *a, unsigned gsi, int level);
 bool kvm_send_msi(Accel *a, uint64_t addr, uint32_t data, GError **error);
@@ -350,4 +352,5 @@ static inline bool kvm_debug_attention(const KvmVcpu *kv)
 
 /* kvm-irqchip-state.c */
 const VMStateDescription *kvm_chips_vmstate(Accel *a);
+void kvm_pit_read(KvmAccel *a); /* into a->chips */
 void kvm_clock_changed(Accel *a, bool running);
