@@ -39,7 +39,7 @@ ScriptThread *script_main_thread(void);
 
 /* call.c */
 void script_coroutines_open(lua_State *L); /* replaces coroutine.resume and wrap */
-void script_watch_admit(void); /* on the thread that is to be watched */
+void script_watch_admit(void);             /* on the thread that is to be watched */
 void script_watch_forget(ScriptThread *st);
 void script_watch_stop(void); /* joins the watchdog */
 
@@ -69,3 +69,7 @@ void script_handle_members(lua_State *L, Object *obj,
 void script_refs_open(void);
 void script_refs_close(void);
 void binding_on_error(ScriptRef *fn); /* takes the reference */
+/* bundle.c: uses the bytecode in `file` for modules whose source in `scripts` has not changed. A
+ * file that is missing, damaged or of another version is as none. */
+void bundle_open(lua_State *L, const char *file, const char *scripts, const char *version);
+void bundle_close(void);

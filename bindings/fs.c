@@ -72,7 +72,7 @@ static int l_stat(lua_State *L)
     if (stat(path, &st) < 0) {
         return fail_errno(L, path);
     }
-    lua_createtable(L, 0, 4);
+    lua_createtable(L, 0, 5);
     lua_pushstring(L, S_ISREG(st.st_mode)    ? "file"
                       : S_ISDIR(st.st_mode)  ? "directory"
                       : S_ISBLK(st.st_mode)  ? "block"
@@ -87,6 +87,8 @@ static int l_stat(lua_State *L)
     lua_setfield(L, -2, "mode");
     lua_pushnumber(L, (double)st.st_mtim.tv_sec + (double)st.st_mtim.tv_nsec * 1e-9);
     lua_setfield(L, -2, "mtime");
+    lua_pushinteger(L, (lua_Integer)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec);
+    lua_setfield(L, -2, "mtime_ns");
     return 1;
 }
 
@@ -236,7 +238,7 @@ static const ApiFunction functions[] = {
     { "listdir", l_listdir, "(path: string): string[]?, string?",
       "Names in a folder, without . and .., in no order." },
     { "stat", l_stat, "(path: string): table?, string?",
-      "type (\"file\", \"directory\", …), size, mode, mtime of a file." },
+      "type (\"file\", \"directory\", …), size, mode, mtime (seconds), mtime_ns of a file." },
     { "realpath", l_realpath, "(path: string): string?, string?",
       "The absolute path without links." },
     { "getcwd", l_getcwd, "(): string", "The current folder." },

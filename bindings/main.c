@@ -60,6 +60,17 @@ static void set_paths(lua_State *L, const char *share)
     lua_pop(L, 2);
 }
 
+static void use_bundle(lua_State *L, const char *share)
+{
+    bool uninstalled = strcmp(share, VMLUA_SOURCE_ROOT) == 0;
+    char *scripts = g_build_filename(share, "scripts", NULL);
+    char *file = uninstalled ? g_strdup(VMLUA_BUILD_ROOT "/bindings/scripts.bundle")
+                             : g_build_filename(share, "scripts-installed.bundle", NULL);
+    bundle_open(L, file, scripts, VMLUA_VERSION " " LUA_RELEASE);
+    g_free(file);
+    g_free(scripts);
+}
+
 /* (share, version, argument...) -> status */
 static int run_launcher(lua_State *L)
 {
@@ -128,8 +139,10 @@ int main(int argc, char **argv)
     }
     binding_install_sigint();
     set_paths(L, share);
+    use_bundle(L, share);
     int status = run(L, share, argc, argv);
     bindings_close();
+    bundle_close();
     main_loop_finalize();
     g_free(share);
     return status;

@@ -168,7 +168,7 @@ end
 -- ---- finding ----------------------------------------------------------------------------------------------
 
 --- Folders whose Lua files are boards: the one that comes with vmlua.
-machine.folders = { (debug.getinfo(1, "S").source:match "^@(.*)/scripts/vmlua/machine%.lua$" or ".") .. "/machines" }
+machine.folders = { (package.searchpath("vmlua.machine", package.path):match "^(.*)/scripts/vmlua/machine%.lua$" or ".") .. "/machines" }
 
 local loaded = {}
 
