@@ -104,8 +104,9 @@ typedef struct AccelClass {
     void (*hide_breakpoints)(Accel *a, uint64_t paddr, void *buf, uint64_t len);
 
     bool (*set_tsc_khz)(VCpu *cpu, uint32_t khz, GError **error);
-    void (*clock_changed)(Accel *a,
-                          bool running); /* kvmclock and friends follow the virtual clock */
+    /* kvmclock and friends follow the virtual clock. Breakpoints that are bytes in guest memory are
+     * there only while it runs: snapshots are taken while it stands. */
+    void (*clock_changed)(Accel *a, bool running);
 
     /* In-kernel devices go back to their power-on state; all vCPUs are stopped. NULL: the machine
      * puts back what vmstate gave when the accelerator was new. */

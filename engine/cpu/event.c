@@ -159,53 +159,11 @@ static void arm_put(EventHub *hub, Arm *arm)
         return;
     }
     g_ptr_array_remove(hub->arms, arm);
-    if (hub->ops.disarm && !arm->suspended) {
+    if (hub->ops.disarm) {
         hub->ops.disarm(hub->ops.opaque, &arm->filter);
     }
     g_free(arm->how);
     g_free(arm);
-}
-
-void event_hub_suspend(EventHub *hub, EventSource source)
-{
-    ENGINE_LOCK_ASSERT();
-    for (unsigned i = 0; i < hub->arms->len; i++) {
-        Arm *arm = g_ptr_array_index(hub->arms, i);
-
-        if (arm->filter.source == source && !arm->suspended) {
-            arm->suspended = true;
-            if (hub->ops.disarm) {
-                hub->ops.disarm(hub->ops.opaque, &arm->filter);
-            }
-        }
-    }
-}
-
-bool event_hub_unsuspend(EventHub *hub, EventSource source, GError **error)
-{
-    bool ok = true;
-
-    ENGINE_LOCK_ASSERT();
-    for (unsigned i = 0; i < hub->arms->len; i++) {
-        Arm *arm = g_ptr_array_index(hub->arms, i);
-        char *how = NULL;
-
-        if (arm->filter.source != source || !arm->suspended) {
-            continue;
-        }
-        if (hub->ops.arm && !hub->ops.arm(hub->ops.opaque, &arm->filter, &how, ok ? error : NULL)) {
-            ok = false;
-            g_free(how);
-            how = g_strdup("no longer armed");
-        } else {
-            arm->suspended = false;
-        }
-        if (how) {
-            g_free(arm->how);
-            arm->how = how;
-        }
-    }
-    return ok;
 }
 
 /* ---- hooks ------------------------------------------------------------------------------- */

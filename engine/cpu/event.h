@@ -93,11 +93,6 @@ const char *event_hook_how(const EventHook *hook);
 const EventFilter *event_hook_filter(const EventHook *hook);
 void event_hub_foreach(EventHub *hub, void (*fn)(EventHook *hook, void *opaque), void *opaque);
 
-/* Disarms what hooks of a source armed (breakpoints leave the guest's memory), and arms it again;
- * what cannot be armed any more is reported and its hooks stay silent until removed. */
-void event_hub_suspend(EventHub *hub, EventSource source);
-bool event_hub_unsuspend(EventHub *hub, EventSource source, GError **error);
-
 /* A ring of the last n matches, kept without the engine lock (a leaf lock) and without calling
  * anybody. Its hook is in the list too. */
 EventRing *event_ring_add(EventHub *hub, const EventFilter *filter, unsigned n, GError **error);

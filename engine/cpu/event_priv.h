@@ -9,7 +9,6 @@ typedef struct Arm { /* what the accelerator was asked for, shared by identical 
     EventFilter filter;
     char *how;
     unsigned users;
-    bool suspended; /* not armed for the moment, or no more */
 } Arm;
 
 struct EventHook {

@@ -422,7 +422,6 @@ Snapshot *machine_snapshot(Machine *m, GError **error)
 {
     Snapshot *s;
     GBytes *devices;
-    GError *e = NULL;
 
     if (!may_touch_state(m, "save", error)) {
         return NULL;
@@ -448,33 +447,12 @@ Snapshot *machine_snapshot(Machine *m, GError **error)
     s->devices = devices;
     s->state = m->state;
     s->reason = g_strdup(m->reason);
-    /* Breakpoint bytes are ours, not the guest's. */
-    event_hub_suspend(m->events, EVENT_EXEC);
     s->ram = ram_snapshot_take(m->ram_tracker);
-    if (!event_hub_unsuspend(m->events, EVENT_EXEC, &e)) {
-        log_warning("%s: after a snapshot: %s", OBJECT(m)->name, e->message);
-        g_error_free(e);
-    }
     g_ptr_array_add(m->priv->snapshots, s);
     log_mask(LOG_STATE, "%s: snapshot, %zu bytes of devices", OBJECT(m)->name,
              g_bytes_get_size(devices));
     machine_release(m);
     return s;
-}
-
-static bool restore_stopped(Machine *m, Snapshot *s, GError **error)
-{
-    GError *e = NULL;
-    bool ok;
-
-    event_hub_suspend(m->events, EVENT_EXEC);
-    ok = ram_snapshot_restore(m->ram_tracker, s->ram, error) && load_stopped(m, s->devices, error);
-    /* A breakpoint is found again by the restored page tables. */
-    if (!event_hub_unsuspend(m->events, EVENT_EXEC, &e)) {
-        log_warning("%s: after a restore: %s", OBJECT(m)->name, e->message);
-        g_error_free(e);
-    }
-    return ok;
 }
 
 bool machine_restore(Machine *m, Snapshot *s, GError **error)
@@ -495,7 +473,7 @@ bool machine_restore(Machine *m, Snapshot *s, GError **error)
     }
     machine_hold(m);
     m->priv->restores++;
-    if (!restore_stopped(m, s, &e)) {
+    if (!ram_snapshot_restore(m->ram_tracker, s->ram, &e) || !load_stopped(m, s->devices, &e)) {
         become_broken(m, "the restore", e);
         g_propagate_error(error, e);
         return false;

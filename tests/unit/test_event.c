@@ -373,30 +373,6 @@ START_TEST(identical_hooks_share_what_is_armed)
 }
 END_TEST
 
-START_TEST(what_is_suspended_is_disarmed_once_and_armed_again)
-{
-    static Seen a = { 0 }, b = { 0 };
-    EventFilter exec = { .source = EVENT_EXEC, .addr = 0x7c00, .cpu = -1 };
-    EventHook *h = add(&a, exec);
-    GError *error = NULL;
-
-    add(&b, PIO(.addr = 1));
-    event_hub_suspend(hub, EVENT_EXEC);
-    event_hub_suspend(hub, EVENT_EXEC);
-    ck_assert_uint_eq(arm_log.disarmed, 1);
-    ck_assert(event_hub_unsuspend(hub, EVENT_EXEC, &error));
-    ck_assert_uint_eq(arm_log.armed, 3);
-    ck_assert_str_eq(event_hook_how(h), "armed 3");
-    event_hub_suspend(hub, EVENT_EXEC);
-    arm_log.refuse = true;
-    ck_assert(!event_hub_unsuspend(hub, EVENT_EXEC, &error));
-    ck_assert_ptr_nonnull(error);
-    g_clear_error(&error);
-    ck_assert_str_eq(event_hook_how(h), "no longer armed");
-    event_hook_remove(h); /* disarms nothing a second time: teardown counts */
-}
-END_TEST
-
 START_TEST(exit_any_matches_every_kind)
 {
     static Seen s = { 0 };
@@ -636,7 +612,6 @@ static Suite *event_suite(void)
     tcase_add_test(tc, a_hook_that_removes_a_later_one_silences_it_at_once);
     tcase_add_test(tc, a_hook_removed_in_a_nested_call_is_destroyed_after_the_outer_one);
     tcase_add_test(tc, identical_hooks_share_what_is_armed);
-    tcase_add_test(tc, what_is_suspended_is_disarmed_once_and_armed_again);
     tcase_add_test(tc, exit_any_matches_every_kind);
     tcase_add_test(tc, records_carry_the_time_of_the_machine);
     tcase_add_test(tc, hooks_are_listed_and_may_be_removed_meanwhile);
