@@ -32,9 +32,13 @@ local function track(s)
   end
 end
 
---- Prints above the prompt.
----@param s string
-function console.say(s)
+local waiting, timer = {}, nil -- pieces that are printed together, so that a guest's single bytes do not flicker
+
+local function flush()
+  if timer then timer:cancel() end
+  timer = nil
+  local s = table.concat(waiting):gsub("\r\n", "\n")
+  waiting = {}
   if s == "" then return end
   if not editing then
     track(s)
@@ -51,6 +55,14 @@ function console.say(s)
   io.stdout:write(s, column > 0 and "\n" or "")
   io.stdout:flush()
   edit.show()
+end
+
+--- Prints above the prompt.
+---@param s string
+function console.say(s)
+  waiting[#waiting + 1] = s
+  if not editing or #waiting > 200 then return flush() end
+  timer = timer or loop.timer(10000000, flush)
 end
 
 local function say_values(...)
@@ -179,6 +191,7 @@ function console.start(env)
     end
     local function begin()
       if self.ended then return end
+      flush()
       if column > 0 then
         io.stdout:write("\n")
         column = 0
@@ -191,6 +204,7 @@ function console.start(env)
       if editing then
         editing = false
         edit.stop()
+        flush()
       end
     end
     -- Runs outside the editor's own callback, where it can be stopped.
@@ -277,6 +291,72 @@ function console.start(env)
     self.ended = true
   end
   return self
+end
+
+--- A back end for a serial port whose output shows above the prompt.
+---@return chardev
+function console.serial()
+  return assert(require("vmlua.core.chardev").script(function(bytes) console.say(bytes) end))
+end
+
+--- A prompt for whoever connects to a chardev: `-monitor tcp:127.0.0.1:4444,server,wait=off`. The device's end of the
+--- chardev is a device of the machine, so that it goes with it.
+---@param vm machine
+---@param spec string
+---@param env table
+function console.listen(vm, spec, env)
+  local qom = require "vmlua.core.qom"
+  if not qom.class "lua-monitor" then
+    qom.type {
+      name = "lua-monitor", parent = "device", doc = "A Lua prompt behind a chardev", user_creatable = false,
+      properties = { chardev = { "link", type = "chardev", doc = "who types" } },
+      realize = function(dev)
+        local data = dev.data
+        local session, executor, rest
+        local function write(s) data.front:write((s:gsub("\n", "\r\n"))) end
+        local function begin()
+          session, executor, rest = repl.session(data.env, write), new_executor(), ""
+          session.env.print = function(...)
+            local parts = table.pack(...)
+            for i = 1, parts.n do parts[i] = tostring(parts[i]) end
+            write(table.concat(parts, "\t") .. "\n")
+          end
+        end
+        local function prompt() write(session:prompt()) end
+        data.start = function()
+          begin()
+          prompt()
+        end
+        data.front = dev:front(dev.chardev, {
+          receive = function(_, bytes)
+            if not session then return end
+            if bytes:find("\3", 1, true) then
+              if executor.cancel() or session:cancel() then write "interrupted\n" end
+              prompt()
+              return
+            end
+            rest = (rest .. bytes):gsub("\r\n?", "\n")
+            for line in rest:gmatch("([^\n]*)\n") do
+              executor.run(function()
+                local run = session:feed(line)
+                if run then run() end
+              end, prompt)
+            end
+            rest = rest:match("([^\n]*)$")
+            if #rest > 65536 then rest = "" end
+          end,
+          event = function(_, what)
+            if what == "opened" and data.env then data.start() end
+          end,
+        })
+      end,
+    }
+  end
+  local machine = require "vmlua.machine"
+  local chr = machine.chardev(spec, vm, "monitor")
+  local dev = vm:device("lua-monitor", { chardev = chr })
+  dev.data.env = env
+  if chr.open then dev.data.start() end
 end
 
 --- `vmlua` without arguments. Answers the exit status.

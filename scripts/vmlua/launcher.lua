@@ -66,11 +66,22 @@ local function trace(e)
   local lines = {}
   for line in debug.traceback("", 2):gmatch("[^\n]+") do
     -- Frames of the launcher and the scheduler say nothing about the script.
-    if not line:find("vmlua/launcher.lua", 1, true) and not line:find("in function 'xpcall'", 1, true) then
+    local own = false
+    for _, mark in ipairs { "vmlua/launcher.lua", "vmlua/sched.lua", "'xpcall'", "'coroutine.resume'", "loop.iterate" } do
+      own = own or line:find(mark, 1, true) ~= nil
+    end
+    if not own then
       lines[#lines + 1] = line
     end
   end
-  return message .. (#lines > 1 and "\n" .. table.concat(lines, "\n") or "")
+  local frames = 0
+  for _, line in ipairs(lines) do
+    -- What is left of the library alone says nothing either; nor does the line that the message names already.
+    if not line:find("[C]:", 1, true) and not line:find("(...tail calls...)", 1, true) and not line:find("/scripts/vmlua/", 1, true) then
+      frames = frames + 1
+    end
+  end
+  return message .. (frames > 1 and "\n" .. table.concat(lines, "\n") or "")
 end
 
 -- Runs fn as a task with the main loop around it. Answers true and its results, or false and the error.
@@ -252,10 +263,10 @@ local function apply_console(s)
   local prompt_here = run.monitor == "stdio"
   if run.daemonize then
     if prompt_here then options.usage_error("-daemonize leaves no terminal for -monitor stdio") end
-    conf.serial = conf.serial or { "null" }
+    conf.console = "null"
   end
-  if run.nographic and not conf.serial and not prompt_here then conf.serial = { "mon:stdio" } end
-  if not conf.serial and not prompt_here then conf.serial = { "stdio" } end
+  -- The terminal is the first serial port's, where the board has one and nothing else was said.
+  if not conf.console and not prompt_here then conf.console = "stdio" end
   for i, spec in ipairs(conf.serial or {}) do
     local plain = spec:gsub("^mon:", "")
     if plain == "stdio" and prompt_here then
@@ -318,7 +329,7 @@ function launcher.launch(class, s)
   local prompt_here = apply_console(s)
   local repl = require "vmlua.repl"
   local console = (prompt_here or s.run.monitor) and require "vmlua.console" or nil
-  if prompt_here and not s.conf.serial then s.conf.serial = { console.serial() } end
+  if prompt_here then s.conf.console = console.serial() end
   local vm
   -- Through pcall: an error without a place of its own is what the user asked for, and gets none here.
   local ran, built, result = run_task(pcall, machine.new, class, s.conf)
@@ -345,7 +356,7 @@ function launcher.launch(class, s)
   if prompt_here then
     session = console.start(repl.environment { vm = vm })
   elseif s.run.monitor then
-    console.listen(s.run.monitor, repl.environment { vm = vm })
+    console.listen(vm, s.run.monitor, repl.environment { vm = vm })
   end
   if not s.run.paused then
     local ok, why = pcall(vm.start or vm.resume, vm)

@@ -74,7 +74,7 @@ local conf_keys = {
   name = "string", ram = "integer|string", smp = "integer", topology = "table", accel = "string|table", irqchip = "string",
   pit = "boolean", cpu = "string", uuid = "string", props = "table", device = "table", object = "table", kernel = "string",
   initrd = "string", append = "string", bios = "string", chardev = "table", serial = "string|table|userdata|boolean",
-  debugcon = "string|table|userdata", no_reboot = "boolean", on_triple_fault = "string",
+  debugcon = "string|table|userdata", console = "string|table|userdata", no_reboot = "boolean", on_triple_fault = "string",
 }
 -- Asked for by the user, meaningful only to a board that looks at them.
 local board_keys = { "kernel", "initrd", "append", "bios", "debugcon", "uuid" }
@@ -286,6 +286,8 @@ local function watched(conf, class)
   }), seen
 end
 
+local make_device
+
 local function add_devices(m, list, what)
   for i, spec in ipairs(list or {}) do
     if type(spec) == "string" then spec = { spec } end
@@ -296,7 +298,8 @@ local function add_devices(m, list, what)
     for k, v in pairs(spec) do
       if k ~= 1 then props[k] = v end
     end
-    m:device(spec[1], props)
+    local dev, err = make_device(m, spec[1], props)
+    if not dev then error(err, 0) end
   end
 end
 
@@ -453,7 +456,9 @@ end
 function get.ram(m)
   local data = api.data(m)
   if not data.ram then
-    data.ram = m:region { kind = "ram", name = "ram", size = m.ram_size, backend = data.ram_backend }
+    local region, err = m:region { kind = "ram", name = "ram", size = m.ram_size, backend = data.ram_backend }
+    if not region then error(("%s of RAM: %s"):format(text.format_size(m.ram_size), err), 0) end
+    data.ram = region
   end
   return data.ram
 end
@@ -469,26 +474,42 @@ local function wire_isa(dev)
   end
 end
 
+-- Makes, sets and realizes a device; nil and a message without a place in this file.
+function make_device(m, type, props)
+  local ok, dev = pcall(require("vmlua.core.qom").new, type)
+  if not ok then return nil, dev end
+  local id, err
+  for k, v in pairs(props or {}) do
+    if k == "id" then
+      id = v
+    else
+      if k == "chardev" and _G.type(v) == "string" then
+        ok, v = pcall(machine.chardev, v, m)
+        if not ok then return nil, v end
+      end
+      -- Text is read as the command line's is: "0x2f8", "on", "2G".
+      if _G.type(v) == "string" then
+        ok, err = pcall(dev.parse, dev, k, v)
+      else
+        ok, err = pcall(dev.set, dev, k, v)
+      end
+      if not ok then return nil, err end
+    end
+  end
+  ok, err = dev:realize(m, id)
+  if ok == nil and err then return nil, err end
+  wire_isa(dev)
+  return dev
+end
+
 --- Adds a device: made, its properties set, realized; an ISA device's interrupt is connected to the line that its
 --- property `irq` names.
 ---@param type string
 ---@param props? table properties; `id` names it
 ---@return device
 function vm:device(type, props)
-  local id
-  local given = {}
-  for k, v in pairs(props or {}) do
-    if k == "id" then id = v else given[k] = v end
-  end
-  local dev = require("vmlua.core.qom").new(type)
-  for k, v in pairs(given) do
-    if k == "chardev" and _G.type(v) == "string" then v = machine.chardev(v, self) end
-    -- Text is read as on a command line: "0x3f8", "on", "2G", a path.
-    if _G.type(v) == "string" then dev:parse(k, v) else dev:set(k, v) end
-  end
-  local ok, err = dev:realize(self, id)
-  if ok == nil and err then error(err, 2) end
-  wire_isa(dev)
+  local dev, err = make_device(self, type, props)
+  if not dev then error(err, 2) end
   return dev
 end
 
@@ -524,6 +545,7 @@ function add_serial(self, n)
   local list = data.settings and data.settings.serial
   if type(list) ~= "table" or api.is_object(list) or list.backend then list = { list } end
   local spec = list[n + 1]
+  if spec == nil and n == 0 then spec = data.settings and data.settings.console end
   if spec == nil then spec = automatic[1] end
   local chr = machine.chardev(spec, self, ("serial%d"):format(n))
   if chr == nil then chr = machine.chardev("null", self, ("serial%d"):format(n)) end

@@ -313,3 +313,59 @@ test("what is printed while a line is typed does not break the line", function(t
   end)
   t.eq(r.status, 0)
 end)
+
+test("a machine runs beside the prompt, and what its serial port says does not break the line", function(t)
+  -- hello: a guest that prints by itself, then stays
+  local code = "\xba\xf8\x03\xb0\x48\xee\xb0\x69\xee\xb0\x0d\xee\xb0\x0a\xee\xf4\xeb\xfd" -- "Hi\r\n"; hlt; jmp
+  local path = t.file("hi.bin", code)
+  local host = require "vmlua.testhost"
+  if not require("vmlua.core.fs").stat "/usr/bin/script" then t.skip "script(1) is not installed" end
+  local command = ("%s bare.lua -kernel %s -S -monitor stdio"):format(host.program, path)
+  local r = t.vmlua { argv0 = "/usr/bin/script", "-qefc", command, "/dev/null", env = { TERM = "xterm", VMLUA_HISTORY = "" },
+    on_start = function(child, r)
+      local function expect(what) t.wait_for(function() return r.out:find(what, 1, true) end, 10, "no " .. what .. " in " .. r.out) end
+      expect "> "
+      child:write "vm.status\n"
+      expect '"paused"'
+      child:write "vm:start()\n"
+      expect "Hi"
+      child:write "vm.status\n"
+      expect '"running"'
+      child:write "\4"
+      expect "still runs"
+      child:write "\4"
+    end }
+  t.log((r.out:gsub("\27", "^[")))
+  t.eq(r.status, 0)
+end)
+
+test("a monitor on a socket evaluates what is typed there", function(t)
+  local path = t.file("spin.bin", "\xeb\xfe")
+  local socket = t.tmpdir() .. "/monitor"
+  local core = require "vmlua.core.chardev"
+  local r = t.vmlua { "bare.lua", "-kernel", path, "-monitor", "unix:" .. socket .. ",server,wait=off", on_start = function(child)
+    t.wait_for(function() return require("vmlua.core.fs").stat(socket) end)
+    local out = ""
+    local machine = t.machine("bare", { idle = true, serial = { "null" } })
+    local chr = t.ok(core.new("unix:" .. socket, machine, "client"))
+    chr:on_data(function(bytes) out = out .. bytes end, "to-guest")
+    -- Someone has to take the bytes: a device whose end reads them.
+    machine:device("isa-serial", { iobase = 0x2f8, irq = 3, chardev = chr })
+    local function expect(what)
+      t.wait_for(function()
+        while machine.io:read_u8(0x2fd) & 1 ~= 0 do machine.io:read_u8(0x2f8) end
+        return out:find(what, 1, true)
+      end, 10, "no " .. what .. " in " .. out)
+    end
+    local function type(text)
+      for c in text:gmatch "." do machine.io:write_u8(0x2f8, c:byte()) end
+    end
+    expect "> "
+    type "6 * 7\n"
+    expect "42"
+    type "vm.status\n"
+    expect '"running"'
+    child:kill(15)
+  end }
+  t.eq(r.status, 143)
+end)

@@ -1,0 +1,258 @@
+-- Wrong input of every kind: a clear message and an exit status, or a machine that is paused and says why.
+local fs = require "vmlua.core.fs"
+local test = require "vmlua.test"
+
+local EXIT = "\xb0\x00\xe6\xf4\xf4" -- mov al, 0; out 0xf4, al; hlt
+
+local function run(t, ...)
+  local r = t.vmlua { ... }
+  t.log(r.out)
+  t.log(r.err)
+  return r
+end
+
+local function one_line(t, r, pattern, status)
+  t.match(r.err, pattern)
+  t.eq(select(2, r.err:gsub("\n", "")), 1, "one line: " .. r.err)
+  t.eq(r.status, status or 1)
+end
+
+local function board(t, init, more)
+  return t.file("board.lua", ([[
+local machine = require "vmlua.machine"
+return machine.define { name = "b", ram = "1M", %s
+  init = function(m)
+    m.memory:add(0, m.ram)
+    %s
+  end }]]):format(more or "", init))
+end
+
+-- ---- scripts and files -----------------------------------------------------------------------------------
+
+test("an image that is missing or too large is refused in one line", function(t)
+  one_line(t, run(t, "bare.lua", "-kernel", "/nonexistent"), "^vmlua: %-kernel: /nonexistent: No such file or directory\n$")
+  local big = t.file("big.bin", ("\0"):rep(2 << 20))
+  one_line(t, run(t, "bare.lua", "-kernel", big, "-m", "1"), "image needs 0x200000 bytes at 0x7c00, RAM is 1M\n$")
+end)
+
+test("a board whose script is wrong names its line", function(t)
+  local path = board(t, "m:devcie('isa-serial', {})")
+  local r = run(t, path)
+  t.eq(r.status, 1)
+  t.match(r.err, "board.lua:5: .*devcie")
+  t.match(r.err, "device")
+end)
+
+test("a device with an unknown property, type or value is refused by name", function(t)
+  local r = run(t, board(t, "m:device('isa-serial', { iobsae = 1 })"))
+  t.eq(r.status, 1)
+  t.match(r.err, "board.lua:5: .*iobsae.*iobase")
+  r = run(t, board(t, "m:device('isa-seriel', {})"))
+  t.match(r.err, "board.lua:5: .*isa%-seriel.*isa%-serial")
+  r = run(t, board(t, "m:device('isa-serial', { iobase = 'there' })"))
+  t.match(r.err, "iobase")
+  t.match(r.err, "there")
+end)
+
+test("the same of -device on the command line is refused in one line", function(t)
+  one_line(t, run(t, "bare.lua", "-idle", "-device", "isa-seriel"), "isa%-seriel.*isa%-serial")
+  one_line(t, run(t, "bare.lua", "-idle", "-device", "isa-serial,iobsae=1"), "iobsae.*iobase")
+  one_line(t, run(t, "bare.lua", "-idle", "-device", "isa-serial,iobase=there"), "iobase.*there")
+end)
+
+test("a device that -device adds is there", function(t)
+  -- mov dx, 0x2fb; mov al, 0x5a; out dx, al; in al, dx; cmp al, 0x5a; jne fail; exit 0; fail: hlt
+  local code = "\xba\xfb\x02\xb0\x5a\xee\x30\xc0\xec\x3c\x5a\x75\x05" .. EXIT .. "\xb0\x01\xe6\xf4\xf4"
+  local path = t.file("a.bin", code)
+  t.eq(run(t, "bare.lua", "-kernel", path, "-device", "isa-serial,iobase=0x2f8,irq=3").status, 1)
+  t.eq(run(t, "bare.lua", "-kernel", path).status, 3, "without it the port is not there")
+end)
+
+test("two regions at one place are refused with both names", function(t)
+  local r = run(t, board(t, "m:device('isa-serial', { iobase = 0x3f8 }) m:device('isa-serial', { iobase = 0x3fc })"))
+  t.eq(r.status, 1)
+  t.match(r.err, "isa%-serial%-0")
+  t.match(r.err, "isa%-serial%-1")
+  t.match(r.err, "0*3f8")
+  r = run(t, board(t, "m.memory:add('512K', m:region { kind = 'ram', name = 'more', size = '64K' })"))
+  t.eq(r.status, 1)
+  t.match(r.err, "more.*ram")
+end)
+
+test("impossible amounts are refused", function(t)
+  one_line(t, run(t, "bare.lua", "-idle", "-m", "4194304G"), "vmlua: .*")
+  one_line(t, run(t, "bare.lua", "-idle", "-smp", "4000"), "at most 255")
+  one_line(t, run(t, "bare.lua", "-idle", "-cpu", "hots"), '"hots"')
+  one_line(t, run(t, "bare.lua", "-idle", "-cpu", "host,+nosuchfeature"), "nosuchfeature")
+  one_line(t, run(t, "bare.lua", "-idle", "-serial", "file:/nonexistent/x"), "/nonexistent/x.*No such file")
+  one_line(t, run(t, "bare.lua", "-idle", "-serial", "nosuch:thing"), "nosuch")
+  one_line(t, run(t, "bare.lua", "-idle", "-accel", "soft"), "soft")
+end)
+
+test("a board without anything to run is refused", function(t)
+  one_line(t, run(t, "bare.lua"), "board bare has nothing to start")
+  one_line(t, run(t, t.file("x.lua", "return require('vmlua.machine').define { name = 'x' }")), "board x", 1)
+end)
+
+-- ---- callbacks --------------------------------------------------------------------------------------------
+
+test("an error in a callback stops the machine and is told with its place", function(t)
+  local r = run(t, board(t, [[
+    m:place(0x7c00, "\xe6\x80\xf4") m.cpus[1]:set { cs = 0, rip = 0x7c00 }
+    m:pio { port = 0x80 }:on(function() error "no such luck" end)]]))
+  t.eq(r.status, 1)
+  t.match(r.err, "stopped by an error: .*board.lua:6: no such luck")
+  t.match(r.err, "RIP ", "the registers are shown")
+end)
+
+test("a callback that loops for ever is ended by its budget", function(t)
+  local r = run(t, board(t, [[
+    require("vmlua.core.loop").budget(0.3)
+    m:place(0x7c00, "\xe6\x80\xf4") m.cpus[1]:set { cs = 0, rip = 0x7c00 }
+    m:pio { port = 0x80 }:on(function() while true do end end)]]))
+  t.eq(r.status, 1)
+  t.match(r.err, "stopped by an error: .*board.lua:7:")
+end)
+
+test("a request to end reaches a program whose callback loops", function(t)
+  local path = board(t, [[
+    require("vmlua.core.loop").budget(2)
+    m:place(0x7c00, "\xe6\x80\xf4") m.cpus[1]:set { cs = 0, rip = 0x7c00 }
+    m:pio { port = 0x80 }:on(function() print "looping" io.stdout:flush() while true do end end)]])
+  local r = t.vmlua { path, on_start = function(child, r)
+    t.wait_for(function() return r.out:find "looping" end)
+    child:kill(2)
+  end }
+  t.ok(r.status == 130 or r.status == 1, "status %s", tostring(r.status))
+end)
+
+test("a device handler that fails stops the machine with its name", function(t)
+  local path = t.file("board.lua", [[
+local machine, qom = require "vmlua.machine", require "vmlua.core.qom"
+qom.type { name = "broken", parent = "isa-device", doc = "fails", realize = function(dev)
+  dev:pio(0x80, 1, { write = function() error "cannot" end })
+end }
+return machine.define { name = "b", ram = "1M", init = function(m)
+  m.memory:add(0, m.ram)
+  m:device("broken", {})
+  m:place(0x7c00, "\xe6\x80\xf4") m.cpus[1]:set { cs = 0, rip = 0x7c00 }
+end }]])
+  local r = run(t, path)
+  t.eq(r.status, 1)
+  t.match(r.err, "broken.*board.lua:3: cannot")
+end)
+
+-- ---- the host ------------------------------------------------------------------------------------------------
+
+local function as_other(t, script, ...)
+  if not fs.stat "/usr/bin/unshare" then t.skip "unshare(1) is not installed" end
+  local host = require "vmlua.testhost"
+  local r = t.vmlua { argv0 = "/usr/bin/unshare", "-m", "/bin/sh", "-c", script, "sh", host.program, ... }
+  t.log(r.err)
+  if r.err:find("unshare failed", 1, true) or r.err:find("mount:", 1, true) then t.skip "this user may not change mounts" end
+  return r
+end
+
+test("a host without /dev/kvm is told so", function(t)
+  local r = as_other(t, 'mount -t tmpfs none /dev && exec "$@"', "bare.lua", "-idle", "-accel", "kvm")
+  one_line(t, r, "/dev/kvm: No such file or directory")
+end)
+
+test("a /dev/kvm that is denied is told so, with the way out", function(t)
+  if not fs.stat "/usr/bin/setpriv" then t.skip "setpriv(1) is not installed" end
+  local host = require "vmlua.testhost"
+  local r = t.vmlua { argv0 = "/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", host.program, "bare.lua", "-idle",
+    "-accel", "kvm" }
+  t.log(r.err)
+  if r.err:find("setpriv:", 1, true) then t.skip "this user may not become another, or the other may not read the program" end
+  one_line(t, r, "/dev/kvm: Permission denied")
+end)
+
+-- ---- the guest -------------------------------------------------------------------------------------------------
+
+-- lidt [zero]; int3 … with an empty IDT in protected mode every exception ends in a triple fault: ud2
+local TRIPLE = "\x0f\x01\x1d\x40\x00\x10\x00\x0f\x0b" .. ("\0"):rep(128)
+
+test("a triple fault ends the machine where it may not reboot", function(t)
+  local path = t.file("triple.bin", TRIPLE)
+  local r = run(t, "bare.lua", "-kernel", path, "-addr", "1M", "-mode", "protected", "-no-reboot")
+  t.ok(r.status == 0 or r.status == 1, "status " .. tostring(r.status))
+  local vm = t.machine("bare", { kernel = path, addr = "1M", mode = "protected", on_triple_fault = "pause" })
+  vm:start()
+  local status, reason = vm:wait { rt = 20 }
+  t.eq(status, "paused")
+  t.match(reason, "triple fault")
+end)
+
+test("a guest that writes to every port and beyond its memory does no harm", function(t)
+  -- xor dx, dx; next: cmp dx, 0xf4; jb write; cmp dx, 0xf8; jb skip; write: mov al, dl; out dx, al; in al, dx;
+  -- skip: inc dx; jnz next; exit
+  local code = "\x31\xd2\x81\xfa\xf4\x00\x72\x06\x81\xfa\xf8\x00\x72\x04\x88\xd0\xee\xec\x42\x75\xed" .. EXIT
+  local path = t.file("wild.bin", code)
+  local vm = t.machine("bare", { kernel = path })
+  vm:start()
+  local status, reason = vm:wait { rt = 60 }
+  -- Ports 0x64 and 0x92 of a PC reset; this board has neither, so that the loop ends.
+  t.eq(status, "shutdown", reason)
+  -- In protected mode, over all 4 GiB in steps of 64 KiB from above RAM on:
+  -- mov edi, 0x1000000; next: mov [edi], edi; mov eax, [edi]; add edi, 0x10000; jnc next; exit
+  code = "\xbf\x00\x00\x00\x01\x89\x3f\x8b\x07\x81\xc7\x00\x00\x01\x00\x73\xf4" .. EXIT
+  vm = t.machine("bare", { kernel = t.file("wild.bin", code), addr = "1M", mode = "protected" })
+  vm:start()
+  status, reason = vm:wait { rt = 120 }
+  t.eq(status, "shutdown", reason)
+end)
+
+test("a guest that floods the log does not fill the disk", function(t)
+  -- next: mov dx, 0x3fd; out dx, al; jmp next: a write to the read-only LSR, which is a mistake of the guest
+  local path = t.file("flood.bin", "\xba\xfd\x03\xee\xeb\xfa")
+  local file = t.tmpdir() .. "/log"
+  local r = t.vmlua { "bare.lua", "-kernel", path, "-d", "guest", "-D", file, on_start = function(child)
+    t.wait_for(function() return (fs.stat(file) or {}).size and fs.stat(file).size > 0 end)
+    t.sleep(0.5)
+    child:kill(15)
+  end }
+  t.eq(r.status, 143)
+  t.ok(fs.stat(file).size < 100000, "the log has %d bytes", fs.stat(file).size)
+end)
+
+-- ---- what runs around a machine -----------------------------------------------------------------------------------
+
+test("a pidfile is there while the machine runs, and gone afterwards", function(t)
+  local pidfile = t.tmpdir() .. "/pid"
+  local path = t.file("spin.bin", "\xeb\xfe")
+  local seen
+  local r = t.vmlua { "bare.lua", "-kernel", path, "-pidfile", pidfile, on_start = function(child)
+    t.wait_for(function() return fs.stat(pidfile) end)
+    local f = t.ok(io.open(pidfile))
+    seen = math.tointeger(tonumber(f:read "l"))
+    f:close()
+    t.eq(seen, child.pid)
+    child:kill(15)
+  end }
+  t.eq(r.status, 143)
+  t.eq(fs.stat(pidfile), nil)
+end)
+
+test("a daemon answers when its machine is built, or with what went wrong", function(t)
+  local pidfile = t.tmpdir() .. "/pid"
+  local r = run(t, "bare.lua", "-kernel", t.file("spin.bin", "\xeb\xfe"), "-daemonize", "-pidfile", pidfile)
+  t.eq(r.status, 0)
+  local f = t.ok(io.open(pidfile))
+  local pid = math.tointeger(tonumber(f:read "l"))
+  f:close()
+  t.ok(fs.stat("/proc/" .. pid), "the daemon is not there")
+  os.execute("kill " .. pid)
+  t.wait_for(function() return not fs.stat("/proc/" .. pid) or not fs.stat(pidfile) end, 10, "the daemon did not end")
+  r = run(t, "bare.lua", "-kernel", "/nonexistent", "-daemonize")
+  one_line(t, r, "No such file")
+  r = run(t, "bare.lua", "-idle", "-daemonize", "-monitor", "stdio")
+  t.eq(r.status, 2)
+  t.match(r.err, "%-daemonize leaves no terminal")
+end)
+
+test("-runas refuses an unknown user", function(t)
+  local r = run(t, "bare.lua", "-idle", "-runas", "nosuchuser0")
+  t.match(r.err, "%-runas: nosuchuser0: no such user")
+  t.eq(r.status, 2)
+end)
