@@ -303,6 +303,24 @@ local function add_devices(m, list, what)
   end
 end
 
+-- `-machine …,memory-backend=ID`: RAM comes from that object, and is as large as it.
+local function memory_backend(m, conf, id)
+  local backend = api.is_object(id, "memory-backend") and id
+  if not backend then
+    local ids = {}
+    for _, spec in ipairs(conf.object or {}) do ids[#ids + 1] = spec.id end
+    local found = m:resolve(id)
+    if not found then error(text.unknown("memory back end", tostring(id), ids), 0) end
+    if not api.is_object(found, "memory-backend") then error(("memory-backend: %s is no memory back end"):format(id), 0) end
+    backend = found
+  end
+  local ram = conf.ram and text.size(conf.ram)
+  if ram and ram ~= backend.size then
+    error(("memory-backend: %s has %s, the machine was given %s"):format(id, text.format_size(backend.size), text.format_size(ram)), 0)
+  end
+  return backend
+end
+
 local function build(m, class, conf)
   local data = api.data(m)
   local what = "board " .. class.name
@@ -338,7 +356,14 @@ local function build(m, class, conf)
   data.chardevs = by_id
 
   for key, value in pairs(conf.props or {}) do
-    if type(value) == "string" then m:parse(key, value) else m[key] = value end
+    if key == "memory-backend" then
+      data.ram_backend = memory_backend(m, conf, value)
+      m.ram_size = data.ram_backend.size
+    elseif type(value) == "string" then
+      m:parse(key, value)
+    else
+      m[key] = value
+    end
   end
 
   local cpus = conf.smp or class.cpus or 1

@@ -141,4 +141,17 @@ test("what only a missing accelerator prevents is refused by name", function(t)
   t.raises("1 to 32 names", core.select_accel, {})
 end)
 
+test("RAM comes from a memory back end, and is as large as it", function(t)
+  local available = false
+  for _, a in ipairs(core.accels()) do available = available or a.available end
+  if not available then t.skip "no accelerator works here" end
+  local backend = { { "memory-backend-memfd", id = "mem0", size = "2M" } }
+  local vm = t.machine("machine-test-plain", { object = backend, props = { ["memory-backend"] = "mem0" } })
+  t.eq({ vm.ram_size, vm.memory:flat()[1].size }, { 2 << 20, 2 << 20 })
+  t.raises('unknown memory back end "mem1".*"mem0"', machine.new, "machine-test-plain",
+    { object = backend, props = { ["memory-backend"] = "mem1" } })
+  t.raises("mem0 has 2M, the machine was given 4M", machine.new, "machine-test-plain",
+    { ram = "4M", object = backend, props = { ["memory-backend"] = "mem0" } })
+end)
+
 machine.define { name = "machine-test-plain", alias = "mtp", doc = "RAM only", ram = "1M", init = empty }
