@@ -291,7 +291,8 @@ static void smp_breaks(unsigned fillers, bool steps, unsigned hits)
                       "cpu %u ran it %u times, was seen %u times", c, ran, h.per_cpu[c]);
     }
     ck_assert_uint_eq(h.wrong, 0);
-    ck_assert_msg(other.n == 0, "%u hits of others, last at %#llx, per cpu %u %u", other.n, (unsigned long long)other.last_rip, other.per_cpu[0], other.per_cpu[1]);
+    ck_assert_msg(other.n == 0, "%u hits of others, last at %#llx, per cpu %u %u", other.n,
+                  (unsigned long long)other.last_rip, other.per_cpu[0], other.per_cpu[1]);
     rig_free(r);
 }
 

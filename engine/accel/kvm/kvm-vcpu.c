@@ -73,6 +73,7 @@ void kvm_vcpu_free(KvmVcpu *kv)
     if (kv->fd >= 0) {
         close(kv->fd);
     }
+    g_free(kv->cpuid);
     g_free(kv->msr_reset);
     free(kv->xsave_buf);
     g_free(kv);
@@ -288,8 +289,17 @@ bool kvm_set_cpuid(VCpu *cpu, GError **error)
             drop_lapic_features(&c->entries[i]);
         }
     }
-    int r = kvm_ioctl(a, kv->fd, KVM_SET_CPUID2, c);
+    size_t size = sizeof(c->head) + c->head.nent * sizeof(c->entries[0]);
+    /* After its first run a vCPU keeps its CPUID: one that was parked gets what it had, or nothing.
+     */
+    bool same = kv->cpuid && kv->cpuid_size == size && memcmp(kv->cpuid, c, size) == 0;
+    int r = same ? 0 : kvm_ioctl(a, kv->fd, KVM_SET_CPUID2, c);
     int err = errno;
+    if (r == 0 && !same) {
+        g_free(kv->cpuid);
+        kv->cpuid = g_memdup2(c, size);
+        kv->cpuid_size = size;
+    }
     g_free(c);
     if (r < 0) {
         errno = err;

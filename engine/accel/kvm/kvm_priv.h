@@ -218,6 +218,8 @@ struct KvmVcpu {
     int (*intr_vector)(void *opaque);
     void *intr_opaque;
 
+    void *cpuid; /* kvm_cpuid2 as last set */
+    size_t cpuid_size;
     X86Msr *msr_reset; /* values at power-on, one an entry of a->msr_list */
     uint64_t tsc_shown;
     bool tsc_shown_valid;
