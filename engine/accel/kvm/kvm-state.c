@@ -552,16 +552,6 @@ static bool put_batch(KvmVcpu *kv, MsrBatch *b, GError **error)
     return true;
 }
 
-/* KVM without hardware under it adds what is written to the host's TSC. What was added is taken off
- * in a second write; a counter that is right has moved by no more than the moment between. */
-static void correct_tsc(KvmVcpu *kv, uint64_t wanted)
-{
-    uint64_t now;
-    if (kvm_msr_get(kv, MSR_TSC, &now) && (now - wanted) >> 36) {
-        kvm_msr_set(kv, MSR_TSC, wanted - (now - wanted));
-    }
-}
-
 static bool put_msrs(KvmVcpu *kv, const X86CPUState *s, GError **error)
 {
     KvmAccel *a = kv->a;
@@ -590,9 +580,8 @@ static bool put_msrs(KvmVcpu *kv, const X86CPUState *s, GError **error)
         }
     }
     /* A TSC that nobody changed since it was read is not written back: it would lose the time
-     * between. */
-    bool tsc = !kv->tsc_shown_valid || s->tsc != kv->tsc_shown;
-    if (tsc) {
+     * between. (KVM without hardware under it takes writes and goes on showing the host's TSC.) */
+    if (!kv->tsc_shown_valid || s->tsc != kv->tsc_shown) {
         b.entries[n++] = (struct kvm_msr_entry){ .index = MSR_TSC, .data = s->tsc };
     }
     /* The deadline is compared with the TSC, so it comes after it. */
@@ -600,13 +589,7 @@ static bool put_msrs(KvmVcpu *kv, const X86CPUState *s, GError **error)
         b.entries[n++] = (struct kvm_msr_entry){ .index = MSR_TSC_DEADLINE, .data = deadline };
     }
     b.head.nmsrs = n;
-    if (!put_batch(kv, &b, error)) {
-        return false;
-    }
-    if (tsc) {
-        correct_tsc(kv, s->tsc);
-    }
-    return true;
+    return put_batch(kv, &b, error);
 }
 
 /* ---- events and run state ----------------------------------------------------------------- */
