@@ -19,6 +19,7 @@ local function interrupted(t, code)
       end,
       stderr = function(s) out = out .. s end,
     })
+    t.cleanup(function() p:kill(9) end)
   end)
   t.log(out)
   return out, status, signal

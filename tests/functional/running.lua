@@ -192,6 +192,7 @@ guest("Ctrl-C ends a callback that loops", function(t)
         if s:find "ready" then p:kill(2) end
       end,
     })
+    t.cleanup(function() p:kill(9) end)
   end)
   t.match(out, "error\tpio hook.*interrupted")
 end)
