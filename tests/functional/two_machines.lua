@@ -150,5 +150,6 @@ test("pairs are made, wired, run and closed in any order, a hundred times", { ti
   end
   -- What a hundred rounds leave is far less than one machine takes.
   t.log(memory)
+  if os.getenv "ASAN_OPTIONS" then return end -- its quarantine keeps what was freed; it finds leaks itself
   t.ok(memory[4] - memory[1] < 4 << 20, "memory grew from %d to %d bytes", memory[1], memory[4])
 end)
