@@ -191,6 +191,20 @@ static int watch_get_hits(lua_State *L)
     return 1;
 }
 
+static int watch_get_how(lua_State *L)
+{
+    const WatchBox *box = binding_check_userdata(L, 1, WATCH);
+    lua_pushstring(L, box->watch ? "bytes written" : "removed");
+    return 1;
+}
+
+static int watch_get_armed(lua_State *L)
+{
+    const WatchBox *box = binding_check_userdata(L, 1, WATCH);
+    lua_pushboolean(L, box->watch != NULL);
+    return 1;
+}
+
 static void on_script(void *opaque, const uint8_t *buf, size_t len)
 {
     on_tap(opaque, buf, len, true);
@@ -577,6 +591,8 @@ static const ApiFunction watch_methods[] = {
 };
 static const ApiField watch_fields[] = {
     { "hits", watch_get_hits, NULL, "integer", "How often it called." },
+    { "how", watch_get_how, NULL, "string", "How it is served." },
+    { "armed", watch_get_armed, NULL, "boolean", "False once removed or its chardev is gone." },
     { 0 },
 };
 

@@ -227,6 +227,9 @@ static void hook_gone(gpointer opaque)
 {
     ScriptHook *h = opaque;
     if (h->box) {
+        if (h->hook) {
+            h->box->hits = event_hook_hits(h->hook);
+        }
         h->box->hook = NULL;
     }
     script_ref_free(h->fn);
@@ -287,8 +290,9 @@ static int hook_get_armed(lua_State *L)
 
 /* ---- filters ------------------------------------------------------------------------------- */
 
-static const char *const filter_keys[] = { "source", "addr", "len", "sizes", "reads", "writes",
-                                           "value",  "mask", "cpu", "skip",  "limit", NULL };
+static const char *const filter_keys[] = { "source", "addr",  "len",  "sizes", "reads",
+                                           "writes", "value", "mask", "cpu",   "skip",
+                                           "limit",  "kind",  NULL };
 
 static uint64_t filter_u64(lua_State *L, const char *key, uint64_t def)
 {

@@ -474,8 +474,7 @@ void machine_request_shutdown(Machine *m, const char *why, int exit_code)
     }
     p->pending_shutdown = g_strdup(why ? why : "shutdown");
     p->pending_exit_code = exit_code;
-    request_stop_all(m);
-    bh_schedule(p->bh);
+    act(m);
 }
 
 bool machine_reset(Machine *m, GError **error)

@@ -18,13 +18,22 @@ local event = {}
 ---@field machine machine
 ---@field what string for messages: "pio 0x80"
 ---@field private _arm fun(fn: function, once: boolean): table arms a hook; fn(cpu, x) as the user's
----@field private _ring? fun(n: integer): table
+---@field private _ring fun(n: integer): table
 local Source = {}
 Source.__index = Source
 Source.__name = "source"
 
 function Source:__tostring()
   return "source: " .. self.what
+end
+
+-- A refusal is the mistake of whoever called the verb: no place in this file belongs into it.
+local function refusal(err) return (tostring(err):gsub("^[^\n]-vmlua/event%.lua:%d+: ", "")) end
+
+local function served(arm, ...)
+  local ok, handle = pcall(arm, ...)
+  if not ok then error(refusal(handle), 3) end
+  return handle
 end
 
 --- Calls fn(cpu, x) each time it happens, on the thread on which it happens. fn returns nothing (go on as if it were
@@ -36,28 +45,28 @@ function Source:on(fn)
   if type(fn) ~= "function" then
     error(("%s: on() takes a function, got %s"):format(self.what, type(fn)), 2)
   end
-  return self._arm(fn, false)
+  local handle = served(self._arm, fn, false)
+  return handle
 end
 
 --- A ring of the last n occurrences, kept in C: no Lua on the way.
 ---@param n integer
----@return event-ring ring list(), total, remove()
+---@return event-ring ring list(), total, how, remove()
 function Source:trace(n)
-  if not self._ring then
-    error(("%s: trace() is not served by this source"):format(self.what), 2)
+  if math.type(n) ~= "integer" or n < 1 or n > 1000000 then
+    error(("%s: trace() takes how many it keeps, 1 to 1000000, got %s"):format(self.what, tostring(n)), 2)
   end
-  return self._ring(n)
+  local ring = served(self._ring, n)
+  return ring
 end
 
-local fields = { "addr", "value", "size", "write", "cpu", "rip", "time", "kind", "text" }
+local fields = { "addr", "value", "size", "write", "cpu", "rip", "time", "kind", "args" }
 
 -- What a callback saw, as a table that stays valid.
 local function copy(x)
   if type(x) == "table" then return x end
   local t = {}
-  for _, k in ipairs(fields) do
-    if k ~= "text" then t[k] = x[k] end
-  end
+  for _, k in ipairs(fields) do t[k] = x[k] end
   return t
 end
 
@@ -69,12 +78,25 @@ local function waits_of(machine)
 end
 
 local wait_spec = { t = "number", rt = "number" }
-local ns = 1000000000
+
+-- The limits of a wait in nanoseconds, checked before anything is armed.
+local function limits_of(what, limits)
+  strict.check(what, limits, wait_spec, 3)
+  local out = {}
+  for key, seconds in pairs(limits) do
+    if seconds ~= seconds or seconds < 0 then
+      error(("%s: %s is to be 0 or more seconds, got %s"):format(what, key, seconds), 3)
+    end
+    out[key] = sched.ns(seconds)
+  end
+  return out
+end
 
 -- Waits for one occurrence. `seen(cpu, x)` decides in the callback what it returns ("pause" for run_until).
 local function wait_once(self, limits, answer, before)
   local machine = self.machine
-  return sched.suspend(function(wake)
+  local refused
+  local x, why = sched.suspend(function(wake)
     local hook, guest_timer, wall_timer, listener
     local done = false
     local waits = waits_of(machine)
@@ -90,7 +112,7 @@ local function wait_once(self, limits, answer, before)
       wake(...)
     end
     -- Armed first: it may be refused, and then nothing has been started.
-    hook = self._arm(function(_, x)
+    local ok, armed = pcall(self._arm, function(_, x)
       if not done then
         local seen = copy(x)
         -- The coroutine goes on from the main loop, never on the thread of the event.
@@ -98,6 +120,11 @@ local function wait_once(self, limits, answer, before)
       end
       return answer
     end, true)
+    if not ok then
+      refused = refusal(armed)
+      return wake()
+    end
+    hook = armed
     waits[finish] = true
     listener = machine:notify(function(status, reason)
       if status == "closed" then
@@ -107,14 +134,20 @@ local function wait_once(self, limits, answer, before)
       end
     end)
     if limits.t then
-      guest_timer = loop.timer(math.tointeger(limits.t * ns // 1), function() finish(nil, "timeout") end, machine)
+      guest_timer = loop.timer(limits.t, function() finish(nil, "timeout") end, machine)
     end
     if limits.rt then
-      wall_timer = loop.timer(math.tointeger(limits.rt * ns // 1), function() finish(nil, "timeout") end)
+      wall_timer = loop.timer(limits.rt, function() finish(nil, "timeout") end)
     end
-    if before then before() end
+    local begun, err = pcall(before or function() end)
+    if not begun then
+      refused = refusal(err)
+      return finish()
+    end
     return function() finish(nil, "cancelled") end
   end)
+  if refused then error(refused, 3) end
+  return x, why
 end
 
 --- Waits until it happens; the guest goes on meanwhile and afterwards. Yields: other coroutines and the main loop run.
@@ -122,8 +155,8 @@ end
 ---@return table? x what happened; nil with "timeout", "restored" (a snapshot was), "closed", or the machine's error
 ---@return string? why
 function Source:wait(limits)
-  limits = strict.check(self.what .. ":wait", limits or {}, wait_spec)
-  return wait_once(self, limits, nil)
+  local x, why = wait_once(self, limits_of(self.what .. ":wait", limits or {}), nil)
+  return x, why
 end
 
 --- Resumes the machine, and pauses it exactly where it happens. Without an occurrence in time the machine is paused too.
@@ -131,13 +164,25 @@ end
 ---@return table? x
 ---@return string? why
 function Source:run_until(limits)
-  limits = strict.check(self.what .. ":run_until", limits or {}, wait_spec)
+  limits = limits_of(self.what .. ":run_until", limits or {})
   local machine = self.machine
   local x, why = wait_once(self, limits, "pause", function() machine:resume() end)
   if not machine.gone and machine.status == "running" then
     machine:pause(x and self.what or why)
   end
   return x, why
+end
+
+-- Which occurrences: what never matches is refused here, so that no hook stays silent for a wrong number.
+local function pick(machine, what, filter, t, level)
+  local cpus = #machine.cpus
+  if t.cpu and (t.cpu < 1 or t.cpu > cpus) then
+    error(("%s: cpu is to be 1 to %d, got %d"):format(what, cpus, t.cpu), 4)
+  end
+  if t.skip and t.skip < 0 then error(("%s: skip is to be 0 or more, got %d"):format(what, t.skip), level + 1) end
+  if t.limit and t.limit < 1 then error(("%s: limit is to be 1 or more, got %d"):format(what, t.limit), level + 1) end
+  filter.cpu, filter.skip, filter.limit = t.cpu, t.skip, t.limit
+  return filter
 end
 
 local function new_source(machine, what, arm, ring)
@@ -169,10 +214,19 @@ local function spec_with(extra)
   return spec
 end
 
--- The filter that the options of an access source say.
-local function access_filter(what, source, key, t)
-  local filter = { source = source, addr = number(what, key, t[key]), len = t.len and number(what, "len", t.len) or 1 }
+-- First and last as unsigned numbers within 0 to max.
+local function check_range(what, filter, max, things)
+  local last = filter.addr + filter.len - 1
   if filter.len == 0 then error(what .. ": a len of 0 matches nothing", 4) end
+  if math.ult(last, filter.addr) or math.ult(max, last) then
+    error(("%s: %d %s from %#x on go beyond the last, %#x"):format(what, filter.len, things, filter.addr, max), 4)
+  end
+end
+
+-- The filter that the options of an access source say.
+local function access_filter(machine, what, source, key, t, max, things)
+  local filter = { source = source, addr = number(what, key, t[key]), len = t.len and number(what, "len", t.len) or 1 }
+  check_range(what, filter, max, things)
   if t.write ~= nil and t.read ~= nil and not t.write and not t.read then
     error(what .. ": neither read nor write: this matches nothing", 4)
   end
@@ -182,14 +236,14 @@ local function access_filter(what, source, key, t)
   if t.size then
     local sizes = 0
     for _, s in ipairs(type(t.size) == "table" and t.size or { t.size }) do
-      if s ~= 1 and s ~= 2 and s ~= 4 and s ~= 8 then error(what .. ": size is 1, 2, 4 or 8", 4) end
+      if s ~= 1 and s ~= 2 and s ~= 4 and s ~= 8 then error(what .. ": size is 1, 2, 4 or 8", 3) end
       sizes = sizes | s
     end
     filter.sizes = sizes
   end
   if t.value then filter.value, filter.mask = t.value & (t.mask or -1), t.mask or -1
-  elseif t.mask then error(what .. ": mask without value", 4) end
-  filter.cpu, filter.skip, filter.limit = t.cpu, t.skip, t.limit
+  elseif t.mask then error(what .. ": mask without value", 3) end
+  pick(machine, what, filter, t, 3)
   return filter
 end
 
@@ -222,10 +276,7 @@ local pio_spec = spec_with { port = "!integer|string" }
 ---@return Source
 function vm:pio(t)
   strict.check("vm:pio", t, pio_spec)
-  local filter = access_filter("vm:pio", "pio", "port", t)
-  if filter.addr < 0 or filter.addr > 0xffff or filter.addr + filter.len > 0x10000 then
-    error(("vm:pio: ports %#x to %#x: there are 0x10000"):format(filter.addr, filter.addr + filter.len - 1), 2)
-  end
+  local filter = access_filter(self, "vm:pio", "pio", "port", t, 0xffff, "ports")
   return hub_source(self, ("pio %#x"):format(filter.addr), filter)
 end
 
@@ -235,7 +286,7 @@ local mmio_spec = spec_with { addr = "!integer|string" }
 ---@return Source
 function vm:mmio(t)
   strict.check("vm:mmio", t, mmio_spec)
-  local filter = access_filter("vm:mmio", "mmio", "addr", t)
+  local filter = access_filter(self, "vm:mmio", "mmio", "addr", t, -1, "bytes")
   return hub_source(self, ("mmio %#x"):format(filter.addr), filter)
 end
 
@@ -245,7 +296,7 @@ local msr_spec = spec_with { index = "!integer|string" }
 ---@return Source
 function vm:msr(t)
   strict.check("vm:msr", t, msr_spec)
-  local filter = access_filter("vm:msr", "msr", "index", t)
+  local filter = access_filter(self, "vm:msr", "msr", "index", t, 0xffffffff, "registers")
   return hub_source(self, ("msr %#x"):format(filter.addr), filter)
 end
 
@@ -255,7 +306,7 @@ local hypercall_spec = { nr = "!integer|string", len = "integer", cpu = "integer
 ---@return Source
 function vm:hypercall(t)
   strict.check("vm:hypercall", t, hypercall_spec)
-  local filter = access_filter("vm:hypercall", "hypercall", "nr", t)
+  local filter = access_filter(self, "vm:hypercall", "hypercall", "nr", t, -1, "numbers")
   return hub_source(self, ("hypercall %d"):format(filter.addr), filter)
 end
 
@@ -281,7 +332,7 @@ function vm:exec(where, t)
     error(("vm:exec: an address or a symbol is expected, got %s"):format(type(where)), 2)
   end
   return hub_source(self, type(where) == "string" and "exec " .. where or ("exec %#x"):format(addr),
-    { source = "exec", addr = addr, len = 1, cpu = t.cpu, skip = t.skip, limit = t.limit })
+    pick(self, "vm:exec", { source = "exec", addr = addr, len = 1 }, t, 2))
 end
 
 --- A line of the interrupt controller changed: x.addr is its number, x.value the level.
@@ -291,9 +342,9 @@ end
 function vm:irq(n, t)
   t = strict.check("vm:irq", t or {}, { value = "integer", skip = "integer", limit = "integer" })
   if math.type(n) ~= "integer" or n < 0 then error("vm:irq: the number of a line is expected", 2) end
-  return hub_source(self, ("irq %d"):format(n), {
-    source = "irq", addr = n, len = 1, writes = true, value = t.value, mask = t.value and -1 or nil, skip = t.skip, limit = t.limit,
-  })
+  return hub_source(self, ("irq %d"):format(n), pick(self, "vm:irq", {
+    source = "irq", addr = n, len = 1, writes = true, value = t.value, mask = t.value and -1 or nil,
+  }, t, 2))
 end
 
 --- A vCPU left the guest: every time, or for one reason ("hlt", "shutdown", …).
@@ -346,7 +397,8 @@ function chardev:text(what)
       if fn(nil, seen) == "pause" then machine:pause("text " .. what) end
     end, once and (data.matched or 0) or nil)
   end
-  return new_source(machine, ("text %q"):format(what), arm, nil)
+  local function ring(n) return self:_match_ring(what, n) end
+  return new_source(machine, ("text %q"):format(what), arm, ring)
 end
 
 return event
