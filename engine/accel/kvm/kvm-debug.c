@@ -292,7 +292,7 @@ static bool apply(KvmVcpu *kv, bool step, int without, uint32_t inject)
     struct kvm_guest_debug g = { .control = inject };
     pthread_mutex_lock(&a->debug_mutex);
     kv->debug_gen = __atomic_load_n(&a->debug_gen, __ATOMIC_SEQ_CST);
-    kv->step_watch = false;
+    kv->step_watch = kv->debug_hw = false;
     for (unsigned i = 0; i < a->breaks->len; i++) {
         const KvmBreak *b = &g_array_index(a->breaks, KvmBreak, i);
         g.control |= KVM_GUESTDBG_ENABLE;
@@ -303,6 +303,7 @@ static bool apply(KvmVcpu *kv, bool step, int without, uint32_t inject)
             kv->step_watch = true;
         } else {
             g.control |= KVM_GUESTDBG_USE_HW_BP;
+            kv->debug_hw = true;
             if (b->slot != without) {
                 g.arch.debugreg[b->slot] = b->addr;
                 g.arch.debugreg[7] |= UINT64_C(0x600) | UINT64_C(2) << (b->slot * 2);
@@ -396,7 +397,7 @@ void kvm_debug_exit(KvmVcpu *kv)
     KvmAccel *a = kv->a;
     const struct kvm_debug_exit_arch d = kv->run->debug.arch;
     KvmBreak b;
-    bool any_hw = false, ours = false;
+    bool ours = false;
     bool found = copy_break(a, d.pc, &b);
     if (found) {
         ours = b.slot >= 0           ? d.exception == VECTOR_DB && (d.dr6 & (1u << b.slot))
@@ -418,21 +419,16 @@ void kvm_debug_exit(KvmVcpu *kv)
         }
         return;
     }
-    pthread_mutex_lock(&a->debug_mutex);
-    for (unsigned i = 0; i < a->breaks->len; i++) {
-        any_hw = any_hw || g_array_index(a->breaks, KvmBreak, i).slot >= 0;
-    }
-    pthread_mutex_unlock(&a->debug_mutex);
     if (d.exception == VECTOR_BP) {
         /* The guest's own, unless a breakpoint was here a moment ago: then the byte is gone and the
          * instruction runs again. */
         if (!raw_byte_is_int3(kv, d.pc) || apply(kv, false, -1, KVM_GUESTDBG_INJECT_BP)) {
             kv->cpu->exit.kind = CPU_EXIT_INTERRUPTED;
         }
-    } else if ((d.dr6 & DR6_BS) || !(d.dr6 & 0xf) || !any_hw) {
+    } else if ((d.dr6 & DR6_BS) || !(d.dr6 & 0xf) || !kv->debug_hw) {
         guest_debug_trap(kv, d.dr6);
     } else {
-        /* Of a debug register that was given back meanwhile. */
+        /* Of a breakpoint that was removed while this exit was under way. */
         kv->cpu->exit.kind = CPU_EXIT_INTERRUPTED;
     }
 }

@@ -207,10 +207,10 @@ struct KvmVcpu {
     CpuExit stash;
 
     uint32_t debug_gen;
-    bool stepping;   /* single step asked for */
-    bool stepover;   /* the breakpoint at stepover_pc was reported and not yet executed */
-    bool step_watch; /* runs in single steps for the sake of breakpoints */
-    bool debug_step; /* what KVM_SET_GUEST_DEBUG last said */
+    bool stepping;             /* single step asked for */
+    bool stepover;             /* the breakpoint at stepover_pc was reported and not yet executed */
+    bool step_watch;           /* runs in single steps for the sake of breakpoints */
+    bool debug_step, debug_hw; /* what KVM_SET_GUEST_DEBUG last said */
     uint64_t stepover_pc;
 
     bool nmi;  /* atomic: an NMI was queued while halted outside KVM */
