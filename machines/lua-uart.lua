@@ -21,7 +21,7 @@ so that saving and restoring need not a line more. What is no state, as the char
 Not emulated: RXRDY and TXRDY, OUT1, the time that a byte takes on the line (it arrives at once).
 ]]
 local machine = require "vmlua.machine"
-local qom = require "vmlua.core.qom"
+local qom = require "vmlua.qom"
 
 -- Interrupt enable, interrupt identification (in order of priority), and what the other registers' bits are called.
 local IER_RX, IER_TX, IER_LINE, IER_MODEM = 0x01, 0x02, 0x04, 0x08

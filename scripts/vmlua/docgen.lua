@@ -77,7 +77,7 @@ end
 ---@param source string
 ---@param module string "vmlua.loader"
 ---@return DocEntry module
----@return DocEntry[] classes declared in it
+---@return DocEntry[] classes declared in it, and additions to classes of the engine
 function docgen.parse(source, module)
   local entry = { kind = "module", name = module, doc = "", functions = {}, fields = {} }
   local classes, by_class = {}, {}
@@ -92,6 +92,15 @@ function docgen.parse(source, module)
       head[#head + 1] = comment
     end
     entry.doc = table.concat(head, "\n")
+  end
+  -- `local vm = api.methods "machine"`: what is added to such a table, handles of that type have.
+  local extends = {}
+  for name, what, type_name in source:gmatch('local%s+([%w_]+)%s*=%s*[%w_]+%.([mg]et[%w]+)%s*%(?%s*"([%w%-]+)"') do
+    if what == "methods" or what == "getters" then
+      local entry_of = { kind = "class", name = type_name, doc = "", functions = {}, fields = {}, addition = true }
+      classes[#classes + 1] = entry_of
+      extends[name] = { entry = entry_of, what = what }
+    end
   end
   local block, number = nil, 0
   for line in (source .. "\n"):gmatch("([^\n]*)\n") do
@@ -113,7 +122,16 @@ function docgen.parse(source, module)
           by_class[block.class] = class
           classes[#classes + 1] = class
         end
-        if owner and (owner == exported or by_class[owner]) then
+        local extended = owner and extends[owner]
+        if extended and extended.what == "getters" then
+          local fields = extended.entry.fields
+          fields[#fields + 1] = { name = name, type = block.returns[1] or "any", doc = table.concat(block.doc, "\n"), readonly = true }
+        elseif extended then
+          local shown = extended.entry.name:match("[%w_%-]+$") .. ":" .. name
+          local functions = extended.entry.functions
+          functions[#functions + 1] = { short = name, name = shown, sig = signature(block, args:sub(2, -2)),
+            doc = table.concat(block.doc, "\n"), line = number, params = block.params }
+        elseif owner and (owner == exported or by_class[owner]) then
           local target = by_class[owner] or entry
           local f = { short = name, name = (owner == exported and short or owner) .. sep .. name, sig = signature(block, args:sub(2, -2)),
             doc = table.concat(block.doc, "\n"), line = number, params = block.params }
@@ -147,21 +165,27 @@ end
 local function core_entries()
   local ok, api = pcall(require, "vmlua.core.api")
   if not ok then return {} end
-  local out = {}
+  local out, known = {}, {}
   for _, d in ipairs(api.list()) do
-    local entry = { kind = d.kind, name = d.name, doc = d.doc or "", functions = {}, fields = {} }
+    -- Several files may declare members of one class.
+    local key = d.kind .. " " .. d.name
+    local entry = known[key] or { kind = d.kind, name = d.name, doc = "", functions = {}, fields = {} }
+    if not known[key] then
+      known[key] = entry
+      out[#out + 1] = entry
+    end
+    if d.doc and d.doc ~= "" then entry.doc = d.doc end
     for _, f in ipairs(d.fields) do
       entry.fields[#entry.fields + 1] = { name = f.name, type = f.type or "any", doc = f.doc or "", readonly = not f.writable }
     end
     local short = d.name:match("[%w_%-]+$")
     local sep = d.kind == "module" and "." or ":"
     for _, f in ipairs(d.functions) do
-      if not f.name:match("^__") then
+      if not f.name:match("^_") then
         entry.functions[#entry.functions + 1] =
           { name = short .. sep .. f.name, short = f.name, sig = plain(f.sig), doc = f.doc or "", fn = f.fn }
       end
     end
-    out[#out + 1] = entry
   end
   return out
 end
@@ -183,7 +207,34 @@ function docgen.collect()
       end
     end
   end
-  for _, e in ipairs(core_entries()) do out[#out + 1] = e end
+  local by_name = {}
+  for _, e in ipairs(core_entries()) do
+    out[#out + 1] = e
+    if e.kind == "class" then by_name[e.name] = e end
+  end
+  -- What scripts add to the engine's classes stands with them.
+  for i = #out, 1, -1 do
+    local e = out[i]
+    local target = e.addition and by_name[e.name]
+    if target then
+      local known = {}
+      for _, f in ipairs(e.functions) do
+        known[f.short] = true
+        f.source = e.source
+      end
+      for j = #target.functions, 1, -1 do
+        if known[target.functions[j].short] then table.remove(target.functions, j) end
+      end
+      for _, f in ipairs(e.functions) do target.functions[#target.functions + 1] = f end
+      for _, f in ipairs(e.fields) do target.fields[#target.fields + 1] = f end
+      table.remove(out, i)
+    end
+  end
+  for _, e in ipairs(out) do
+    if e.kind == "class" and not e.plain then
+      table.sort(e.functions, function(a, b) return a.short < b.short end)
+    end
+  end
   local rank = { module = 1, class = 2, userdata = 3 }
   local place = {}
   for i, n in ipairs(docgen.modules) do place[n] = i end

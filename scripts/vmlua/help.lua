@@ -41,12 +41,13 @@ local function by_name(entries, name)
     names[#names + 1] = e.name:match("[%w_%-]+$")
     if e.name == name or e.name:match("[%w_%-]+$") == name then print_entry(out, e) end
   end
-  if #out > 0 then return out end
   local plain = name:gsub("^vmlua%.", ""):gsub(":", ".")
   for _, e in ipairs(entries) do
     for _, f in ipairs(e.functions) do
       names[#names + 1] = f.name
-      if f.name:gsub(":", ".") == plain or f.short == name or (e.name .. "." .. f.short) == name then print_function(out, f) end
+      if f.name:gsub(":", ".") == plain or f.short == name or (e.name .. "." .. f.short) == name then
+        print_function(out, f)
+      end
     end
     for _, f in ipairs(e.fields) do
       if f.name == name then out[#out + 1] = ("%s.%s: %s\n    %s"):format(e.name, f.name, f.type or "any", f.doc or "") end
@@ -61,10 +62,9 @@ local function find_function(entries, fn)
   local info = debug.getinfo(fn, "S")
   if info.what ~= "C" then
     for _, e in ipairs(entries) do
-      if e.source and info.source == "@" .. e.source then
-        for _, f in ipairs(e.functions) do
-          if f.line == info.linedefined then return f end
-        end
+      for _, f in ipairs(e.functions) do
+        local source = f.source or e.source
+        if f.line == info.linedefined and source and info.source == "@" .. source then return f end
       end
     end
     return nil
