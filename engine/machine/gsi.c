@@ -1,6 +1,8 @@
-/* Interrupt lines of the machine: from devices to the accelerator, past hooks on EVENT_IRQ. */
+/* Interrupts between devices, controllers in user space and the accelerator; lines pass hooks on
+ * EVENT_IRQ on their way. */
 #include <string.h>
 
+#include "engine/core/error.h"
 #include "engine/core/log.h"
 #include "engine/machine/machine_priv.h"
 
@@ -14,6 +16,19 @@ static void put_level(MachinePriv *p, unsigned gsi, bool level)
     uint8_t bit = (uint8_t)(1u << (gsi % 8));
 
     p->levels[gsi / 8] = level ? p->levels[gsi / 8] | bit : p->levels[gsi / 8] & ~bit;
+}
+
+static void gsi_forward(Machine *m, unsigned gsi, int level)
+{
+    Irq **pins = m->priv->pins[gsi];
+
+    if (pins[0]) {
+        for (unsigned i = 0; i < MACHINE_GSI_PINS && pins[i]; i++) {
+            irq_set(pins[i], level);
+        }
+    } else if (m->accel) {
+        machine_accel_class(m)->set_gsi(m->accel, gsi, level);
+    }
 }
 
 static void gsi_set(void *opaque, int n, int level)
@@ -49,9 +64,7 @@ static void gsi_set(void *opaque, int n, int level)
             return;
         }
     }
-    if (m->accel) {
-        machine_accel_class(m)->set_gsi(m->accel, gsi, level ? 1 : 0);
-    }
+    gsi_forward(m, gsi, level ? 1 : 0);
 }
 
 Irq *machine_gsi(Machine *m, unsigned gsi)
@@ -72,8 +85,9 @@ void machine_gsi_restore(Machine *m, const uint8_t levels[MACHINE_MAX_GSI / 8])
 
         if (level != get_level(m->priv, gsi)) {
             put_level(m->priv, gsi, level);
-            if (m->accel) {
-                machine_accel_class(m)->set_gsi(m->accel, gsi, level);
+            /* Controllers in user space have restored the levels of their pins themselves. */
+            if (!m->priv->pins[gsi][0]) {
+                gsi_forward(m, gsi, level);
             }
         }
         irq_restore_level(m->priv->gsi[gsi], level);
@@ -87,5 +101,101 @@ void machine_gsi_close(Machine *m)
             irq_disconnect(m->priv->gsi[gsi]);
             irq_unref(g_steal_pointer(&m->priv->gsi[gsi]));
         }
+        for (unsigned i = 0; i < MACHINE_GSI_PINS; i++) {
+            irq_unref(g_steal_pointer(&m->priv->pins[gsi][i]));
+        }
+    }
+    irq_disconnect(m->priv->intr);
+    irq_unref(g_steal_pointer(&m->priv->intr));
+}
+
+/* ---- controllers in user space ------------------------------------------------------------ */
+
+bool machine_connect_gsi(Machine *m, unsigned gsi, Irq *pin, GError **error)
+{
+    ENGINE_LOCK_ASSERT();
+    if (gsi >= MACHINE_MAX_GSI || m->priv->closing) {
+        return error_set(error, ENGINE_ERROR_INVALID, "%s has no line %u", OBJECT(m)->name, gsi);
+    }
+    for (unsigned i = 0; i < MACHINE_GSI_PINS; i++) {
+        if (!m->priv->pins[gsi][i]) {
+            m->priv->pins[gsi][i] = irq_ref(pin);
+            if (get_level(m->priv, gsi)) {
+                irq_raise(pin);
+            }
+            return true;
+        }
+    }
+    return error_set(error, ENGINE_ERROR_LIMIT, "line %u of %s leads to %d pins already", gsi,
+                     OBJECT(m)->name, MACHINE_GSI_PINS);
+}
+
+static int intr_acknowledge(void *opaque)
+{
+    MachinePriv *p = ((Machine *)opaque)->priv;
+
+    return p->acknowledge ? p->acknowledge(p->acknowledge_opaque) : -1;
+}
+
+static void intr_set(void *opaque, int n, int level)
+{
+    Machine *m = opaque;
+
+    if (m->accel && m->cpus->len > 0 && machine_accel_class(m)->set_intr) {
+        machine_accel_class(m)->set_intr(g_ptr_array_index(m->cpus, 0), level != 0,
+                                         intr_acknowledge, m);
+    }
+}
+
+Irq *machine_intr(Machine *m)
+{
+    if (!m->priv->intr && !m->priv->closing) {
+        m->priv->intr = irq_new(intr_set, m, 0);
+    }
+    return m->priv->intr;
+}
+
+void machine_set_acknowledge(Machine *m, int (*fn)(void *opaque), void *opaque)
+{
+    if (fn || m->priv->acknowledge_opaque == opaque) {
+        m->priv->acknowledge = fn;
+        m->priv->acknowledge_opaque = fn ? opaque : NULL;
+    }
+}
+
+void machine_set_msi(Machine *m, MachineMsiFn fn, void *opaque)
+{
+    if (fn || m->priv->msi_opaque == opaque) {
+        m->priv->msi = fn;
+        m->priv->msi_opaque = fn ? opaque : NULL;
+    }
+}
+
+bool machine_send_msi(Machine *m, uint64_t addr, uint32_t data)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (m->priv->msi) {
+        m->priv->msi(m->priv->msi_opaque, addr, data);
+        return true;
+    }
+    if (m->accel && m->accel->config.irqchip != IRQCHIP_OFF && machine_accel_class(m)->send_msi) {
+        if (machine_accel_class(m)->send_msi(m->accel, addr, data, &error)) {
+            return true;
+        }
+        log_mask(LOG_IRQ, "%s: %s", OBJECT(m)->name, error ? error->message : "message refused");
+    }
+    return false;
+}
+
+void machine_route_pin(Machine *m, unsigned pin, uint64_t addr, uint32_t data)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (m->accel && m->accel->config.irqchip == IRQCHIP_SPLIT &&
+        machine_accel_class(m)->route_msi &&
+        !machine_accel_class(m)->route_msi(m->accel, pin, addr, data, &error)) {
+        log_mask(LOG_IRQ, "%s: pin %u: %s", OBJECT(m)->name, pin,
+                 error ? error->message : "no route");
     }
 }

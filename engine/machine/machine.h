@@ -143,6 +143,26 @@ struct Irq *machine_gsi(Machine *m, unsigned gsi); /* borrowed; NULL from MACHIN
  */
 void machine_set_eoi(Machine *m, void (*fn)(void *opaque, int vector), void *opaque);
 
+/* ---- interrupt controllers in user space (IRQCHIP_OFF and SPLIT) -------------------------- */
+
+/* The line `gsi` leads to `pin` of a controller device instead of to the accelerator; several pins
+ * may be on one line. Takes a reference. Their owners save their levels. false: no such line, or it
+ * has MACHINE_GSI_PINS already. */
+bool machine_connect_gsi(Machine *m, unsigned gsi, struct Irq *pin, GError **error);
+#define MACHINE_GSI_PINS 4
+/* The INTR input of the boot processor, and who answers with the vector when it acknowledges (-1:
+ * nothing after all). `fn` NULL takes `opaque`'s own registration back. */
+struct Irq *machine_intr(Machine *m); /* borrowed */
+void machine_set_acknowledge(Machine *m, int (*fn)(void *opaque), void *opaque);
+/* A message-signalled interrupt: to the local APICs of the accelerator, or to those in user space,
+ * which registered with machine_set_msi. false: there is nobody to take it. */
+typedef void (*MachineMsiFn)(void *opaque, uint64_t addr, uint32_t data);
+bool machine_send_msi(Machine *m, uint64_t addr, uint32_t data);
+void machine_set_msi(Machine *m, MachineMsiFn fn, void *opaque); /* NULL: as above */
+/* IRQCHIP_SPLIT: what an IOAPIC pin sends; the accelerator knows from it of which vectors to report
+ * the EOI. Nothing elsewhere. */
+void machine_route_pin(Machine *m, unsigned pin, uint64_t addr, uint32_t data);
+
 /* Told on each vCPU thread of every machine when it has started and before it ends, under the lock:
  * script state a thread. Process-wide, before the first machine. */
 void machine_set_thread_hooks(void (*started)(VCpu *cpu), void (*ending)(VCpu *cpu));

@@ -50,6 +50,12 @@ typedef struct MachinePriv {
 
     Irq *gsi[MACHINE_MAX_GSI]; /* made when first asked for */
     uint8_t levels[MACHINE_MAX_GSI / 8];
+    Irq *pins[MACHINE_MAX_GSI][MACHINE_GSI_PINS]; /* of controllers in user space; NULL ends */
+    Irq *intr;
+    int (*acknowledge)(void *opaque);
+    void *acknowledge_opaque;
+    MachineMsiFn msi;
+    void *msi_opaque;
     void (*eoi)(void *opaque, int vector);
     void *eoi_opaque;
 } MachinePriv;

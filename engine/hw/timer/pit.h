@@ -1,0 +1,12 @@
+/* The interface of "isa-pit" besides its line: the gates and outputs that other chips of a PC use
+ * (port 0x61 has channel 2). Engine lock. */
+#pragma once
+
+#include "engine/hw/core/device.h"
+
+#define TYPE_ISA_PIT "isa-pit"
+#define PIT_HZ       1193182
+
+void pit_set_gate(DeviceState *dev, unsigned channel, bool level);
+bool pit_get_gate(DeviceState *dev, unsigned channel);
+bool pit_get_out(DeviceState *dev, unsigned channel); /* now */
