@@ -11,12 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MSR_TSC           0x10u
-#define MSR_APIC_BASE     0x1bu
-#define MSR_TSC_DEADLINE  0x6e0u
-#define MSR_EFER          0xc0000080u
-#define MSR_FS_BASE       0xc0000100u
-#define MSR_GS_BASE       0xc0000101u
 #define XSAVE_BV_OFFSET   512
 #define XSAVE_LEGACY_SIZE 576
 #define FXSAVE_MXCSR      24
@@ -24,7 +18,7 @@
 #define FXSAVE_XMM0       160
 #define LAPIC_SIZE        X86_LAPIC_REGS
 
-static bool fail(KvmVcpu *kv, GError **error, const char *what)
+bool kvm_state_fail(KvmVcpu *kv, GError **error, const char *what)
 {
     return error_set_errno(error, "kvm: %s of vCPU %d", what, kv->index);
 }
@@ -68,7 +62,7 @@ static bool get_gpr(KvmVcpu *kv, X86CPUState *s, GError **error)
     } else {
         struct kvm_regs r;
         if (kvm_ioctl(kv->a, kv->fd, KVM_GET_REGS, &r) < 0) {
-            return fail(kv, error, "KVM_GET_REGS");
+            return kvm_state_fail(kv, error, "KVM_GET_REGS");
         }
         regs_to_state(&r, s);
     }
@@ -87,7 +81,8 @@ static bool put_gpr(KvmVcpu *kv, const X86CPUState *s, GError **error)
     struct kvm_regs r;
     regs_from_state(&r, s);
     kv->regs_cached = false;
-    return kvm_ioctl(kv->a, kv->fd, KVM_SET_REGS, &r) == 0 || fail(kv, error, "KVM_SET_REGS");
+    return kvm_ioctl(kv->a, kv->fd, KVM_SET_REGS, &r) == 0 ||
+           kvm_state_fail(kv, error, "KVM_SET_REGS");
 }
 
 static void seg_to_state(const struct kvm_segment *k, X86Segment *s)
@@ -132,7 +127,7 @@ static bool get_system(KvmVcpu *kv, X86CPUState *s, GError **error)
     } u;
     bool two = kvm_has(kv->a, KC_SREGS2);
     if (kvm_ioctl(kv->a, kv->fd, two ? KVM_GET_SREGS2 : KVM_GET_SREGS, &u) < 0) {
-        return fail(kv, error, "KVM_GET_SREGS");
+        return kvm_state_fail(kv, error, "KVM_GET_SREGS");
     }
     const struct kvm_sregs *k = &u.one;
     seg_to_state(&k->es, &s->seg[X86_ES]);
@@ -192,7 +187,7 @@ static bool put_system(KvmVcpu *kv, const X86CPUState *s, GError **error)
                 kv->index, (unsigned long long)s->cr0, (unsigned long long)s->cr4,
                 (unsigned long long)s->efer, (unsigned long long)s->apic_base);
         }
-        return fail(kv, error, "KVM_SET_SREGS");
+        return kvm_state_fail(kv, error, "KVM_SET_SREGS");
     }
     /* Without a LAPIC in the kernel, KVM_RUN takes the priority from here; and what it last said
      * about interrupts does not hold for the new state. */
@@ -252,13 +247,13 @@ static bool get_fpu(KvmVcpu *kv, X86CPUState *s, GError **error)
     if (kvm_has(a, KC_XSAVE)) {
         bool big = a->caps[KC_XSAVE2] > (int)sizeof(struct kvm_xsave);
         if (kvm_ioctl(a, kv->fd, big ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, kv->xsave_buf) < 0) {
-            return fail(kv, error, "KVM_GET_XSAVE");
+            return kvm_state_fail(kv, error, "KVM_GET_XSAVE");
         }
         memcpy(s->xsave, kv->xsave_buf, s->xsave_size);
     } else {
         struct kvm_fpu f;
         if (kvm_ioctl(a, kv->fd, KVM_GET_FPU, &f) < 0) {
-            return fail(kv, error, "KVM_GET_FPU");
+            return kvm_state_fail(kv, error, "KVM_GET_FPU");
         }
         s->xsave_size = XSAVE_LEGACY_SIZE;
         fpu_to_xsave(&f, s->xsave);
@@ -267,7 +262,7 @@ static bool get_fpu(KvmVcpu *kv, X86CPUState *s, GError **error)
     if (kvm_has(a, KC_XCRS)) {
         struct kvm_xcrs x;
         if (kvm_ioctl(a, kv->fd, KVM_GET_XCRS, &x) < 0) {
-            return fail(kv, error, "KVM_GET_XCRS");
+            return kvm_state_fail(kv, error, "KVM_GET_XCRS");
         }
         for (unsigned i = 0; i < MIN(x.nr_xcrs, KVM_MAX_XCRS); i++) {
             if (x.xcrs[i].xcr == 0) {
@@ -290,13 +285,14 @@ static bool put_fpu(KvmVcpu *kv, const X86CPUState *s, GError **error)
                     "kvm: vCPU %d: this host or CPUID policy does not allow xcr0 %#llx", kv->index,
                     (unsigned long long)s->xcr0);
             }
-            return fail(kv, error, "KVM_SET_XCRS");
+            return kvm_state_fail(kv, error, "KVM_SET_XCRS");
         }
     }
     if (!kvm_has(a, KC_XSAVE)) {
         struct kvm_fpu f;
         fpu_from_xsave(&f, s->xsave);
-        return kvm_ioctl(a, kv->fd, KVM_SET_FPU, &f) == 0 || fail(kv, error, "KVM_SET_FPU");
+        return kvm_ioctl(a, kv->fd, KVM_SET_FPU, &f) == 0 ||
+               kvm_state_fail(kv, error, "KVM_SET_FPU");
     }
     uint32_t room = MAX(a->caps[KC_XSAVE2], (int)sizeof(struct kvm_xsave));
     uint32_t used = MIN(s->xsave_size, X86_XSAVE_MAX);
@@ -316,7 +312,7 @@ static bool put_fpu(KvmVcpu *kv, const X86CPUState *s, GError **error)
                              "%#llx",
                              kv->index, (unsigned long long)bv);
         }
-        return fail(kv, error, "KVM_SET_XSAVE");
+        return kvm_state_fail(kv, error, "KVM_SET_XSAVE");
     }
     return true;
 }
@@ -327,7 +323,7 @@ static bool get_debug(KvmVcpu *kv, X86CPUState *s, GError **error)
 {
     struct kvm_debugregs d;
     if (kvm_ioctl(kv->a, kv->fd, KVM_GET_DEBUGREGS, &d) < 0) {
-        return fail(kv, error, "KVM_GET_DEBUGREGS");
+        return kvm_state_fail(kv, error, "KVM_GET_DEBUGREGS");
     }
     memcpy(s->dr, (const void *)d.db, sizeof(s->dr));
     s->dr6 = d.dr6;
@@ -340,14 +336,14 @@ static bool put_debug(KvmVcpu *kv, const X86CPUState *s, GError **error)
     struct kvm_debugregs d = { .dr6 = (uint32_t)s->dr6, .dr7 = (uint32_t)s->dr7 };
     memcpy((void *)d.db, s->dr, sizeof(s->dr));
     return kvm_ioctl(kv->a, kv->fd, KVM_SET_DEBUGREGS, &d) == 0 ||
-           fail(kv, error, "KVM_SET_DEBUGREGS");
+           kvm_state_fail(kv, error, "KVM_SET_DEBUGREGS");
 }
 
 static bool get_lapic(KvmVcpu *kv, X86CPUState *s, GError **error)
 {
     s->has_lapic = kvm_lapic_in_kernel(kv->a);
     return !s->has_lapic || kvm_ioctl(kv->a, kv->fd, KVM_GET_LAPIC, s->lapic) == 0 ||
-           fail(kv, error, "KVM_GET_LAPIC");
+           kvm_state_fail(kv, error, "KVM_GET_LAPIC");
 }
 
 /* A state without LAPIC registers is that of a reset. */
@@ -358,238 +354,8 @@ static bool put_lapic(KvmVcpu *kv, const X86CPUState *s, GError **error)
     }
     uint8_t regs[LAPIC_SIZE];
     memcpy(regs, s->has_lapic ? s->lapic : kv->lapic_reset, sizeof(regs));
-    return kvm_ioctl(kv->a, kv->fd, KVM_SET_LAPIC, regs) == 0 || fail(kv, error, "KVM_SET_LAPIC");
-}
-
-/* ---- MSRs --------------------------------------------------------------------------------- */
-
-typedef struct MsrBatch {
-    struct kvm_msrs head;
-    struct kvm_msr_entry entries[X86_MSR_MAX + 2];
-} MsrBatch;
-
-static int compare_u32(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-/* Held in other groups, or not saved through MSRs. */
-static bool msr_elsewhere(uint32_t index)
-{
-    return index == MSR_TSC || index == MSR_APIC_BASE || index == MSR_EFER ||
-           index == MSR_FS_BASE || index == MSR_GS_BASE;
-}
-
-static bool msr_is_pmu(uint32_t index)
-{
-    return (index >= 0xc1 && index <= 0xd2) || (index >= 0x186 && index <= 0x197) ||
-           (index >= 0x309 && index <= 0x30d) || (index >= 0x38d && index <= 0x390) ||
-           (index >= 0x4c1 && index <= 0x4d2) || (index >= 0xc0010000 && index <= 0xc0010007) ||
-           (index >= 0xc0010200 && index <= 0xc001020b) ||
-           (index >= 0xc0000300 && index <= 0xc0000302);
-}
-
-static uint32_t *read_list(KvmAccel *a, unsigned long request, unsigned *n)
-{
-    struct kvm_msr_list probe = { .nmsrs = 0 };
-    *n = 0;
-    if (kvm_ioctl(a, a->sys_fd, request, &probe) < 0 && errno != E2BIG) {
-        return NULL;
-    }
-    struct kvm_msr_list *l = g_malloc0(sizeof(*l) + (probe.nmsrs + 1) * sizeof(uint32_t));
-    l->nmsrs = probe.nmsrs;
-    uint32_t *out = NULL;
-    if (kvm_ioctl(a, a->sys_fd, request, l) == 0) {
-        out = g_memdup2((const void *)l->indices, MAX(l->nmsrs, 1) * sizeof(uint32_t));
-        *n = l->nmsrs;
-        qsort(out, *n, sizeof(uint32_t), compare_u32);
-    }
-    g_free(l);
-    return out;
-}
-
-/* Reads the MSRs of a list, those that can be read; returns how many. */
-static unsigned read_msrs(KvmVcpu *kv, const uint32_t *list, unsigned n, X86Msr *out)
-{
-    struct kvm_msrs *m = g_malloc0(sizeof(*m) + MAX(n, 1) * sizeof(m->entries[0]));
-    unsigned got = 0, from = 0;
-    while (from < n) {
-        m->nmsrs = n - from;
-        for (unsigned i = from; i < n; i++) {
-            m->entries[i - from] = (struct kvm_msr_entry){ .index = list[i] };
-        }
-        int r = kvm_ioctl(kv->a, kv->fd, KVM_GET_MSRS, m);
-        for (int i = 0; i < r; i++) {
-            out[got++] = (X86Msr){ .index = m->entries[i].index, .value = m->entries[i].data };
-        }
-        from += (unsigned)MAX(r, 0) + 1; /* the one that stopped it is left out */
-    }
-    g_free(m);
-    return got;
-}
-
-/* Those of KVM's list that a vCPU of this VM really has. */
-static bool build_list(KvmVcpu *kv, GError **error)
-{
-    KvmAccel *a = kv->a;
-    unsigned n, asked = 0, kept = 0, left_out = 0;
-    g_autofree uint32_t *all = read_list(a, KVM_GET_MSR_INDEX_LIST, &n);
-    if (!all) {
-        return fail(kv, error, "KVM_GET_MSR_INDEX_LIST");
-    }
-    for (unsigned i = 0; i < n; i++) {
-        if (!msr_elsewhere(all[i]) && (asked == 0 || all[i] != all[asked - 1])) {
-            all[asked++] = all[i];
-        }
-    }
-    g_autofree X86Msr *have = g_new(X86Msr, MAX(asked, 1));
-    n = read_msrs(kv, all, asked, have);
-    a->msr_list = g_new(uint32_t, X86_MSR_MAX);
-    /* Should they be more than a state holds, performance counters are what a guest misses least.
-     */
-    for (unsigned i = 0; i < n; i++) {
-        if (kept == X86_MSR_MAX || (n > X86_MSR_MAX && msr_is_pmu(have[i].index))) {
-            left_out++;
-        } else {
-            a->msr_list[kept++] = have[i].index;
-        }
-    }
-    if (left_out) {
-        log_mask(LOG_STATE, "kvm: %u MSRs are left out of saved state, it holds %d", left_out,
-                 X86_MSR_MAX);
-    }
-    a->n_msrs = kept;
-    g_free(a->feature_msrs);
-    a->feature_msrs = read_list(a, KVM_GET_MSR_FEATURE_INDEX_LIST, &a->n_feature_msrs);
-    return true;
-}
-
-/* The values at power-on are what reset gives back, for every MSR that a reset state does not
- * name. */
-bool kvm_msrs_init(KvmVcpu *kv, GError **error)
-{
-    KvmAccel *a = kv->a;
-    if (!a->msr_list && !build_list(kv, error)) {
-        return false;
-    }
-    if (!kv->msr_reset) {
-        kv->msr_reset = g_new0(X86Msr, MAX(a->n_msrs, 1));
-        if (read_msrs(kv, a->msr_list, a->n_msrs, kv->msr_reset) != a->n_msrs) {
-            g_clear_pointer(&kv->msr_reset, g_free);
-            return error_set(error, ENGINE_ERROR_UNSUPPORTED,
-                             "kvm: vCPU %d has other MSRs than the first", kv->index);
-        }
-    }
-    return true;
-}
-
-static bool get_msrs(KvmVcpu *kv, X86CPUState *s, GError **error)
-{
-    KvmAccel *a = kv->a;
-    if (!kvm_msrs_init(kv, error)) {
-        return false;
-    }
-    MsrBatch b = { .head = { .nmsrs = a->n_msrs + 1 } };
-    for (unsigned i = 0; i < a->n_msrs; i++) {
-        b.entries[i].index = a->msr_list[i];
-    }
-    b.entries[a->n_msrs].index = MSR_TSC;
-    int r = kvm_ioctl(a, kv->fd, KVM_GET_MSRS, &b);
-    if (r < 0) {
-        return fail(kv, error, "KVM_GET_MSRS");
-    }
-    if ((unsigned)r <= a->n_msrs) {
-        return error_set(error, ENGINE_ERROR_IO, "kvm: vCPU %d: MSR %#x can no longer be read",
-                         kv->index, b.entries[r].index);
-    }
-    s->n_msrs = a->n_msrs;
-    for (unsigned i = 0; i < a->n_msrs; i++) {
-        s->msrs[i] = (X86Msr){ .index = b.entries[i].index, .value = b.entries[i].data };
-    }
-    s->tsc = kv->tsc_shown = b.entries[a->n_msrs].data;
-    kv->tsc_shown_valid = true;
-    return true;
-}
-
-static const X86Msr *find_msr(const X86Msr *msrs, unsigned n, uint32_t index)
-{
-    for (unsigned i = 0; i < n; i++) {
-        if (msrs[i].index == index) {
-            return &msrs[i];
-        }
-    }
-    return NULL;
-}
-
-/* Some MSRs can be set only before the first run, or only to what they are: then what they are is
- * good enough if it is what is asked for. */
-static bool put_batch(KvmVcpu *kv, MsrBatch *b, GError **error)
-{
-    unsigned done = 0, total = b->head.nmsrs;
-    while (done < total) {
-        b->head.nmsrs = total - done;
-        int r = kvm_ioctl(kv->a, kv->fd, KVM_SET_MSRS, b);
-        if (r < 0) {
-            return fail(kv, error, "KVM_SET_MSRS");
-        }
-        if ((unsigned)r == total - done) {
-            return true;
-        }
-        const struct kvm_msr_entry *e = &b->entries[r];
-        uint64_t now = 0;
-        if (!kvm_msr_get(kv, e->index, &now) || now != e->data) {
-            return error_set(error, ENGINE_ERROR_UNSUPPORTED,
-                             "kvm: vCPU %d: this host's KVM refuses %#llx for MSR %#x (it holds "
-                             "%#llx)",
-                             kv->index, (unsigned long long)e->data, e->index,
-                             (unsigned long long)now);
-        }
-        unsigned skip = (unsigned)r + 1;
-        memmove(b->entries, b->entries + skip, (total - done - skip) * sizeof(b->entries[0]));
-        done += skip;
-    }
-    return true;
-}
-
-static bool put_msrs(KvmVcpu *kv, const X86CPUState *s, GError **error)
-{
-    KvmAccel *a = kv->a;
-    if (!kvm_msrs_init(kv, error)) {
-        return false;
-    }
-    MsrBatch b = { .head = { 0 } };
-    unsigned n = 0, state_n = MIN(s->n_msrs, X86_MSR_MAX);
-    uint64_t deadline = 0;
-    bool has_deadline = false;
-    for (unsigned i = 0; i < a->n_msrs; i++) {
-        const X86Msr *m = find_msr(s->msrs, state_n, a->msr_list[i]);
-        uint64_t value = m ? m->value : kv->msr_reset[i].value;
-        if (a->msr_list[i] == MSR_TSC_DEADLINE) {
-            deadline = value;
-            has_deadline = kvm_lapic_in_kernel(a);
-            continue;
-        }
-        b.entries[n++] = (struct kvm_msr_entry){ .index = a->msr_list[i], .data = value };
-    }
-    for (unsigned i = 0; i < state_n; i++) {
-        if (!bsearch(&s->msrs[i].index, a->msr_list, a->n_msrs, sizeof(uint32_t), compare_u32) &&
-            !msr_elsewhere(s->msrs[i].index) && s->msrs[i].value) {
-            log_mask(LOG_STATE, "kvm: vCPU %d: MSR %#x (%#llx) does not exist on this host",
-                     kv->index, s->msrs[i].index, (unsigned long long)s->msrs[i].value);
-        }
-    }
-    /* A TSC that nobody changed since it was read is not written back: it would lose the time
-     * between. (KVM without hardware under it takes writes and goes on showing the host's TSC.) */
-    if (!kv->tsc_shown_valid || s->tsc != kv->tsc_shown) {
-        b.entries[n++] = (struct kvm_msr_entry){ .index = MSR_TSC, .data = s->tsc };
-    }
-    /* The deadline is compared with the TSC, so it comes after it. */
-    if (has_deadline) {
-        b.entries[n++] = (struct kvm_msr_entry){ .index = MSR_TSC_DEADLINE, .data = deadline };
-    }
-    b.head.nmsrs = n;
-    return put_batch(kv, &b, error);
+    return kvm_ioctl(kv->a, kv->fd, KVM_SET_LAPIC, regs) == 0 ||
+           kvm_state_fail(kv, error, "KVM_SET_LAPIC");
 }
 
 /* ---- events and run state ----------------------------------------------------------------- */
@@ -598,7 +364,7 @@ static bool get_events(KvmVcpu *kv, X86CPUState *s, GError **error)
 {
     struct kvm_vcpu_events e = { 0 };
     if (kvm_ioctl(kv->a, kv->fd, KVM_GET_VCPU_EVENTS, &e) < 0) {
-        return fail(kv, error, "KVM_GET_VCPU_EVENTS");
+        return kvm_state_fail(kv, error, "KVM_GET_VCPU_EVENTS");
     }
     s->events = (X86Events){
         .exception_injected = e.exception.injected,
@@ -625,7 +391,7 @@ static bool get_events(KvmVcpu *kv, X86CPUState *s, GError **error)
     if (kvm_lapic_in_kernel(kv->a)) {
         struct kvm_mp_state mp;
         if (kvm_ioctl(kv->a, kv->fd, KVM_GET_MP_STATE, &mp) < 0) {
-            return fail(kv, error, "KVM_GET_MP_STATE");
+            return kvm_state_fail(kv, error, "KVM_GET_MP_STATE");
         }
         if (mp.mp_state <= KVM_MP_STATE_SIPI_RECEIVED) {
             s->mp_state = (X86MpState)mp.mp_state;
@@ -676,12 +442,12 @@ static bool put_events(KvmVcpu *kv, const X86CPUState *s, GError **error)
                              "system management mode)",
                              kv->index);
         }
-        return fail(kv, error, "KVM_SET_VCPU_EVENTS");
+        return kvm_state_fail(kv, error, "KVM_SET_VCPU_EVENTS");
     }
     if (kvm_lapic_in_kernel(kv->a)) {
         struct kvm_mp_state mp = { .mp_state = (uint32_t)s->mp_state };
         if (kvm_ioctl(kv->a, kv->fd, KVM_SET_MP_STATE, &mp) < 0) {
-            return fail(kv, error, "KVM_SET_MP_STATE");
+            return kvm_state_fail(kv, error, "KVM_SET_MP_STATE");
         }
     }
     return true;
@@ -706,7 +472,7 @@ bool kvm_get_state(VCpu *cpu, unsigned groups, GError **error)
            (!(groups & X86_STATE_SYSTEM) || get_system(kv, s, error)) &&
            (!(groups & X86_STATE_FPU) || get_fpu(kv, s, error)) &&
            (!(groups & X86_STATE_DEBUG) || get_debug(kv, s, error)) &&
-           (!(groups & X86_STATE_MSRS) || get_msrs(kv, s, error)) &&
+           (!(groups & X86_STATE_MSRS) || kvm_get_msrs(kv, s, error)) &&
            (!(groups & X86_STATE_LAPIC) || get_lapic(kv, s, error)) &&
            (!(groups & X86_STATE_EVENTS) || get_events(kv, s, error));
 }
@@ -723,7 +489,7 @@ bool kvm_put_state(VCpu *cpu, unsigned groups, GError **error)
            (!(groups & X86_STATE_FPU) || put_fpu(kv, s, error)) &&
            (!(groups & X86_STATE_DEBUG) || put_debug(kv, s, error)) &&
            (!(groups & X86_STATE_LAPIC) || put_lapic(kv, s, error)) &&
-           (!(groups & X86_STATE_MSRS) || put_msrs(kv, s, error)) &&
+           (!(groups & X86_STATE_MSRS) || kvm_put_msrs(kv, s, error)) &&
            (!(groups & X86_STATE_EVENTS) || put_events(kv, s, error));
 }
 

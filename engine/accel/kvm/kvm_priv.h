@@ -5,7 +5,8 @@
  *   kvm-vcpu.c           vCPU creation, kicks, CPUID
  *   kvm-hold.c           keeping every vCPU out of KVM_RUN for a moment
  *   kvm-run.c            KVM_RUN and the translation of its exits
- *   kvm-state.c          registers, MSRs and events between KVM and X86CPUState
+ *   kvm-state.c          registers and events between KVM and X86CPUState
+ *   kvm-state-msr.c      MSRs between KVM and X86CPUState
  *   kvm-memory.c         memory slots and dirty logs
  *   kvm-io.c             ioeventfds and coalesced writes
  *   kvm-irq.c            interrupt lines, routing, irqfds, injection
@@ -280,7 +281,12 @@ bool kvm_get_state(VCpu *cpu, unsigned groups, GError **error);
 bool kvm_put_state(VCpu *cpu, unsigned groups, GError **error);
 void kvm_flush_stopped(KvmAccel *a);
 bool kvm_flush_state(KvmVcpu *kv); /* puts what is dirty; false: cpu->exit says what failed */
+bool kvm_state_fail(KvmVcpu *kv, GError **error, const char *what); /* from errno */
+/* kvm-state-msr.c */
 bool kvm_msrs_init(KvmVcpu *kv, GError **error);
+bool kvm_get_msrs(KvmVcpu *kv, X86CPUState *s, GError **error);
+bool kvm_put_msrs(KvmVcpu *kv, const X86CPUState *s, GError **error);
+
 void kvm_take_cached_regs(KvmVcpu *kv);
 bool kvm_linear_pc(KvmVcpu *kv, uint64_t *pc);
 
