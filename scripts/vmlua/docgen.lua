@@ -115,7 +115,7 @@ function docgen.parse(source, module)
       end
     else
       if block then
-        local owner, sep, name, args = line:match("^function ([%a_][%w_]*)([%.:])([%a_][%w_]*)%s*(%b())")
+        local owner, sep, name, args = line:match("^%s*function ([%a_][%w_]*)([%.:])([%a_][%w_]*)%s*(%b())")
         if block.class and not by_class[block.class] then
           local class = { kind = "class", name = block.class, doc = table.concat(block.doc, "\n"), functions = {}, fields = block.fields,
             plain = true }
@@ -131,8 +131,8 @@ function docgen.parse(source, module)
           local functions = extended.entry.functions
           functions[#functions + 1] = { short = name, name = shown, sig = signature(block, args:sub(2, -2)),
             doc = table.concat(block.doc, "\n"), line = number, params = block.params }
-        elseif owner and (owner == exported or by_class[owner]) then
-          local target = by_class[owner] or entry
+        elseif owner and (owner == exported or by_class[owner] or by_class[owner:upper()]) then
+          local target = by_class[owner] or by_class[owner:upper()] or entry -- `t` is how a T is called
           local f = { short = name, name = (owner == exported and short or owner) .. sep .. name, sig = signature(block, args:sub(2, -2)),
             doc = table.concat(block.doc, "\n"), line = number, params = block.params }
           target.functions[#target.functions + 1] = f

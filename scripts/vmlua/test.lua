@@ -70,6 +70,7 @@ end
 
 -- ---- t ----------------------------------------------------------------------------------------
 
+--- What a test is given.
 ---@class T
 local function new_t(entry, env)
   local t = { name = entry.name, file = entry.file }
