@@ -751,6 +751,21 @@ static int get_accel(lua_State *L)
     return 1;
 }
 
+static int get_irqchip(lua_State *L)
+{
+    static const char *const modes[] = { "off", "split", "on" };
+    Machine *m = check_machine(L, 1);
+    lua_pushstring(L, m->accel ? modes[m->accel->config.irqchip] : NULL);
+    return 1;
+}
+
+static int get_kernel_pit(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    lua_pushboolean(L, m->accel && m->accel->config.pit);
+    return 1;
+}
+
 static int get_ram_size(lua_State *L)
 {
     lua_pushinteger(L, (lua_Integer)check_machine(L, 1)->ram_size);
@@ -889,6 +904,25 @@ static int l_gsi(lua_State *L)
     return 1;
 }
 
+static int l_connect_gsi(lua_State *L)
+{
+    Machine *m = check_machine(L, 1);
+    unsigned n = (unsigned)binding_check_range(L, 2, 0, MACHINE_MAX_GSI - 1, "gsi");
+    struct Irq *pin = binding_check_irq(L, 3);
+    GError *error = NULL;
+
+    if (!machine_connect_gsi(m, n, pin, &error)) {
+        return binding_raise(L, error);
+    }
+    return 0;
+}
+
+static int l_intr(lua_State *L)
+{
+    binding_push_irq(L, machine_intr(check_machine(L, 1)));
+    return 1;
+}
+
 /* ---- tables
  * -------------------------------------------------------------------------------------------------------
  */
@@ -937,6 +971,10 @@ static const ApiFunction methods[] = {
     { "on_reset", l_on_reset, "(self, fn: function): machine-watch",
       "Calls fn at each reset, in order of addition." },
     { "gsi", l_gsi, "(self, n: integer): irq", "An input of the interrupt controller." },
+    { "connect_gsi", l_connect_gsi, "(self, n: integer, pin: irq)",
+      "Leads that input to a controller device instead of to the accelerator; more than one may be "
+      "on it." },
+    { "intr", l_intr, "(self): irq", "The interrupt input of the boot processor." },
     { "snapshot", l_snapshot, "(self): snapshot",
       "The present state of the whole machine as a value, in memory." },
     { "restore", l_restore, "(self, s: snapshot)", "Goes back to a snapshot." },
@@ -956,6 +994,9 @@ static const ApiField fields[] = {
     { "time", get_time, NULL, "integer", "Nanoseconds of its virtual clock." },
     { "id", get_id, NULL, "string", "Its name in the tree." },
     { "accel", get_accel, NULL, "string?", "The accelerator: \"kvm\", \"soft\"." },
+    { "irqchip", get_irqchip, NULL, "\"on\"|\"split\"|\"off\"?",
+      "Which interrupt controllers the accelerator has: all, only the local APICs, none." },
+    { "kernel_pit", get_kernel_pit, NULL, "boolean", "Whether the accelerator has the PIT too." },
     { "ram_size", get_ram_size, set_ram_size, "integer", "Bytes of RAM; fixed once built." },
     { "no_reboot", get_no_reboot, set_no_reboot, "boolean", "A reset ends the machine." },
     { "on_triple_fault", get_on_triple_fault, set_on_triple_fault,

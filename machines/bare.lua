@@ -8,8 +8,10 @@ The smallest useful machine: RAM, one or more CPUs, a serial port, a debug conso
 
 Memory   RAM from 0, in two pieces around 3-4 GiB when it is larger than 3 GiB
 Ports    0x3f8 16550A on line 4 (serial 0) · 0xe9 debug console · 0xf4 isa-debug-exit
-Lines    the PC's: PIC, I/O APIC, local APICs and PIT come with the accelerator (`-accel kvm,kernel-irqchip=…`)
+Lines    the PC's: what of PIC, I/O APIC, local APICs and PIT does not come with the accelerator
+         (`-accel kvm,kernel-irqchip=on|split|off`) is on the board
 ]]
+local irqchip = require "vmlua.irqchip"
 local loader = require "vmlua.loader"
 local machine = require "vmlua.machine"
 local options = require "vmlua.options"
@@ -96,6 +98,7 @@ return machine.define {
   init = function(m)
     local conf = m.conf
     local low, map = add_ram(m)
+    irqchip.add(m)
     m:device("isa-serial", { iobase = 0x3f8, irq = 4, chardev = m:serial(0) })
     m.data.debugcon = machine.chardev(conf.debugcon or "ring", m, "debugcon")
     m:device("debugcon", { iobase = 0xe9, chardev = m.data.debugcon })

@@ -4,6 +4,7 @@ What `./dev demo` runs. The board below is the whole machine; its guest is tests
 The guest prints over the serial port, takes five interrupts of the timer, and then asks a question by writing it to
 port 0x500, where no device is: two hooks in Lua listen there and answer. It ends through isa-debug-exit.
 ]]
+local irqchip = require "vmlua.irqchip"
 local machine = require "vmlua.machine"
 
 -- nasm -f bin tests/guests/demo.asm; tests/functional/boards.lua compares the two.
@@ -40,6 +41,7 @@ return machine.define {
   name = "demo", doc = "Prints, takes timer interrupts, and is answered by Lua", ram = "1M",
   init = function(m)
     m.memory:add(0, m.ram)
+    irqchip.add(m)
     m:device("isa-serial", { iobase = 0x3f8, irq = 4, chardev = m:serial(0) })
     m:device("isa-debug-exit", { iobase = 0xf4 })
     m:place(0x7c00, guest)

@@ -205,13 +205,16 @@ Machine *machine_new(const char *type_name, const char *id, GError **error)
     return m;
 }
 
-static void machine_eoi(void *opaque, int vector)
+void machine_eoi(Machine *m, int vector)
 {
-    Machine *m = opaque;
-
     if (m->priv->eoi) {
         m->priv->eoi(m->priv->eoi_opaque, vector);
     }
+}
+
+static void accel_eoi(void *opaque, int vector)
+{
+    machine_eoi(opaque, vector);
 }
 
 void machine_set_eoi(Machine *m, void (*fn)(void *opaque, int vector), void *opaque)
@@ -241,7 +244,7 @@ bool machine_set_accel(Machine *m, AccelClass *klass, IrqchipMode irqchip, bool 
         .irqchip = irqchip,
         .pit = pit,
         .max_cpus = mc->max_cpus ? mc->max_cpus : MAX_CPUS_DEFAULT,
-        .eoi = machine_eoi,
+        .eoi = accel_eoi,
         .opaque = m,
     };
     Accel *a;

@@ -139,9 +139,9 @@ uint64_t machine_restore_count(const Machine *m); /* rises with every restore: w
  * them. */
 struct Irq *machine_gsi(Machine *m, unsigned gsi); /* borrowed; NULL from MACHINE_MAX_GSI on */
 #define MACHINE_MAX_GSI 1024
-/* IRQCHIP_SPLIT: who is told of an EOI that the IOAPIC waits for (on a vCPU thread, with the lock).
- */
+/* Who is told of an EOI that the IOAPIC waits for (on a vCPU thread, with the lock). */
 void machine_set_eoi(Machine *m, void (*fn)(void *opaque, int vector), void *opaque);
+void machine_eoi(Machine *m, int vector); /* of local APICs in user space: tells it */
 
 /* ---- interrupt controllers in user space (IRQCHIP_OFF and SPLIT) -------------------------- */
 

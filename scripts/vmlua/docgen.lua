@@ -154,7 +154,7 @@ end
 -- Modules whose functions people call; the others serve these.
 docgen.modules = {
   "vmlua", "vmlua.machine", "vmlua.event", "vmlua.sched", "vmlua.qom", "vmlua.cpuid", "vmlua.loader", "vmlua.symbols", "vmlua.test",
-  "vmlua.text", "vmlua.pretty", "vmlua.strict", "vmlua.options", "vmlua.help", "vmlua.docgen",
+  "vmlua.text", "vmlua.pretty", "vmlua.strict", "vmlua.options", "vmlua.help", "vmlua.docgen", "vmlua.irqchip",
 }
 
 -- The colon of a method's name says that there is a self.

@@ -1,0 +1,42 @@
+--[[
+The interrupt controllers and the timer of a PC, as far as the accelerator does not bring them:
+
+    irqchip "on"     all are in the accelerator, the PIT too unless `pit` says otherwise
+    irqchip "split"  local APICs in the accelerator; PIC, I/O APIC and PIT are devices
+    irqchip "off"    PIC and PIT are devices; there are no APICs
+]]
+local irqchip = {}
+
+-- The PIT is on line 0; an I/O APIC has that on pin 2, where its firmware tables say it is.
+local function ioapic_pin(gsi)
+  if gsi == 0 then return 2 end
+  if gsi ~= 2 then return gsi end
+end
+
+--- Adds to machine `m` what it lacks, wired as in a PC. Answers the devices by name: pic, ioapic, pit.
+---@param m machine
+---@return { pic: device?, ioapic: device?, pit: device? }
+function irqchip.add(m)
+  local made = {}
+  if m.irqchip ~= "on" then
+    made.pic = m:device("isa-pic", { id = "pic" })
+    made.pic:connect("intr", 0, m:intr())
+    for n = 0, 15 do
+      if n ~= 2 then m:connect_gsi(n, made.pic:irq(nil, n)) end
+    end
+  end
+  if m.irqchip == "split" then
+    made.ioapic = m:device("ioapic", { id = "ioapic" })
+    for n = 0, 23 do
+      local pin = ioapic_pin(n)
+      if pin then m:connect_gsi(n, made.ioapic:irq(nil, pin)) end
+    end
+  end
+  if not m.kernel_pit then
+    made.pit = m:device("isa-pit", { id = "pit" })
+    made.pit:connect("irq", 0, 0)
+  end
+  return made
+end
+
+return irqchip
