@@ -321,6 +321,15 @@ local function memory_backend(m, conf, id)
   return backend
 end
 
+-- The vCPUs are made when the board first looks at them: RAM that it maps before that costs KVM no grace period.
+local getters = api.getters "machine"
+local made_cpus = getters.cpus
+function getters.cpus(m)
+  local make = api.data(m).make_cpus
+  if make then make() end
+  return made_cpus(m)
+end
+
 local function build(m, class, conf)
   local data = api.data(m)
   local what = "board " .. class.name
@@ -377,10 +386,12 @@ local function build(m, class, conf)
     policy, err = require("vmlua.cpuid").make(model, accel)
     if not policy then error(err, 0) end
   end
-  for _ = 1, cpus do
-    local cpu
-    cpu, err = m:add_cpu(policy)
-    if not cpu then error(err, 0) end
+  data.make_cpus = function()
+    data.make_cpus = nil
+    for _ = 1, cpus do
+      local cpu, why_not = m:add_cpu(policy)
+      if not cpu then error(why_not, 0) end
+    end
   end
 
   for _, c in ipairs(lineage(class)) do
@@ -389,6 +400,7 @@ local function build(m, class, conf)
     if init then init(m) end
   end
   add_devices(m, conf.device, "device")
+  if data.make_cpus then data.make_cpus() end
 
   for _, key in ipairs(board_keys) do
     if conf[key] ~= nil and not seen[key] then error(("%s does not use %s"):format(what, key), 0) end
