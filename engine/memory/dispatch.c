@@ -9,6 +9,7 @@
  */
 #include <inttypes.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 #include "engine/core/log.h"
 #include "engine/memory/memory-priv.h"
@@ -323,6 +324,29 @@ static inline const FlatRange *lookup(const View *view, MemoryCache *cache, hwad
     return r;
 }
 
+/* The eventfd that a write rings instead of calling the handler; -1: none. */
+static int find_eventfd(const View *view, hwaddr addr, uint64_t data, unsigned size)
+{
+    unsigned lo = 0, hi = view->n_eventfds;
+
+    while (lo < hi) {
+        unsigned mid = lo + (hi - lo) / 2;
+        if (view->eventfds[mid].ev.range.addr < addr) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    for (; lo < view->n_eventfds && view->eventfds[lo].ev.range.addr == addr; lo++) {
+        const MemoryRegionIoeventfd *ev = &view->eventfds[lo].ev;
+        if ((!ev->range.size || ev->range.size == size) &&
+            (!ev->match_data || ev->data == (data & ones(size)))) {
+            return ev->fd;
+        }
+    }
+    return -1;
+}
+
 /* How much of [addr, addr + len) one fragment may take: up to the end of its range (or of the gap)
  * and, outside of RAM, one access that is valid there. */
 static uint64_t fragment(const View *view, hwaddr addr, uint64_t len, bool is_write)
@@ -396,6 +420,7 @@ MemTxResult address_space_access(AddressSpace *as, MemoryCache *cache, hwaddr ad
         unsigned long generation;
         Target t;
         hwaddr off;
+        int eventfd = -1;
 
         rcu_enter();
         view = rcu_load(&as->view);
@@ -436,7 +461,11 @@ MemTxResult address_space_access(AddressSpace *as, MemoryCache *cache, hwaddr ad
         }
         t = (Target){ .ops = r->ops, .opaque = r->opaque, .mr = r->mr, .name = r->name };
         off = r->offset + (addr - r->addr);
-        if (r->lockless) {
+        /* Accelerators that know of eventfds never get here; the rest, and hooked ranges, do. */
+        if (G_UNLIKELY(is_write && view->n_eventfds)) {
+            eventfd = find_eventfd(view, addr, *data, size);
+        }
+        if (r->lockless && eventfd < 0) {
             res = dispatch_io(&t, off, data, size, is_write, attrs);
             rcu_leave();
             break;
@@ -449,6 +478,13 @@ MemTxResult address_space_access(AddressSpace *as, MemoryCache *cache, hwaddr ad
             if (G_UNLIKELY(as->view->pub.generation != generation)) {
                 continue;
             }
+        }
+        if (G_UNLIKELY(eventfd >= 0)) {
+            /* Under the lock the descriptor is still its owner's: it is taken out of the view
+             * first. */
+            eventfd_write(eventfd, 1);
+            res = MEMTX_OK;
+            break;
         }
         /* The lock may not be given up while a handler relies on it. */
         engine_no_unlock_begin();

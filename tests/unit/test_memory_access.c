@@ -3,6 +3,8 @@
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "engine/core/lock.h"
 #include "engine/core/log.h"
@@ -678,6 +680,39 @@ START_TEST(a_device_that_a_guest_lets_access_itself_is_stopped_before_the_stack_
 }
 END_TEST
 
+START_TEST(a_write_that_an_eventfd_waits_for_rings_it_and_spares_the_device)
+{
+    Probe *p = probe_new(0x1000, 0x40);
+    int any = eventfd(0, EFD_NONBLOCK), nine = eventfd(0, EFD_NONBLOCK);
+    MemoryRegionIoeventfd a = { .range = { 0x10, 0 }, .fd = any };
+    MemoryRegionIoeventfd b = { .range = { 0x20, 4 }, .match_data = true, .data = 9, .fd = nine };
+    eventfd_t rung = 0;
+
+    memory_region_add_eventfd(&p->mr, &a);
+    memory_region_add_eventfd(&p->mr, &b);
+    store(0x1010, 1, 5, MEMTX_OK);
+    store(0x1010, 4, 6, MEMTX_OK);
+    store(0x1020, 4, UINT64_C(0xf00000009), MEMTX_OK);
+    ck_assert_calls(p, "");
+    ck_assert(eventfd_read(any, &rung) == 0 && rung == 2);
+    ck_assert(eventfd_read(nine, &rung) == 0 && rung == 1);
+    /* Another value, another size, a read, another address: the device's. */
+    store(0x1020, 4, 8, MEMTX_OK);
+    store(0x1020, 2, 9, MEMTX_OK);
+    load(0x1010, 1, MEMTX_OK);
+    store(0x1011, 1, 1, MEMTX_OK);
+    ck_assert_calls(p, "w20:4=8 w20:2=9 r10:1=20 w11:1=1");
+    memory_region_del_eventfd(&p->mr, &a);
+    store(0x1010, 1, 7, MEMTX_OK);
+    ck_assert_calls(p, "w10:1=7");
+    ck_assert(eventfd_read(any, &rung) < 0 && eventfd_read(nine, &rung) < 0);
+    memory_region_del_eventfd(&p->mr, &b);
+    close(any);
+    close(nine);
+    probe_free(p);
+}
+END_TEST
+
 START_TEST(a_cached_hit_is_not_used_after_a_change)
 {
     Probe *p = probe_new(0, 0x10), *q = probe_new(0x1000, 0x10);
@@ -734,6 +769,7 @@ int main(void)
                    a_handler_runs_under_the_lock_out_of_rcu_and_a_lockless_one_the_other_way_round);
     tcase_add_test(tc, a_handler_may_move_or_remove_its_own_region_in_the_middle_of_an_access);
     tcase_add_test(tc, a_device_that_a_guest_lets_access_itself_is_stopped_before_the_stack_ends);
+    tcase_add_test(tc, a_write_that_an_eventfd_waits_for_rings_it_and_spares_the_device);
     tcase_add_test(tc, a_cached_hit_is_not_used_after_a_change);
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
