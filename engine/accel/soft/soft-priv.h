@@ -72,6 +72,47 @@ enum {
     FLAG_ID = 1 << 21,
     FLAGS_ARITH = FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF,
 };
+/* ---- control registers ------------------------------------------------------------------- */
+
+#define CR0_PE         (UINT64_C(1) << 0)
+#define CR0_MP         (UINT64_C(1) << 1)
+#define CR0_EM         (UINT64_C(1) << 2)
+#define CR0_TS         (UINT64_C(1) << 3)
+#define CR0_ET         (UINT64_C(1) << 4)
+#define CR0_NE         (UINT64_C(1) << 5)
+#define CR0_WP         (UINT64_C(1) << 16)
+#define CR0_AM         (UINT64_C(1) << 18)
+#define CR0_NW         (UINT64_C(1) << 29)
+#define CR0_CD         (UINT64_C(1) << 30)
+#define CR0_PG         (UINT64_C(1) << 31)
+#define CR4_VME        (UINT64_C(1) << 0)
+#define CR4_PVI        (UINT64_C(1) << 1)
+#define CR4_TSD        (UINT64_C(1) << 2)
+#define CR4_DE         (UINT64_C(1) << 3)
+#define CR4_PSE        (UINT64_C(1) << 4)
+#define CR4_PAE        (UINT64_C(1) << 5)
+#define CR4_MCE        (UINT64_C(1) << 6)
+#define CR4_PGE        (UINT64_C(1) << 7)
+#define CR4_PCE        (UINT64_C(1) << 8)
+#define CR4_OSFXSR     (UINT64_C(1) << 9)
+#define CR4_OSXMMEXCPT (UINT64_C(1) << 10)
+#define CR4_UMIP       (UINT64_C(1) << 11)
+#define CR4_FSGSBASE   (UINT64_C(1) << 16)
+#define CR4_PCIDE      (UINT64_C(1) << 17)
+#define CR4_OSXSAVE    (UINT64_C(1) << 18)
+#define CR4_SMEP       (UINT64_C(1) << 20)
+#define CR4_SMAP       (UINT64_C(1) << 21)
+#define EFER_SCE       (UINT64_C(1) << 0)
+#define EFER_LME       (UINT64_C(1) << 8)
+#define EFER_LMA       (UINT64_C(1) << 10)
+#define EFER_NXE       (UINT64_C(1) << 11)
+#define EFER_FFXSR     (UINT64_C(1) << 14)
+
+/* DR6: what soft_debug_hit collects in SoftCpu.db_pending. */
+enum { DR6_BREAK = 15, DR6_BD = 1 << 13, DR6_BS = 1 << 14, DR6_BT = 1 << 15 };
+
+/* ---- lazy flags -------------------------------------------------------------------------- */
+
 /* What produced the arithmetic flags: computed from cc_dst (result), cc_src (second operand) and
  * the operand size (cc_size: 0..3 = 8..64 bits) when somebody asks. */
 typedef enum {
@@ -153,6 +194,28 @@ typedef struct SoftTlbEntry {
     bool global, user, slow;
 } SoftTlbEntry;
 
+/* ---- MSRs that are plain storage or nearly (soft-msr.c) -------------------------------------- */
+
+#define SOFT_MTRR_VAR 8 /* pairs */
+#define SOFT_MC_BANKS 4
+typedef struct SoftMsrs {
+    uint64_t star, lstar, cstar, sfmask, kernel_gs_base;
+    uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+    uint64_t tsc_aux, tsc_adjust, pat, misc_enable, feature_control, debugctl, xss;
+    uint64_t mtrr_def, mtrr_fixed[11], mtrr_var[SOFT_MTRR_VAR * 2];
+    uint64_t mcg_status, mcg_ctl, mc[SOFT_MC_BANKS * 4];
+    uint64_t tsc_deadline; /* while no LAPIC takes it */
+} SoftMsrs;
+
+/* Where the vCPU's local APIC answers, when the machine has one outside of the accelerator. With
+ * the engine lock or without, as the vCPU thread has it. false: #GP. */
+typedef struct SoftApicOps {
+    bool (*msr)(void *opaque, uint32_t index, bool is_write, uint64_t *value); /* 0x1b, 0x6e0,
+                                                                                  0x800-0x8ff */
+    uint8_t (*get_cr8)(void *opaque);
+    void (*set_cr8)(void *opaque, uint8_t value);
+} SoftApicOps;
+
 /* ---- the CPU ----------------------------------------------------------------------------- */
 
 struct SoftCpu {
@@ -183,6 +246,12 @@ struct SoftCpu {
         uint8_t vector;
     } delivering;
     bool reset_soon, triple_fault, halted;
+    uint8_t ext;         /* EXT bit of the error codes that delivery in progress raises */
+    bool nmi_masked;     /* from the delivery of an NMI to the next IRET */
+    uint32_t db_pending; /* DR6 bits of debug traps after the present instruction */
+    SoftMsrs msr;
+    const SoftApicOps *apic; /* NULL: none */
+    void *apic_opaque;
     VCpu *vcpu;
     SoftAccel *accel;
     sigjmp_buf escape; /* soft_raise and soft_leave come back here */
@@ -207,6 +276,13 @@ static inline uint64_t soft_rip(const SoftCpu *c, const SoftInsn *i)
 static inline uint64_t soft_next_rip(const SoftCpu *c, const SoftInsn *i)
 {
     return c->rip + i->off + i->len;
+}
+
+/* A handler that ends its block sets rip and returns instead of going to the next one. */
+static inline void soft_end_at_next(SoftCpu *c, const SoftInsn *i)
+{
+    uint64_t next = soft_next_rip(c, i);
+    c->rip = c->mode.long_mode ? next : (uint32_t)next;
 }
 
 /* ---- flags (soft-flags.h has the inline forms) --------------------------------------------- */
@@ -281,6 +357,25 @@ void soft_sysret(SoftCpu *c, unsigned op_size);
 void soft_sysenter(SoftCpu *c);
 void soft_sysexit(SoftCpu *c, unsigned op_size);
 uint64_t soft_tsc(SoftCpu *c);
+/* MSRs, cr8 and the like as after power-up; soft_state_load starts from it. */
+void soft_msrs_reset(SoftCpu *c);
+/* Between SoftMsrs and the state's list (EFER and the APIC base are fields of the state). */
+void soft_msrs_load(SoftCpu *c, const X86CPUState *s);
+void soft_msrs_store(const SoftCpu *c, X86CPUState *s);
+/* The most that this CPU implements; caller frees. */
+CpuidPolicy *soft_supported_cpuid(void);
+
+/* ---- debug registers (soft-interrupt.c) ---------------------------------------------------- */
+
+/* Whether DR7 enables a breakpoint of this kind, so that the fast paths must be left: `access` is
+ * SOFT_READ, SOFT_WRITE, SOFT_FETCH. */
+bool soft_debug_armed(const SoftCpu *c, unsigned access);
+/* Collects in db_pending the data breakpoints that an access hits. For SOFT_FETCH it raises #DB
+ * unless RF is set: called before the instruction at `linear` is executed. */
+void soft_debug_hit(SoftCpu *c, uint64_t linear, unsigned len, unsigned access);
+/* After an instruction: raises nothing, but answers whether #DB has to be delivered for a trap (TF
+ * as it was before the instruction, data breakpoints), with DR6 updated. */
+bool soft_debug_trap(SoftCpu *c, bool tf_before);
 
 /* ---- port I/O: checks IOPL and the TSS bitmap, then goes through cpu_handle_exit
  * ----------------------------------- */
