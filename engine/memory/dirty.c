@@ -93,6 +93,9 @@ void ram_block_set_dirty_clients(RamBlock *block, uint64_t offset, uint64_t len,
     if (G_LIKELY(!clients) || !page_span(block, offset, len, &first, &last)) {
         return;
     }
+    if (clients & RAM_DIRTY_CODE_MAP) {
+        ram_block_code_written(block, offset, len);
+    }
     for (unsigned i = 0; i < DIRTY_CLIENTS; i++) {
         if (clients & (1u << i)) {
             set_bits(__atomic_load_n(&block->dirty[i], __ATOMIC_ACQUIRE), first, last);

@@ -149,6 +149,7 @@ void ram_block_unref(RamBlock *block)
     for (unsigned i = 0; i < DIRTY_CLIENTS; i++) {
         g_free(block->dirty[i]);
     }
+    g_free(block->code);
     g_free(block->name);
     g_free(block);
 }

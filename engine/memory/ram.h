@@ -25,12 +25,33 @@ struct RamBlock {
     bool shared, readonly;
     uint64_t page_size; /* of the back end: 4 KiB, 2 MiB, 1 GiB */
     char *name;
-    unsigned long *dirty[3]; /* one bitmap a DIRTY_* client, allocated when the client first logs;
-                                NULL otherwise. Bits are set and cleared atomically */
-    uint8_t dirty_active;    /* atomic: clients that log now */
-    unsigned log_count[3];   /* engine lock: regions that log, a client */
+    unsigned long *dirty[3];  /* one bitmap a DIRTY_* client, allocated when the client first logs;
+                                 NULL otherwise. Bits are set and cleared atomically */
+    uint8_t dirty_active;     /* atomic: clients that log now */
+    unsigned log_count[3];    /* engine lock: regions that log, a client */
+    struct RamCodePage *code; /* a page each; NULL until a software CPU decodes code in here */
 };
 typedef struct RamBlock RamBlock;
+
+/*
+ * Pages that hold decoded code. A software CPU sets in `lines` which 64-byte lines it decoded and
+ * remembers the generation; whoever writes to one of them raises the generation. Both go under
+ * `lock`, and the writer comes after it has written, the decoder compares what it read after it has
+ * set the lines: so a write is never missed.
+ */
+typedef struct RamCodePage {
+    uint64_t lines;      /* under lock; read without it as a hint */
+    uint32_t generation; /* atomic */
+    uint8_t lock;
+    bool seen, shot; /* atomic: held code once, and stays so; all vCPUs know */
+} RamCodePage;
+#define RAM_DIRTY_CODE_MAP 0x80 /* in dirty_active: `code` is there */
+/* The page that `offset` is in; makes the map. Any thread. */
+RamCodePage *ram_block_code_page(RamBlock *block, uint64_t offset);
+/* Marks lines [first, last] as decoded; returns the generation. */
+uint32_t ram_code_page_add(RamCodePage *page, unsigned first, unsigned last);
+/* After a write; ram_block_set_dirty calls it too. Returns whether code was there. */
+bool ram_block_code_written(RamBlock *block, uint64_t offset, uint64_t len);
 
 /* Anonymous, populated on touch, with a guard page after it; `size` is rounded up to whole pages;
  * refused with the sizes when the host cannot. */

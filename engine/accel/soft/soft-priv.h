@@ -20,6 +20,7 @@
 #include "engine/accel/accel.h"
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/x86-state.h"
+#include "engine/memory/ram.h"
 
 typedef struct SoftCpu SoftCpu;
 typedef struct SoftInsn SoftInsn;
@@ -154,7 +155,15 @@ struct SoftInsn {
     uint8_t flags;              /* SOFT_I_* */
     uint16_t aux;               /* condition, vector number, opcode extension: the handler's own */
 };
-enum { SOFT_I_LOCK = 1, SOFT_I_REP = 2, SOFT_I_REPNE = 4, SOFT_I_RIP_RELATIVE = 8 };
+enum {
+    SOFT_I_LOCK = 1,
+    SOFT_I_REP = 2,
+    SOFT_I_REPNE = 4,
+    SOFT_I_RIP_RELATIVE = 8,
+    SOFT_I_RELATIVE = 16, /* imm is a branch target */
+    SOFT_I_PLAIN = 32,    /* memory operand of 64-bit code without segment base */
+    SOFT_I_TF_TRAP = 64,  /* POPF, IRET: TF before it counts even when it clears it */
+};
 
 #define SOFT_BLOCK_MAX 64 /* instructions */
 typedef struct SoftMode { /* what decoding depends on; compared as one integer */
@@ -164,34 +173,35 @@ typedef struct SoftMode { /* what decoding depends on; compared as one integer *
     bool long_mode;     /* 64-bit code */
     uint8_t cpl;
 } SoftMode;
+/* A vCPU's own: nobody else reads it. Blocks die all at once, when the cache is full or the machine
+ * changes its memory; one that was written over stays but is never entered again. */
 struct SoftBlock {
-    uint64_t paddr; /* of the first byte; the block ends at the page's end at the latest, except for
-                       one instruction that crosses */
+    const uint8_t *host; /* its first byte: with `mode` the key, so that a page seen at two
+                            addresses is decoded once */
     uint32_t mode;
     uint16_t n, bytes;
-    bool crosses;    /* its last instruction continues on another page */
-    uint64_t paddr2; /* of that page */
-    SoftBlock *next_in_hash, *next_in_page;
-    SoftBlock *link[2]; /* blocks that followed last time: taken and not taken; valid while their
-                           generation is */
-    uint64_t link_generation[2];
-    uint64_t generation;
-    SoftInsn insns[]; /* n, and an end marker whose handler leaves the block */
+    RamCodePage *page; /* where it is; the block is good while this has its generation */
+    uint32_t generation;
+    SoftBlock *next;    /* in its hash chain */
+    SoftBlock *link[2]; /* what followed last time, twice */
+    SoftInsn insns[];   /* n, and an end marker whose handler leaves the block */
 };
 
 /* ---- software TLB ------------------------------------------------------------------------ */
 
-#define SOFT_TLB_SIZE 1024
+#define SOFT_TLB_BITS 10
+#define SOFT_TLB_SIZE (1 << SOFT_TLB_BITS)
+#define SOFT_PAGE     UINT64_C(4096)
 enum { SOFT_READ, SOFT_WRITE, SOFT_FETCH, SOFT_ACCESSES };
-/* An entry answers for one page and one kind of access: tag is the page's linear address, or an odd
- * number that matches none. `host` is added to the linear address to give the host's; pages that
- * are not plain RAM (I/O, ROM written, watched, holding decoded code when written) never have one.
- */
+enum { SOFT_TLB_GLOBAL = 1, SOFT_TLB_LARGE = 2 }; /* in the low bits of SoftTlbEntry.paddr */
+/* An entry answers for one page and one kind of access. `tag` is the page's linear address; with
+ * bit 0 set only the translation is remembered (I/O, ROM written, watched, holding decoded code
+ * when written); -1: empty. `host` is added to the linear address to give the host's. */
 typedef struct SoftTlbEntry {
     uint64_t tag;
     uintptr_t host;
     uint64_t paddr;
-    bool global, user, slow;
+    RamBlock *ram;
 } SoftTlbEntry;
 
 /* ---- MSRs that are plain storage or nearly (soft-msr.c) -------------------------------------- */
@@ -215,6 +225,7 @@ typedef struct SoftApicOps {
     uint8_t (*get_cr8)(void *opaque);
     void (*set_cr8)(void *opaque, uint8_t value);
 } SoftApicOps;
+enum { SOFT_TLB_SUPERVISOR, SOFT_TLB_USER, SOFT_TLB_AC, SOFT_TLB_USER_AC, SOFT_TLB_SETS };
 
 /* ---- the CPU ----------------------------------------------------------------------------- */
 
@@ -223,19 +234,30 @@ struct SoftCpu {
     uint64_t rip;               /* of the block being executed; of the next instruction outside */
     uint64_t cc_dst, cc_src;
     uint8_t cc_op, cc_size;
-    uint32_t flags;       /* rflags without the arithmetic ones */
-    const SoftInsn *insn; /* the one that made the last memory access: where a fault is */
-    const SoftBlock *block;
-    int64_t budget; /* instructions until the run loop wants to look */
-    SoftTlbEntry tlb[2][SOFT_ACCESSES][SOFT_TLB_SIZE]; /* [user][access] */
+    uint32_t flags;            /* rflags without the arithmetic ones */
+    const SoftInsn *insn;      /* the one that made the last memory access: where a fault is */
+    const SoftBlock *block;    /* being executed; NULL outside */
+    SoftBlock *block_writable; /* the same */
+    int64_t budget;            /* instructions until the run loop wants to look */
+    SoftTlbEntry (*tlb_now)[SOFT_TLB_SIZE]; /* the set of the present rights: soft_tlb_select */
     X86Segment seg[X86_SEGS];
     X86Table gdt, idt;
     uint64_t cr0, cr2, cr3, cr4, cr8, efer, apic_base, xcr0;
     uint64_t dr[4], dr6, dr7;
     uint64_t a20_mask; /* and-ed to physical addresses */
     SoftMode mode;
-    bool flat_segments;      /* CS DS ES SS have base 0 and no limit that can be hit: no checks */
-    bool inhibit_interrupts; /* after STI, MOV SS: for one instruction */
+    bool flat_segments; /* CS DS ES SS have base 0 and no limit that can be hit: no checks */
+    /* What the run loop must know before each block: 0 in most. */
+    union {
+        uint64_t look;
+        struct {
+            bool inhibit_interrupts; /* after STI, MOV SS: for one instruction */
+            bool reset_soon, triple_fault, halted;
+            bool step;        /* a debugger wants one instruction */
+            bool watch_fetch; /* DR7 has an instruction breakpoint */
+            bool breaks;      /* so has the accelerator */
+        };
+    };
     uint8_t cpl;
     uint64_t icount; /* executed so far */
     uint64_t tsc_offset;
@@ -245,7 +267,6 @@ struct SoftCpu {
         bool active;
         uint8_t vector;
     } delivering;
-    bool reset_soon, triple_fault, halted;
     uint8_t ext;         /* EXT bit of the error codes that delivery in progress raises */
     bool nmi_masked;     /* from the delivery of an NMI to the next IRET */
     uint32_t db_pending; /* DR6 bits of debug traps after the present instruction */
@@ -254,8 +275,63 @@ struct SoftCpu {
     void *apic_opaque;
     VCpu *vcpu;
     SoftAccel *accel;
+    /* Where memory and ports are: the vCPU's, or a test's own (NULL: all ones). */
+    AddressSpace *memory, *io;
+    MemoryCache memory_cache, io_cache;
+
+    /* Foundation: soft-mmu.c, soft-block.c, soft-run.c. */
+    uint32_t attention; /* atomic, SOFT_ATTN_*: the run loop must look before the next block */
+    uint8_t irq_line;   /* atomic: an external interrupt waits for IF */
+    int (*irq_vector)(void *opaque);
+    void *irq_opaque;
+    bool nmi_pending;
+    bool in_rcu;        /* inside the run loop's RCU section */
+    bool single;        /* one instruction a block: TF, a step, after STI */
+    bool step_quiet;    /* no breakpoint at the very next instruction */
+    uint8_t debug_stop; /* CPU_DEBUG_*: why SOFT_STOP_DEBUG */
+    uint8_t phys_bits;
+    bool watch[SOFT_ACCESSES]; /* soft_debug_armed, remembered */
+    struct {
+        uint8_t vector;
+        bool has_error;
+        uint32_t error;
+    } raised; /* by soft_raise, on its way to the run loop */
+    struct {
+        uint8_t vector;
+        bool valid, has_error, soft, is_interrupt;
+        uint32_t error;
+    } injected; /* a delivery that saved state says was cut short */
+    unsigned long view_generation;
+    bool running; /* atomic: in the RCU section of the run loop, may use its TLB */
+    struct {      /* a write that soft_host let a handler make on a page with code */
+        RamBlock *ram;
+        uint64_t offset;
+        unsigned len;
+    } late_write;
+    SoftTlbEntry tlb[SOFT_TLB_SETS][SOFT_ACCESSES][SOFT_TLB_SIZE];
+    bool tlb_used[SOFT_TLB_SETS][SOFT_ACCESSES];
+    uint64_t large_first, large_last; /* linear addresses that large pages were seen at */
+    struct SoftBlocks *blocks;
+    SoftBlock *last_block; /* left last, when its links may be used */
+    X86CPUState
+        *saved;        /* groups that this CPU only keeps: MSRs nobody interprets, the LAPIC page */
     sigjmp_buf escape; /* soft_raise and soft_leave come back here */
 };
+enum {
+    SOFT_ATTN_KICK = 1 << 0,  /* leave soft_run */
+    SOFT_ATTN_SHOOT = 1 << 1, /* another vCPU decoded code: drop write entries */
+    SOFT_ATTN_SYNC = 1 << 2,  /* dirty logs are being read: mark what was written, drop entries */
+    SOFT_ATTN_LOOK = 1 << 3,  /* something changed on this thread: only look */
+    SOFT_ATTN_VIEW = 1 << 4,  /* memory changed its layout */
+    SOFT_ATTN_NMI = 1 << 5,
+};
+/* Whether an instruction that can take long (REP) should stop in between, at a consistent state. */
+static inline bool soft_wanted(const SoftCpu *c)
+{
+    return __builtin_expect(__atomic_load_n(&c->attention, __ATOMIC_RELAXED) != 0, 0) ||
+           (__builtin_expect(__atomic_load_n(&c->irq_line, __ATOMIC_RELAXED), 0) &&
+            (c->flags & FLAG_IF));
+}
 
 /* ---- control ----------------------------------------------------------------------------- */
 
@@ -285,7 +361,7 @@ static inline void soft_end_at_next(SoftCpu *c, const SoftInsn *i)
     c->rip = c->mode.long_mode ? next : (uint32_t)next;
 }
 
-/* ---- flags (soft-flags.h has the inline forms) --------------------------------------------- */
+/* ---- flags (exec.h has the inline forms) ------------------------------------------------- */
 
 uint32_t soft_flags_arith(const SoftCpu *c); /* the six flags */
 uint64_t soft_rflags(const SoftCpu *c);      /* all, as PUSHF stores them */
@@ -294,26 +370,29 @@ bool soft_condition(const SoftCpu *c, unsigned cc); /* 0..15 as in Jcc's opcode 
 
 /* ---- memory ------------------------------------------------------------------------------ */
 
-/* Linear address of a memory operand: segment base, limit and type checks (#GP, #SS), canonical
- * check, address size. `len`: bytes accessed. */
-uint64_t soft_linear(SoftCpu *c, const SoftInsn *i, unsigned len, bool is_write);
-/* Accesses at a linear address with the CPL's rights: TLB hit inline, else slow. Values are
- * zero-extended. May leave by soft_page_fault. */
-uint64_t soft_load(SoftCpu *c, uint64_t linear, unsigned len);
-void soft_store(SoftCpu *c, uint64_t linear, uint64_t value, unsigned len);
+/* Loads, stores and linear addresses of operands: inline, in soft-mem.h. A linear address comes
+ * from soft_linear (an operand's) or soft_segment_linear (an implied one's, checked); a handler
+ * that computes one by itself in 64-bit mode leaves the canonical check to the access. */
 void soft_load_bytes(SoftCpu *c, uint64_t linear, void *buf, unsigned len);
 void soft_store_bytes(SoftCpu *c, uint64_t linear, const void *buf, unsigned len);
 /* As a supervisor whatever the CPL is (descriptor tables, TSS, interrupt stacks). */
 uint64_t soft_load_system(SoftCpu *c, uint64_t linear, unsigned len);
 void soft_store_system(SoftCpu *c, uint64_t linear, uint64_t value, unsigned len);
-/* Host address for a locked or wide access to plain RAM that does not cross a page; NULL: go the
- * slow way. Faults are raised. */
-void *soft_host(SoftCpu *c, uint64_t linear, unsigned len, unsigned access);
+/* soft_host (inline): host address for a locked or wide access to plain RAM that does not cross a
+ * page; NULL: go the slow way. Faults are raised. Used at once: any other access may end it. */
 /* Raises now what a write there would raise, without writing (pushes of several values, string
  * instructions). */
 void soft_probe_write(SoftCpu *c, uint64_t linear, unsigned len);
 void soft_tlb_flush(SoftCpu *c, bool global_too);
 void soft_tlb_flush_page(SoftCpu *c, uint64_t linear);
+/* DR0..DR3 or DR7 changed. */
+void soft_debug_changed(SoftCpu *c);
+/* Ends the present block after the present instruction (which made an access with SOFT_HERE). */
+void soft_cut_block(SoftCpu *c);
+/* One port access through hooks and devices; no privilege checks. */
+uint32_t soft_port_access(SoftCpu *c, uint16_t port, uint32_t value, unsigned len, bool is_write);
+/* A CPU_EXIT_* of another kind: c->vcpu->exit is filled, and offered; false without a vCPU. */
+bool soft_offer_exit(SoftCpu *c);
 
 /* ---- segments, control transfers, interrupts (soft-segment.c, soft-transfer.c, soft-interrupt.c,
  * soft-task.c) -------- */
@@ -421,9 +500,26 @@ bool soft_decode_vector(
 /* Finds or makes the block at c->rip. Raises the faults of the fetch. */
 SoftBlock *soft_block_lookup(SoftCpu *c);
 void soft_execute_block(SoftCpu *c, SoftBlock *block);
-/* A page of RAM was written by somebody: drops its blocks. Any thread. */
-void soft_blocks_invalidate(SoftAccel *a, uint64_t paddr, uint64_t len);
+void soft_blocks_flush(SoftCpu *c);
+SoftBlock *soft_block_at(SoftCpu *c, SoftBlock *from); /* lookup through the links of `from` */
+struct SoftBlocks *soft_blocks_new(void);
+void soft_blocks_free(struct SoftBlocks *blocks);
+void soft_tlb_init(SoftCpu *c);
 
+/* ---- between the foundation's files -------------------------------------------------------- */
+
+void soft_tlb_select(SoftCpu *c); /* tlb_now from CPL and AC */
+SoftTlbEntry *soft_tlb_fill(SoftCpu *c, uint64_t linear, unsigned access, unsigned set);
+/* Marks what this CPU may have written since, in the logs that are kept, and drops write entries.
+ */
+void soft_tlb_drop_writes(SoftCpu *c);
+void soft_rcu_enter(SoftCpu *c); /* and catches up with changes of memory */
+void soft_rcu_leave(SoftCpu *c);
+/* Makes every vCPU of the machine forget that it may write to code pages; waits until they did. */
+void soft_shoot_writers(SoftCpu *c);
+void soft_attention(SoftCpu *c, uint32_t bits);
+/* A write that soft_host allowed is done. */
+void soft_mmu_look(SoftCpu *c);
 /* ---- vectors: the host does the arithmetic ------------------------------------------------- */
 
 /* A thunk is the guest's own instruction, re-encoded with its memory operand at [rdi], between
@@ -435,6 +531,8 @@ typedef void (*SoftThunk)(uint8_t *fpu, void *mem);
 
 void soft_state_load(SoftCpu *c, const X86CPUState *s);  /* from the shared state */
 void soft_state_store(const SoftCpu *c, X86CPUState *s); /* into it */
+void soft_state_load_groups(SoftCpu *c, const X86CPUState *s, unsigned groups); /* X86_STATE_* */
+void soft_state_store_groups(const SoftCpu *c, X86CPUState *s, unsigned groups);
 SoftCpu *soft_cpu_new(VCpu *vcpu); /* vcpu may be NULL: tests with their own memory */
 void soft_cpu_free(SoftCpu *c);
 /* Runs until `budget` instructions are done, an exit is needed or an exception cannot be delivered.
@@ -447,3 +545,20 @@ typedef enum {
     SOFT_STOP_DEBUG
 } SoftStop;
 SoftStop soft_run(SoftCpu *c, int64_t budget);
+
+/* Parts that a program may be linked without, while they are being built. */
+#pragma weak soft_decode_int
+#pragma weak soft_decode_string
+#pragma weak soft_decode_flow
+#pragma weak soft_decode_system
+#pragma weak soft_decode_vector
+#pragma weak soft_interrupt
+#pragma weak soft_debug_trap
+#pragma weak soft_debug_hit
+#pragma weak soft_debug_armed
+#pragma weak soft_mode_changed
+#pragma weak soft_msrs_reset
+#pragma weak soft_msrs_load
+#pragma weak soft_msrs_store
+
+#include "engine/accel/soft/soft-mem.h"

@@ -1,0 +1,25 @@
+/* The accelerator object: soft.c, and who looks at the other vCPUs. */
+#pragma once
+
+#include "engine/accel/soft/soft-priv.h"
+
+#define TYPE_SOFT_ACCEL "soft-accel"
+
+struct SoftAccel {
+    Accel parent;
+    SoftCpu **cpus; /* max_cpus of them, RCU: NULL where there is none */
+    MemoryListener listener;
+    bool logging;              /* atomic: somebody reads dirty logs */
+    struct SoftBreaks *breaks; /* RCU; NULL: none */
+};
+/* Linear addresses that exec hooks want, sorted. */
+typedef struct SoftBreaks {
+    unsigned n;
+    struct {
+        uint64_t first, last;
+    } ranges[];
+} SoftBreaks;
+typedef struct SoftAccelClass {
+    AccelClass parent_class;
+} SoftAccelClass;
+OBJECT_DECLARE_TYPE(SoftAccel, SoftAccelClass, SOFT_ACCEL, TYPE_SOFT_ACCEL)

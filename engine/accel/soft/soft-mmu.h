@@ -1,0 +1,20 @@
+/* Between soft-mmu.c, soft-walk.c and soft-phys.c. */
+#pragma once
+
+#include "engine/accel/soft/soft-priv.h"
+
+typedef struct SoftPage {
+    uint64_t paddr; /* of the 4 KiB around the linear address */
+    bool large, global;
+} SoftPage;
+/* 0, or a page fault's error code; bit 31 is set when the page is not present. Sets A and D. */
+uint32_t soft_walk(SoftCpu *c, uint64_t linear, unsigned access, bool user, bool implicit,
+                   SoftPage *out);
+
+/* Physical accesses. len 1..8; the address has the A20 mask applied. */
+uint64_t soft_phys_load(SoftCpu *c, uint64_t paddr, unsigned len);
+void soft_phys_store(SoftCpu *c, uint64_t paddr, uint64_t value, unsigned len);
+/* Replaces old by new_ in a paging entry; false: it is not `old` any more. */
+bool soft_phys_or(SoftCpu *c, uint64_t paddr, uint64_t old, uint64_t new_, unsigned len);
+/* Host address of a whole page of RAM for an access, NULL when it is none. */
+uint8_t *soft_phys_page(SoftCpu *c, uint64_t paddr, unsigned access, RamBlock **ram);

@@ -1,0 +1,331 @@
+/*
+ * Physical memory of the software CPU: RAM by pointer, everything else as an exit that hooks and
+ * devices see; and the RCU section that the guest runs in.
+ *
+ * The run loop holds a section so that host addresses in the TLB stay good without a lock. Around
+ * an exit it is left (a device may change memory, and whoever holds the engine lock may wait for a
+ * grace period); coming back the CPU compares the view's generation and forgets its TLB when memory
+ * changed.
+ */
+#include <sched.h>
+#include <string.h>
+
+#include "engine/accel/soft/soft-accel.h"
+#include "engine/accel/soft/soft-mmu.h"
+#include "engine/core/rcu.h"
+
+/* ---- the section ------------------------------------------------------------------------- */
+
+static void soft_catch_up(SoftCpu *c)
+{
+    uint32_t attention = __atomic_load_n(&c->attention, __ATOMIC_SEQ_CST);
+    unsigned long generation = c->memory ? address_space_flat_view(c->memory)->generation : 0;
+
+    if (generation != c->view_generation) {
+        c->view_generation = generation;
+        soft_tlb_flush(c, true);
+    }
+    if (attention & (SOFT_ATTN_SHOOT | SOFT_ATTN_SYNC)) {
+        soft_tlb_drop_writes(c);
+        __atomic_fetch_and(&c->attention, ~(uint32_t)(SOFT_ATTN_SHOOT | SOFT_ATTN_SYNC),
+                           __ATOMIC_SEQ_CST);
+    }
+}
+
+void soft_rcu_enter(SoftCpu *c)
+{
+    rcu_enter();
+    c->in_rcu = true;
+    /* Either who asks us to drop entries sees that we run and waits, or we see the request. */
+    __atomic_store_n(&c->running, true, __ATOMIC_SEQ_CST);
+    soft_catch_up(c);
+}
+
+void soft_rcu_leave(SoftCpu *c)
+{
+    __atomic_store_n(&c->running, false, __ATOMIC_SEQ_CST);
+    c->in_rcu = false;
+    rcu_leave();
+}
+
+/* Attention of this kind is paid in the middle of a wait too. */
+static void serve_shoot(SoftCpu *c)
+{
+    if (__atomic_load_n(&c->attention, __ATOMIC_SEQ_CST) & SOFT_ATTN_SHOOT) {
+        soft_catch_up(c);
+    }
+}
+
+void soft_shoot_writers(SoftCpu *c)
+{
+    SoftAccel *a = c->accel;
+
+    soft_tlb_drop_writes(c);
+    if (!a) {
+        return;
+    }
+    for (unsigned i = 0; i < a->parent.config.max_cpus; i++) {
+        SoftCpu *other = rcu_load(&a->cpus[i]);
+
+        if (other && other != c) {
+            soft_attention(other, SOFT_ATTN_SHOOT);
+        }
+    }
+    for (unsigned i = 0; i < a->parent.config.max_cpus; i++) {
+        SoftCpu *other = rcu_load(&a->cpus[i]);
+
+        for (unsigned n = 0; other && other != c; n++) {
+            if (!__atomic_load_n(&other->running, __ATOMIC_SEQ_CST) ||
+                !(__atomic_load_n(&other->attention, __ATOMIC_SEQ_CST) & SOFT_ATTN_SHOOT)) {
+                break;
+            }
+            serve_shoot(c); /* it may be waiting for us */
+            if (n < 1000) {
+                __builtin_ia32_pause();
+            } else {
+                sched_yield();
+            }
+        }
+    }
+}
+
+/* ---- exits ------------------------------------------------------------------------------- */
+
+bool soft_offer_exit(SoftCpu *c)
+{
+    VCpu *cpu = c->vcpu;
+    bool was_in = c->in_rcu, more;
+
+    if (!cpu) {
+        return false;
+    }
+    if (was_in) {
+        soft_rcu_leave(c);
+    }
+    /* Several accesses of one instruction: what a hook set stays until the state is put back. */
+    cpu->state_valid &= cpu->state_dirty;
+    more = cpu_handle_exit(cpu);
+    if (was_in) {
+        soft_rcu_enter(c);
+    }
+    if (!more || cpu->exit_modified || cpu->state_dirty) {
+        soft_attention(c, SOFT_ATTN_KICK);
+    }
+    if (__atomic_load_n(&c->attention, __ATOMIC_RELAXED)) {
+        soft_cut_block(c);
+    }
+    return true;
+}
+
+static uint64_t ones(unsigned len)
+{
+    return ~UINT64_C(0) >> (64 - 8 * len);
+}
+
+static uint64_t io_access(SoftCpu *c, uint64_t paddr, uint64_t value, unsigned len, bool is_write)
+{
+    if (c->vcpu) {
+        c->vcpu->exit = (CpuExit){ .kind = CPU_EXIT_MMIO,
+                                   .write = is_write,
+                                   .size = (uint8_t)len,
+                                   .count = 1,
+                                   .addr = paddr,
+                                   .value = value };
+        soft_offer_exit(c);
+        return c->vcpu->exit.value & ones(len);
+    }
+    if (!c->memory) {
+        return ones(len);
+    }
+    bool was_in = c->in_rcu;
+    if (was_in) {
+        soft_rcu_leave(c);
+    }
+    address_space_access(c->memory, NULL, paddr, MEMTXATTRS_NONE, &value, len, is_write);
+    if (was_in) {
+        soft_rcu_enter(c);
+    }
+    return value & ones(len);
+}
+
+/* In pieces of sizes that devices know. */
+static uint64_t io_split(SoftCpu *c, uint64_t paddr, uint64_t value, unsigned len, bool is_write)
+{
+    uint64_t out = 0;
+
+    for (unsigned at = 0; at < len;) {
+        unsigned rest = len - at, n = rest >= 8 ? 8 : rest >= 4 ? 4 : rest >= 2 ? 2 : 1;
+
+        out |= io_access(c, paddr + at, value >> (8 * at), n, is_write) << (8 * at);
+        at += n;
+    }
+    return out;
+}
+
+uint32_t soft_port_access(SoftCpu *c, uint16_t port, uint32_t value, unsigned len, bool is_write)
+{
+    uint64_t v = value;
+
+    if (c->vcpu) {
+        c->vcpu->exit = (CpuExit){ .kind = CPU_EXIT_PIO,
+                                   .write = is_write,
+                                   .size = (uint8_t)len,
+                                   .count = 1,
+                                   .addr = port,
+                                   .value = value };
+        soft_offer_exit(c);
+        return (uint32_t)(c->vcpu->exit.value & ones(len));
+    }
+    if (!c->io) {
+        return (uint32_t)ones(len);
+    }
+    bool was_in = c->in_rcu;
+    if (was_in) {
+        soft_rcu_leave(c);
+    }
+    address_space_access(c->io, &c->io_cache, port, MEMTXATTRS_NONE, &v, len, is_write);
+    if (was_in) {
+        soft_rcu_enter(c);
+    }
+    return (uint32_t)(v & ones(len));
+}
+
+/* ---- RAM --------------------------------------------------------------------------------- */
+
+/* In a section. */
+static const FlatRange *find_range(SoftCpu *c, uint64_t paddr)
+{
+    const FlatView *view;
+    const FlatRange *r = c->memory_cache.range;
+
+    if (!c->memory) {
+        return NULL;
+    }
+    view = address_space_flat_view(c->memory);
+    if (c->memory_cache.generation != view->generation || !r || paddr < r->addr ||
+        paddr > r->last) {
+        r = flat_view_find(view, paddr);
+        c->memory_cache = (MemoryCache){ view->generation, r };
+    }
+    return r;
+}
+
+static bool range_direct(const FlatRange *r, bool is_write)
+{
+    if (!r->ram) {
+        return false;
+    }
+    if (r->kind == MEMORY_ROM_DEVICE) {
+        return !is_write && r->romd;
+    }
+    return !is_write || !r->readonly;
+}
+
+uint8_t *soft_phys_page(SoftCpu *c, uint64_t paddr, unsigned access, RamBlock **ram)
+{
+    const FlatRange *r = find_range(c, paddr);
+    uint8_t *host;
+
+    if (!r || !range_direct(r, access == SOFT_WRITE) || r->addr > paddr ||
+        r->last - paddr < SOFT_PAGE - 1) {
+        return NULL;
+    }
+    host = r->ram->host + r->offset + (paddr - r->addr);
+    if ((uintptr_t)host & (SOFT_PAGE - 1)) {
+        return NULL; /* RAM mapped at an odd offset: code pages are counted in the block's */
+    }
+    *ram = r->ram;
+    return host;
+}
+
+/* Host address of len bytes at paddr when they are all in one piece of RAM. */
+static uint8_t *phys_host(SoftCpu *c, uint64_t paddr, unsigned len, bool is_write, RamBlock **ram)
+{
+    const FlatRange *r = find_range(c, paddr);
+
+    if (!r || !range_direct(r, is_write) || r->last - paddr < len - 1) {
+        return NULL;
+    }
+    *ram = r->ram;
+    return r->ram->host + r->offset + (paddr - r->addr);
+}
+
+uint64_t soft_phys_load(SoftCpu *c, uint64_t paddr, unsigned len)
+{
+    bool was_in = c->in_rcu;
+    RamBlock *ram;
+    const uint8_t *p;
+    uint64_t v = 0;
+
+    if (!was_in) {
+        rcu_enter();
+    }
+    p = phys_host(c, paddr, len, false, &ram);
+    if (p) {
+        v = soft_host_load(p, len);
+    }
+    if (!was_in) {
+        rcu_leave();
+    }
+    return p ? v : io_split(c, paddr, 0, len, false);
+}
+
+void soft_phys_store(SoftCpu *c, uint64_t paddr, uint64_t value, unsigned len)
+{
+    bool was_in = c->in_rcu;
+    RamBlock *ram;
+    uint8_t *p;
+
+    if (!was_in) {
+        rcu_enter();
+    }
+    p = phys_host(c, paddr, len, true, &ram);
+    if (p) {
+        soft_host_store(p, value, len);
+        ram_block_set_dirty_clients(ram, (uint64_t)(p - ram->host), len, 7);
+        if (ram_block_code_written(ram, (uint64_t)(p - ram->host), len)) {
+            soft_cut_block(c);
+        }
+    }
+    if (!was_in) {
+        rcu_leave();
+    }
+    if (!p) {
+        io_split(c, paddr, value, len, true);
+    }
+}
+
+bool soft_phys_or(SoftCpu *c, uint64_t paddr, uint64_t old, uint64_t new_, unsigned len)
+{
+    bool was_in = c->in_rcu, same = true;
+    RamBlock *ram;
+    uint8_t *p;
+
+    if (!was_in) {
+        rcu_enter();
+    }
+    p = phys_host(c, paddr, len, true, &ram);
+    if (p) {
+        /* Entries are aligned to their size in any table that CR3 or an entry can name. */
+        if (len == 4) {
+            uint32_t expected = (uint32_t)old;
+
+            same = __atomic_compare_exchange_n((uint32_t *)(void *)p, &expected, (uint32_t)new_,
+                                               false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+        } else {
+            same = __atomic_compare_exchange_n((uint64_t *)(void *)p, &old, new_, false,
+                                               __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+        }
+        ram_block_set_dirty_clients(ram, (uint64_t)(p - ram->host), len, 7);
+        if (ram_block_code_written(ram, (uint64_t)(p - ram->host), len)) {
+            soft_cut_block(c);
+        }
+    }
+    if (!was_in) {
+        rcu_leave();
+    }
+    if (!p) {
+        io_split(c, paddr, new_, len, true); /* tables in ROM stay as they are */
+    }
+    return same;
+}

@@ -1,0 +1,293 @@
+/*
+ * The run loop: blocks, and between them everything that is not an instruction: exceptions on their
+ * way out of a handler, interrupts, debug traps, halting, kicks.
+ */
+#include <string.h>
+
+#include "engine/accel/soft/soft-accel.h"
+#include "engine/core/lock.h"
+#include "engine/core/rcu.h"
+
+enum { ESCAPE_EXCEPTION = 1, ESCAPE_LEAVE };
+
+void soft_attention(SoftCpu *c, uint32_t bits)
+{
+    __atomic_fetch_or(&c->attention, bits, __ATOMIC_SEQ_CST);
+}
+
+/* ---- leaving a handler --------------------------------------------------------------------- */
+
+/* `done` instructions of the present block were executed, the next one is at `off`. */
+static void leave_block(SoftCpu *c, unsigned done, unsigned off)
+{
+    uint64_t rip = c->rip + off;
+
+    c->budget += c->block->n - done;
+    c->icount -= c->block->n - done;
+    c->rip = c->mode.long_mode ? rip : (uint32_t)rip;
+    c->block = NULL;
+}
+
+static _Noreturn void escape_with(SoftCpu *c, unsigned vector, bool has_error, uint32_t error)
+{
+    c->raised.vector = (uint8_t)vector;
+    c->raised.has_error = has_error;
+    c->raised.error = error;
+    if (c->block) {
+        leave_block(c, (unsigned)(c->insn - c->block->insns), c->insn->off);
+    }
+    siglongjmp(c->escape, ESCAPE_EXCEPTION);
+}
+
+void soft_raise(SoftCpu *c, unsigned vector)
+{
+    escape_with(c, vector, false, 0);
+}
+
+void soft_raise_error(SoftCpu *c, unsigned vector, uint32_t error)
+{
+    escape_with(c, vector, true, error);
+}
+
+void soft_page_fault(SoftCpu *c, uint64_t addr, uint32_t error)
+{
+    c->cr2 = addr;
+    escape_with(c, EXC_PF, true, error);
+}
+
+void soft_leave(SoftCpu *c)
+{
+    if (c->block) {
+        leave_block(c, (unsigned)(c->insn - c->block->insns) + 1, c->insn->off + c->insn->len);
+    }
+    siglongjmp(c->escape, ESCAPE_LEAVE);
+}
+
+void soft_execute_block(SoftCpu *c, SoftBlock *block)
+{
+    c->block = c->block_writable = block;
+    c->insn = block->insns;
+    c->budget -= block->n;
+    c->icount += block->n;
+    block->insns[0].fn(c, block->insns);
+    c->block = NULL;
+}
+
+/* ---- between blocks ------------------------------------------------------------------------ */
+
+static bool take_interrupt(SoftCpu *c)
+{
+    int vector = -1;
+
+    if (c->nmi_pending && !c->nmi_masked) {
+        c->nmi_pending = false;
+        c->halted = false;
+        c->nmi_masked = true;
+        soft_interrupt(c, EXC_NMI, SOFT_INT_HARDWARE, false, 0, c->rip);
+        return true;
+    }
+    if (!__atomic_load_n(&c->irq_line, __ATOMIC_SEQ_CST) || !(c->flags & FLAG_IF)) {
+        return false;
+    }
+    c->halted = false;
+    if (c->irq_vector) {
+        bool was_in = c->in_rcu;
+
+        if (was_in) {
+            soft_rcu_leave(c);
+        }
+        engine_lock();
+        vector = c->irq_vector(c->irq_opaque);
+        engine_unlock();
+        if (was_in) {
+            soft_rcu_enter(c);
+        }
+    }
+    if (vector < 0) {
+        return false;
+    }
+    soft_interrupt(c, (unsigned)vector & 0xff, SOFT_INT_HARDWARE, false, 0, c->rip);
+    return true;
+}
+
+static bool break_at(const SoftCpu *c, uint64_t first, uint64_t last)
+{
+    const SoftBreaks *b = c->accel ? rcu_load(&c->accel->breaks) : NULL;
+    unsigned lo = 0, hi = b ? b->n : 0;
+
+    while (lo < hi) {
+        unsigned mid = (lo + hi) / 2;
+
+        if (b->ranges[mid].last < first) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    return b && lo < b->n && b->ranges[lo].first <= last;
+}
+
+static bool page_has_breakpoint(const SoftCpu *c, uint64_t linear)
+{
+    uint64_t page = linear & ~(SOFT_PAGE - 1);
+
+    for (unsigned i = 0; c->watch_fetch && i < 4; i++) {
+        if ((c->dr[i] & ~(SOFT_PAGE - 1)) == page) {
+            return true;
+        }
+    }
+    return c->breaks && break_at(c, page, page | (SOFT_PAGE - 1));
+}
+
+/* One instruction with everything that may be asked of a single one. False: stop for a debugger. */
+static bool run_one(SoftCpu *c)
+{
+    uint64_t linear = c->mode.long_mode ? c->rip : (uint32_t)(c->seg[X86_CS].base + c->rip);
+    bool tf = c->flags & FLAG_TF, near = page_has_breakpoint(c, linear), step = c->step;
+    bool single = tf || c->inhibit_interrupts || step || near || (c->flags & FLAG_RF);
+    SoftBlock *b;
+
+    c->inhibit_interrupts = false;
+    if (near && c->breaks && !c->step_quiet && break_at(c, linear, linear)) {
+        c->step_quiet = true; /* goes on from here the next time */
+        c->debug_stop = CPU_DEBUG_BREAKPOINT;
+        return false;
+    }
+    c->step_quiet = false;
+    if (near && c->watch_fetch) {
+        soft_debug_hit(c, linear, 1, SOFT_FETCH);
+    }
+    c->flags &= ~(uint32_t)FLAG_RF;
+    c->single = single;
+    b = soft_block_lookup(c);
+    c->single = false;
+    soft_execute_block(c, b);
+    if (tf || c->db_pending) {
+        bool trap = tf && ((c->flags & FLAG_TF) || (b->insns[0].flags & SOFT_I_TF_TRAP));
+
+        if (soft_debug_trap(c, trap)) {
+            soft_interrupt(c, EXC_DB, SOFT_INT_EXCEPTION, false, 0, c->rip);
+        }
+    }
+    if (step) {
+        c->step = false;
+        c->debug_stop = CPU_DEBUG_STEP;
+        return false;
+    }
+    return true;
+}
+
+/* Something needs a look. *stop is set when soft_run is over. */
+static bool look_around(SoftCpu *c, SoftStop *stop)
+{
+    uint32_t attention = __atomic_load_n(&c->attention, __ATOMIC_SEQ_CST);
+
+    if (attention & (SOFT_ATTN_SHOOT | SOFT_ATTN_SYNC)) {
+        soft_tlb_drop_writes(c);
+    }
+    /* Who waits for us sees the bits go only now that the entries are gone. */
+    __atomic_fetch_and(&c->attention, ~attention, __ATOMIC_SEQ_CST);
+    if (attention & SOFT_ATTN_VIEW) {
+        soft_rcu_leave(c);
+        soft_rcu_enter(c);
+    }
+    if (attention & SOFT_ATTN_NMI) {
+        c->nmi_pending = true;
+    }
+    soft_mmu_look(c);
+    if (c->db_pending && !(c->flags & FLAG_TF) && soft_debug_trap(c, false)) {
+        soft_interrupt(c, EXC_DB, SOFT_INT_EXCEPTION, false, 0, c->rip);
+    }
+    if (attention & SOFT_ATTN_KICK) {
+        *stop = SOFT_STOP_KICKED;
+        return true;
+    }
+    return false;
+}
+
+static SoftStop run_blocks(SoftCpu *c)
+{
+    SoftStop stop = SOFT_STOP_KICKED;
+
+    for (;;) {
+        SoftBlock *b;
+
+        if (__builtin_expect(__atomic_load_n(&c->attention, __ATOMIC_RELAXED) != 0, 0) &&
+            look_around(c, &stop)) {
+            return stop;
+        }
+        if (c->triple_fault) {
+            return SOFT_STOP_TRIPLE_FAULT;
+        }
+        if (__builtin_expect((__atomic_load_n(&c->irq_line, __ATOMIC_RELAXED) | c->nmi_pending),
+                             0) &&
+            !c->inhibit_interrupts && take_interrupt(c)) {
+            c->last_block = NULL;
+            continue;
+        }
+        if (c->halted) {
+            return SOFT_STOP_HALT;
+        }
+        if (c->budget <= 0) {
+            return SOFT_STOP_BUDGET;
+        }
+        if (__builtin_expect(c->look != 0 || (c->flags & (FLAG_TF | FLAG_RF)), 0)) {
+            c->last_block = NULL;
+            if (!run_one(c)) {
+                return SOFT_STOP_DEBUG;
+            }
+            continue;
+        }
+        b = c->last_block ? soft_block_at(c, c->last_block) : soft_block_lookup(c);
+        c->last_block = b;
+        soft_execute_block(c, b);
+    }
+}
+
+/* A delivery that was under way when the state was saved. */
+static void deliver_injected(SoftCpu *c)
+{
+    bool soft = c->injected.soft;
+
+    c->injected.valid = false;
+    soft_interrupt(c, c->injected.vector,
+                   soft                       ? SOFT_INT_SOFTWARE
+                   : c->injected.is_interrupt ? SOFT_INT_HARDWARE
+                                              : SOFT_INT_EXCEPTION,
+                   c->injected.has_error, c->injected.error, c->rip);
+}
+
+SoftStop soft_run(SoftCpu *c, int64_t budget)
+{
+    SoftStop stop;
+
+    c->budget = budget;
+    c->block = NULL;
+    c->last_block = NULL;
+    soft_rcu_enter(c);
+    switch (sigsetjmp(c->escape, 0)) {
+    case ESCAPE_EXCEPTION:
+        c->block = NULL;
+        c->last_block = NULL;
+        c->single = false;
+        c->db_pending = 0;
+        soft_mmu_look(c);
+        soft_interrupt(c, c->raised.vector, SOFT_INT_EXCEPTION, c->raised.has_error,
+                       c->raised.error, c->rip);
+        break;
+    case ESCAPE_LEAVE:
+        c->block = NULL;
+        c->last_block = NULL;
+        c->single = false;
+        break;
+    default:
+        if (c->injected.valid) {
+            deliver_injected(c);
+        }
+        break;
+    }
+    stop = run_blocks(c);
+    soft_mmu_look(c);
+    soft_rcu_leave(c);
+    return stop;
+}
