@@ -553,6 +553,12 @@ SoftStop soft_run(SoftCpu *c, int64_t budget);
 #pragma weak soft_decode_system
 #pragma weak soft_decode_vector
 #pragma weak soft_interrupt
+#pragma weak soft_far_jump
+#pragma weak soft_far_call
+#pragma weak soft_far_return
+#pragma weak soft_iret
+#pragma weak soft_in
+#pragma weak soft_out
 #pragma weak soft_debug_trap
 #pragma weak soft_debug_hit
 #pragma weak soft_debug_armed
