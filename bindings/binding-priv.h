@@ -73,3 +73,5 @@ void binding_on_error(ScriptRef *fn); /* takes the reference */
  * file that is missing, damaged or of another version is as none. */
 void bundle_open(lua_State *L, const char *file, const char *scripts, const char *version);
 void bundle_close(void);
+
+void binding_open_machine_state(lua_State *L); /* part of binding_open_machine */

@@ -8,31 +8,7 @@
 #include "engine/core/main-loop.h"
 #include "engine/core/rcu.h"
 #include "engine/cpu/cpu.h"
-#include "fake-accel.h"
-
-static void setup(void)
-{
-    main_loop_init();
-}
-
-static void teardown(void)
-{
-    ck_assert_uint_eq(fake_accels_alive, 0);
-    main_loop_finalize();
-}
-
-static void ok(bool result, GError *error)
-{
-    ck_assert_msg(result && !error, "%s", error ? error->message : "failed without an error");
-}
-
-#define ck_error(error, text)                                                                \
-    do {                                                                                     \
-        ck_assert_ptr_nonnull(error);                                                        \
-        ck_assert_msg(strstr((error)->message, (text)), "'%s' lacks '%s'", (error)->message, \
-                      (text));                                                               \
-        g_clear_error(&(error));                                                             \
-    } while (0)
+#include "fake-rig.h"
 
 /* ---- page walks -------------------------------------------------------------------------- */
 
@@ -543,11 +519,6 @@ START_TEST(a_trace_keeps_reads_with_their_answers)
 END_TEST
 
 /* ---- threads ----------------------------------------------------------------------------- */
-
-static VCpu *cpu_at(Machine *m, unsigned i)
-{
-    return g_ptr_array_index(m->cpus, i);
-}
 
 static void note_thread(VCpu *cpu, void *opaque)
 {
