@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "engine/core/lock.h"
+#include "engine/cpu/cpu-apic.h"
 #include "engine/cpu/cpuid.h"
 #include "engine/cpu/event.h"
 #include "engine/cpu/exit.h"
@@ -89,7 +90,9 @@ struct VCpu {
     int index;
     Accel *accel;
     const CpuOps *ops;
-    void *accel_data;  /* owned by the accelerator */
+    void *accel_data;           /* owned by the accelerator */
+    const CpuApicOps *apic_ops; /* of a local APIC in user space; NULL: none. Engine lock */
+    void *apic;
     bool hlt_in_accel; /* HLT, INIT and SIPI are served by the accelerator (LAPIC in the kernel) */
     AddressSpace *memory, *io;
     MemoryCache memory_cache, io_cache;

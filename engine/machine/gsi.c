@@ -130,11 +130,14 @@ bool machine_connect_gsi(Machine *m, unsigned gsi, Irq *pin, GError **error)
                      OBJECT(m)->name, MACHINE_GSI_PINS);
 }
 
+int machine_acknowledge(Machine *m)
+{
+    return m->priv->acknowledge ? m->priv->acknowledge(m->priv->acknowledge_opaque) : -1;
+}
+
 static int intr_acknowledge(void *opaque)
 {
-    MachinePriv *p = ((Machine *)opaque)->priv;
-
-    return p->acknowledge ? p->acknowledge(p->acknowledge_opaque) : -1;
+    return machine_acknowledge(opaque);
 }
 
 static void intr_set(void *opaque, int n, int level)

@@ -154,6 +154,7 @@ bool machine_connect_gsi(Machine *m, unsigned gsi, struct Irq *pin, GError **err
  * nothing after all). `fn` NULL takes `opaque`'s own registration back. */
 struct Irq *machine_intr(Machine *m); /* borrowed */
 void machine_set_acknowledge(Machine *m, int (*fn)(void *opaque), void *opaque);
+int machine_acknowledge(Machine *m); /* -1 also where there is nobody to ask */
 /* A message-signalled interrupt: to the local APICs of the accelerator, or to those in user space,
  * which registered with machine_set_msi. false: there is nobody to take it. */
 typedef void (*MachineMsiFn)(void *opaque, uint64_t addr, uint32_t data);

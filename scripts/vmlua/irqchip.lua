@@ -3,8 +3,11 @@ The interrupt controllers and the timer of a PC, as far as the accelerator does 
 
     irqchip "on"     all are in the accelerator, the PIT too unless `pit` says otherwise
     irqchip "split"  local APICs in the accelerator; PIC, I/O APIC and PIT are devices
-    irqchip "off"    PIC and PIT are devices; there are no APICs
+    irqchip "off"    PIC and PIT are devices; so are local APICs and I/O APIC, if the accelerator's
+                     processors can use local APICs outside of it (soft)
 ]]
+local text = require "vmlua.text"
+
 local irqchip = {}
 
 -- The PIT is on line 0; an I/O APIC has that on pin 2, where its firmware tables say it is.
@@ -13,19 +16,27 @@ local function ioapic_pin(gsi)
   if gsi ~= 2 then return gsi end
 end
 
---- Adds to machine `m` what it lacks, wired as in a PC. Answers the devices by name: pic, ioapic, pit.
+--- Adds to machine `m` what it lacks, wired as in a PC. Answers the devices by name: pic, apic, ioapic, pit.
+--- Option apic: whether local APICs are added where the accelerator has none (default: with accelerator soft).
 ---@param m machine
----@return { pic: device?, ioapic: device?, pit: device? }
-function irqchip.add(m)
+---@param options? { apic?: boolean }
+---@return { pic: device?, apic: device?, ioapic: device?, pit: device? }
+function irqchip.add(m, options)
+  for key in pairs(options or {}) do
+    if key ~= "apic" then error(text.unknown("option", tostring(key), { "apic" }), 2) end
+  end
+  local apics = options and options.apic
+  if apics == nil then apics = m.accel == "soft" end
   local made = {}
+  if m.irqchip == "off" and apics then made.apic = m:device("apic", { id = "apic" }) end
   if m.irqchip ~= "on" then
     made.pic = m:device("isa-pic", { id = "pic" })
-    made.pic:connect("intr", 0, m:intr())
+    made.pic:connect("intr", 0, made.apic and made.apic:irq "lint0" or m:intr())
     for n = 0, 15 do
       if n ~= 2 then m:connect_gsi(n, made.pic:irq(nil, n)) end
     end
   end
-  if m.irqchip == "split" then
+  if m.irqchip == "split" or made.apic then
     made.ioapic = m:device("ioapic", { id = "ioapic" })
     for n = 0, 23 do
       local pin = ioapic_pin(n)

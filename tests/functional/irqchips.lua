@@ -1,5 +1,6 @@
 -- The interrupt controllers of a PC, in the accelerator, half there, and as devices: guests see no difference.
 local core = require "vmlua.core.machine"
+local irqchip = require "vmlua.irqchip"
 local test = require "vmlua.test"
 
 local MODES = { "on", "split", "off" }
@@ -84,4 +85,23 @@ test("with the PIT outside, the kernel's interrupt controllers still take its ti
   vm:start()
   t.eq(vm:wait { rt = 20 }, "shutdown")
   t.eq(vm.exit_code, 13)
+end)
+
+test("local APICs outside of the accelerator are wired to PIC and I/O APIC", function(t)
+  has_kvm(t)
+  local made
+  local vm = t.machine({
+    ram = "1M",
+    init = function(m)
+      m.memory:add(0, m.ram)
+      made = irqchip.add(m, { apic = true })
+      m.cpus[1]:set { cs = 0, rip = 0x7c00 }
+    end,
+  }, { accel = "kvm", irqchip = "off", smp = 2 })
+  t.eq(made.apic.cpus, 2)
+  t.eq(vm.memory:read_u32(0xfee00030) & 0xff, 0x14)
+  t.eq(vm.memory:read_u32(0xfec00000), 0)
+  vm:gsi(4):raise()
+  t.eq(made.apic:irq("lint0").level, 1)
+  t.raises('unknown option "apci"', irqchip.add, vm, { apci = true })
 end)

@@ -434,7 +434,7 @@ static const VMStateDescription vmstate_pic = {
 
 /* ---- the device ---------------------------------------------------------------------------- */
 
-static int machine_acknowledge(void *opaque)
+static int acknowledge(void *opaque)
 {
     return pic_acknowledge(opaque);
 }
@@ -459,7 +459,7 @@ static bool pic_realize(DeviceState *dev, GError **error)
     if (!device_map_io(dev, 0x4d0, &s->elcr_io, error)) {
         return false;
     }
-    machine_set_acknowledge(dev->machine, machine_acknowledge, dev);
+    machine_set_acknowledge(dev->machine, acknowledge, dev);
     return true;
 }
 
