@@ -253,7 +253,7 @@ local restore = vm.restore
 --- Goes back to a snapshot. Waits that are pending return nil, "restored".
 ---@param snapshot snapshot
 function vm:restore(snapshot)
-  restore(self, snapshot)
+  served(restore, self, snapshot)
   local pending = {}
   for finish in pairs(waits_of(self)) do pending[#pending + 1] = finish end
   for _, finish in ipairs(pending) do finish(nil, "restored") end

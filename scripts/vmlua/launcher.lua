@@ -90,8 +90,10 @@ local function run_task(fn, ...)
   local args = table.pack(...)
   local results
   local task = sched.spawn(function() results = table.pack(xpcall(fn, trace, table.unpack(args, 1, args.n))) end)
+  task.quiet = true -- what ends it is told by whoever called this
   -- A second Ctrl-C ends the task without its last words.
   while not results and not interrupted do
+    if task.stray then return false, task.error end
     if coroutine.status(task.thread) == "dead" then
       interrupted = interrupted or "int"
       break

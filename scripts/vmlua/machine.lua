@@ -515,6 +515,7 @@ end
 function make_device(m, type, props)
   local ok, dev = pcall(require("vmlua.core.qom").new, type)
   if not ok then return nil, dev end
+  if not dev:is_a "device" then return nil, ("'%s' is no device"):format(type) end
   local id, err
   for k, v in pairs(props or {}) do
     if k == "id" then
@@ -685,8 +686,8 @@ function vm:restore(snapshot)
   data.restoring = true -- on the way it is paused, which is nothing to wake up for
   local ok, err = pcall(restore, self, snapshot)
   data.restoring = nil
+  if not ok then error((tostring(err):gsub("^[^\n]-vmlua/machine%.lua:%d+: ", "")), 2) end -- refused: it goes on as it was
   sched.interrupt(self, "restored")
-  if not ok then error(err, 2) end
 end
 
 -- Sources of events (vmlua.event) are loaded when the first is named.

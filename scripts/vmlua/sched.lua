@@ -53,7 +53,15 @@ end
 
 local function resumed(task, ok, ...)
   if coroutine.status(task.thread) == "suspended" then
-    task.status = "waiting"
+    if task.stop ~= nil then
+      task.status = "waiting"
+      return
+    end
+    -- A yield that is no wait: nobody would ever resume it.
+    local message = text_of("coroutine.yield in a task: nothing goes on from there (sched.yield lets others run)", task.thread)
+    task.error, task.stray = message, true
+    coroutine.close(task.thread)
+    finish(task, "failed", message)
     return
   end
   if ok then

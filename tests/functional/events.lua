@@ -151,3 +151,18 @@ guest("a machine that is stopped has stopped", function(t)
   vm:stop "enough"
   t.eq({ vm.status, vm.reason }, { "shutdown", "enough" })
 end)
+
+guest("a restore that is refused ends no wait", function(t)
+  local vm, other = t.machine(board()), t.machine(board())
+  local foreign = other:snapshot()
+  local task = sched.spawn(function() return vm:wait { rt = 20 } end)
+  local second = sched.spawn(function() return vm:pio({ port = 0x7777 }):wait { rt = 20 } end)
+  vm:resume()
+  sched.yield()
+  sched.yield()
+  t.raises("of another machine", vm.restore, vm, foreign)
+  t.raises("snapshot expected", vm.restore, vm, nil)
+  vm:stop "over"
+  t.eq({ task:join() }, { "shutdown", "over" })
+  second:cancel()
+end)

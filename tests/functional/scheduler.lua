@@ -128,3 +128,11 @@ test("await ends with the real-time limit and undoes what was set up", function(
   t.eq(sched.await { rt = 1, arm = function(done) done "at once" return function() undone = undone + 1 end end }, "at once")
   t.eq(undone, 2)
 end)
+
+test("a task that yields to nobody fails instead of hanging", function(t)
+  local task = sched.spawn(function() coroutine.yield(1) end)
+  t.raises("coroutine.yield in a task", task.join, task)
+  local r = t.vmlua { "-e", "coroutine.yield(1)" }
+  t.eq(r.status, 1)
+  t.match(r.err, "coroutine.yield in a task")
+end)
