@@ -50,7 +50,8 @@ bool cpu_fetch_state(VCpu *cpu, unsigned groups, GError **error)
         return false;
     }
     cpu->state_valid |= need;
-    if ((need & X86_STATE_EVENTS) && cpu->halted && !cpu->hlt_in_accel) {
+    if ((need & X86_STATE_EVENTS) && cpu->halted && !cpu->hlt_in_accel &&
+        cpu->state->mp_state == X86_MP_RUNNABLE) {
         cpu->state->mp_state = X86_MP_HALTED;
     }
     return true;

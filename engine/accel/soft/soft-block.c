@@ -64,6 +64,12 @@ void soft_blocks_flush(SoftCpu *c)
     c->last_block = NULL;
 }
 
+void soft_blocks_count(const SoftCpu *c, uint64_t *made, uint64_t *flushes)
+{
+    *made += __atomic_load_n(&c->blocks->made, __ATOMIC_RELAXED);
+    *flushes += __atomic_load_n(&c->blocks->flushes, __ATOMIC_RELAXED);
+}
+
 static SoftBlock *arena_alloc(SoftCpu *c, unsigned n)
 {
     SoftBlocks *b = c->blocks;

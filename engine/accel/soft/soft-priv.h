@@ -284,6 +284,9 @@ struct SoftCpu {
     uint8_t irq_line;   /* atomic: an external interrupt waits for IF */
     int (*irq_vector)(void *opaque);
     void *irq_opaque;
+    int (*line_vector)(void *opaque); /* of the INTR line: set_intr */
+    void *line_opaque;
+    bool wait_sipi; /* a processor that INIT or reset left waiting */
     bool nmi_pending;
     bool in_rcu;        /* inside the run loop's RCU section */
     bool single;        /* one instruction a block: TF, a step, after STI */
@@ -505,6 +508,7 @@ SoftBlock *soft_block_at(SoftCpu *c, SoftBlock *from); /* lookup through the lin
 struct SoftBlocks *soft_blocks_new(void);
 void soft_blocks_free(struct SoftBlocks *blocks);
 void soft_tlb_init(SoftCpu *c);
+void soft_blocks_count(const SoftCpu *c, uint64_t *made, uint64_t *flushes); /* adds */
 
 /* ---- between the foundation's files -------------------------------------------------------- */
 

@@ -131,6 +131,7 @@ void soft_state_load_groups(SoftCpu *c, const X86CPUState *s, unsigned groups)
     if (groups & X86_STATE_EVENTS) {
         load_events(c, s);
         c->saved->mp_state = s->mp_state;
+        c->wait_sipi = s->mp_state == X86_MP_UNINITIALIZED || s->mp_state == X86_MP_INIT_RECEIVED;
         c->saved->events = s->events;
     }
     if (groups & (X86_STATE_GPR | X86_STATE_SYSTEM)) {
@@ -172,9 +173,7 @@ static void store_events(const SoftCpu *c, X86CPUState *s)
         e->exception_has_error = c->injected.has_error;
         e->exception_error = c->injected.error;
     }
-    s->mp_state = c->halted                             ? X86_MP_HALTED
-                  : c->saved->mp_state == X86_MP_HALTED ? X86_MP_RUNNABLE
-                                                        : c->saved->mp_state;
+    s->mp_state = c->halted ? X86_MP_HALTED : c->wait_sipi ? c->saved->mp_state : X86_MP_RUNNABLE;
 }
 
 /* In the middle of an instruction (a device looks at its reader) it is that instruction's start. */

@@ -1,0 +1,569 @@
+/*
+ * The accelerator "soft": machines, vCPU threads, interrupts and hooks on top of the software CPU.
+ *
+ * It has no interrupt controllers: they are the board's. A vCPU's local APIC is asked through
+ * VCpu.apic_ops; without one, vCPU 0 has the INTR line (set_intr). Whoever changes something says
+ * CPU_REQ_IRQ, whose kick ends soft_run; before the next one the lines are looked at under the
+ * engine lock.
+ */
+#include <string.h>
+
+#include "engine/accel/soft/soft-accel.h"
+#include "engine/core/error.h"
+#include "engine/core/lock.h"
+#include "engine/core/rcu.h"
+
+#define BUDGET_ENDLESS (INT64_MAX / 2)
+
+enum { IRQ_LINE = 1, IRQ_APIC = 2 }; /* SoftCpu.irq_line */
+
+static SoftCpu *soft_cpu(VCpu *cpu)
+{
+    return cpu->accel_data;
+}
+
+/* ---- memory changes under running vCPUs ---------------------------------------------------- */
+
+static void tell_all(SoftAccel *a, uint32_t attention)
+{
+    for (unsigned i = 0; i < a->parent.config.max_cpus; i++) {
+        SoftCpu *c = rcu_load(&a->cpus[i]);
+
+        if (c) {
+            soft_attention(c, attention);
+        }
+    }
+}
+
+static void soft_commit(MemoryListener *l, const FlatView *old_view, const FlatView *new_view)
+{
+    tell_all(l->opaque, SOFT_ATTN_VIEW);
+}
+
+static void soft_log_start(MemoryListener *l, const MemorySection *s, uint8_t old_clients,
+                           uint8_t new_clients)
+{
+    SoftAccel *a = l->opaque;
+
+    __atomic_store_n(&a->logging, true, __ATOMIC_SEQ_CST);
+    tell_all(a, SOFT_ATTN_SYNC);
+}
+
+/* Running vCPUs mark what they may have written when they look, and then find out anew which pages
+ * they write: a reader sees it this time or the next. Stopped ones have done so. */
+static void soft_log_sync(MemoryListener *l, const MemorySection *s)
+{
+    tell_all(l->opaque, SOFT_ATTN_SYNC);
+}
+
+/* ---- the machine --------------------------------------------------------------------------- */
+
+static bool soft_create(Accel *accel, GError **error)
+{
+    SoftAccel *a = SOFT_ACCEL(accel);
+
+    /* Whatever was asked for: controllers are devices here. */
+    accel->config.irqchip = IRQCHIP_OFF;
+    accel->config.pit = false;
+    a->cpus = g_new0(SoftCpu *, accel->config.max_cpus);
+    a->listener = (MemoryListener){
+        .commit = soft_commit, .log_start = soft_log_start, .log_sync = soft_log_sync, .opaque = a
+    };
+    memory_listener_register(&a->listener, accel->config.memory);
+    return true;
+}
+
+static void soft_destroy(Accel *accel)
+{
+    SoftAccel *a = SOFT_ACCEL(accel);
+
+    if (a->listener.as) {
+        memory_listener_unregister(&a->listener);
+        a->listener.as = NULL;
+    }
+    g_clear_pointer(&a->cpus, g_free);
+    g_clear_pointer(&a->breaks, g_free);
+}
+
+/* ---- vCPUs --------------------------------------------------------------------------------- */
+
+/* The processor's side of its APIC, with the lock that the device wants. */
+static bool apic_msr(void *opaque, uint32_t index, bool is_write, uint64_t *value)
+{
+    VCpu *cpu = opaque;
+    bool ok = false;
+
+    engine_lock();
+    if (cpu->apic_ops) {
+        ok = is_write ? cpu->apic_ops->wrmsr(cpu->apic, index, *value)
+                      : cpu->apic_ops->rdmsr(cpu->apic, index, value);
+    }
+    engine_unlock();
+    return ok;
+}
+
+static uint8_t apic_get_cr8(void *opaque)
+{
+    VCpu *cpu = opaque;
+    uint8_t v = 0;
+
+    engine_lock();
+    if (cpu->apic_ops) {
+        v = cpu->apic_ops->get_cr8(cpu->apic);
+    }
+    engine_unlock();
+    return v;
+}
+
+static void apic_set_cr8(void *opaque, uint8_t value)
+{
+    VCpu *cpu = opaque;
+
+    engine_lock();
+    if (cpu->apic_ops) {
+        cpu->apic_ops->set_cr8(cpu->apic, value);
+    }
+    engine_unlock();
+}
+
+/* soft-sys calls these from handlers, inside the run loop's RCU section: the lock may be waited for
+ * there (nobody waits for a grace period while holding it). */
+static const SoftApicOps apic_adapter = { .msr = apic_msr,
+                                          .get_cr8 = apic_get_cr8,
+                                          .set_cr8 = apic_set_cr8 };
+
+static int apic_vector(void *opaque)
+{
+    VCpu *cpu = opaque;
+    SoftCpu *c = soft_cpu(cpu);
+    int vector = -1;
+
+    if (__atomic_load_n(&c->irq_line, __ATOMIC_SEQ_CST) & IRQ_APIC) {
+        vector = cpu->apic_ops ? cpu->apic_ops->get_interrupt(cpu->apic) : -1;
+        if (!cpu->apic_ops || !cpu->apic_ops->has_interrupt(cpu->apic)) {
+            __atomic_fetch_and(&c->irq_line, (uint8_t)~IRQ_APIC, __ATOMIC_SEQ_CST);
+        }
+        return vector;
+    }
+    return c->line_vector ? c->line_vector(c->line_opaque) : -1;
+}
+
+static bool soft_vcpu_create(VCpu *cpu, GError **error)
+{
+    SoftAccel *a = SOFT_ACCEL(cpu->accel);
+    SoftCpu *c = soft_cpu_new(cpu);
+
+    c->accel = a;
+    c->irq_vector = apic_vector;
+    c->irq_opaque = cpu;
+    c->breaks = rcu_load(&a->breaks) != NULL;
+    cpu->accel_data = c;
+    rcu_publish(&a->cpus[cpu->index], c);
+    return true;
+}
+
+static void free_cpu(void *opaque)
+{
+    soft_cpu_free(opaque);
+}
+
+static void soft_vcpu_destroy(VCpu *cpu)
+{
+    SoftAccel *a = SOFT_ACCEL(cpu->accel);
+    SoftCpu *c = soft_cpu(cpu);
+
+    cpu->accel_data = NULL;
+    rcu_publish(&a->cpus[cpu->index], NULL);
+    rcu_defer(free_cpu, c); /* another vCPU may be asking whether it runs */
+}
+
+/* INIT leaves the FPU, most MSRs and CR0's cache bits as they are (SDM 3A table 10-1). */
+static void init_processor(SoftCpu *c)
+{
+    X86CPUState *s = g_aligned_alloc0(1, sizeof(X86CPUState), 64);
+    uint64_t cache = c->cr0 & (CR0_CD | CR0_NW), apic_base = c->apic_base;
+    CpuidEntry *signature = c->vcpu->cpuid ? cpuid_policy_find(c->vcpu->cpuid, 1, 0) : NULL;
+
+    x86_state_reset(s, c->vcpu->index == 0);
+    s->cr0 = (s->cr0 & ~(CR0_CD | CR0_NW)) | cache;
+    s->apic_base = apic_base;
+    s->gpr[X86_RDX] = signature ? signature->eax : s->gpr[X86_RDX];
+    soft_state_load_groups(c, s,
+                           X86_STATE_GPR | X86_STATE_SYSTEM | X86_STATE_DEBUG | X86_STATE_EVENTS);
+    c->wait_sipi = c->vcpu->index != 0;
+    c->saved->mp_state = c->wait_sipi ? X86_MP_INIT_RECEIVED : X86_MP_RUNNABLE;
+    g_aligned_free(s);
+}
+
+static void start_at(SoftCpu *c, uint8_t vector)
+{
+    X86Segment *cs = &c->seg[X86_CS];
+
+    x86_segment_set_real(cs, (uint16_t)(vector << 8), true);
+    c->rip = 0;
+    c->wait_sipi = false;
+    c->halted = false;
+    c->saved->mp_state = X86_MP_RUNNABLE;
+    soft_mode_changed(c);
+}
+
+/* Before the guest runs: what the interrupt controllers have for this vCPU. */
+static void look_at_lines(SoftCpu *c)
+{
+    VCpu *cpu = c->vcpu;
+    uint8_t vector = 0;
+    unsigned asked;
+
+    engine_lock();
+    if (cpu->apic_ops) {
+        asked = cpu->apic_ops->has_requests(cpu->apic)
+                    ? cpu->apic_ops->take_requests(cpu->apic, &vector)
+                    : 0;
+        if (asked & CPU_APIC_INIT) {
+            init_processor(c);
+        }
+        if ((asked & CPU_APIC_SIPI) && c->wait_sipi) {
+            start_at(c, vector);
+        }
+        if (asked & CPU_APIC_NMI) {
+            c->nmi_pending = true;
+        }
+        if (cpu->apic_ops->has_interrupt(cpu->apic)) {
+            __atomic_fetch_or(&c->irq_line, IRQ_APIC, __ATOMIC_SEQ_CST);
+        } else {
+            __atomic_fetch_and(&c->irq_line, (uint8_t)~IRQ_APIC, __ATOMIC_SEQ_CST);
+        }
+    }
+    engine_unlock();
+}
+
+static void fill_exit(SoftCpu *c, SoftStop stop)
+{
+    CpuExit *e = &c->vcpu->exit;
+
+    *e = (CpuExit){ .kind = CPU_EXIT_INTERRUPTED, .count = 1 };
+    switch (stop) {
+    case SOFT_STOP_HALT:
+        e->kind = CPU_EXIT_HLT;
+        c->halted = false; /* from here on VCpu.halted says it */
+        break;
+    case SOFT_STOP_TRIPLE_FAULT:
+        e->kind = CPU_EXIT_SHUTDOWN;
+        break;
+    case SOFT_STOP_DEBUG:
+        e->kind = CPU_EXIT_DEBUG;
+        e->value = c->debug_stop;
+        e->addr = c->mode.long_mode ? c->rip : (uint32_t)(c->seg[X86_CS].base + c->rip);
+        e->args[0] = c->dr6;
+        e->args[1] = c->dr7;
+        e->args[2] = e->addr;
+        break;
+    case SOFT_STOP_BUDGET:
+    case SOFT_STOP_KICKED:
+    default:
+        break;
+    }
+}
+
+static void soft_vcpu_run(VCpu *cpu)
+{
+    SoftCpu *c = soft_cpu(cpu);
+    SoftStop stop;
+
+    if (cpu->state_dirty) {
+        soft_state_load_groups(c, cpu->state, cpu->state_dirty);
+        cpu->state_dirty = 0;
+    }
+    cpu->state_valid = 0;
+    look_at_lines(c);
+    if (c->wait_sipi) {
+        cpu->exit = (CpuExit){ .kind = CPU_EXIT_HLT, .count = 1 };
+        return;
+    }
+    stop = soft_run(c, BUDGET_ENDLESS);
+    if (__atomic_load_n(&SOFT_ACCEL(cpu->accel)->logging, __ATOMIC_SEQ_CST)) {
+        soft_tlb_drop_writes(c);
+    }
+    cpu->state_valid &= cpu->state_dirty;
+    fill_exit(c, stop);
+}
+
+/* Accesses are finished where they are made. */
+static void soft_vcpu_finish_exit(VCpu *cpu)
+{
+}
+
+static void soft_vcpu_kick(VCpu *cpu)
+{
+    SoftCpu *c = __atomic_load_n(&cpu->accel_data, __ATOMIC_ACQUIRE);
+
+    if (c) {
+        soft_attention(c, SOFT_ATTN_KICK);
+    }
+}
+
+static bool soft_vcpu_has_work(VCpu *cpu)
+{
+    SoftCpu *c = soft_cpu(cpu);
+    bool interrupt = __atomic_load_n(&c->irq_line, __ATOMIC_SEQ_CST) & IRQ_LINE;
+    uint64_t rflags = cpu->state_dirty & X86_STATE_GPR ? cpu->state->rflags : c->flags;
+
+    if (cpu->apic_ops) {
+        if (cpu->apic_ops->has_requests(cpu->apic)) {
+            return true;
+        }
+        interrupt |= cpu->apic_ops->has_interrupt(cpu->apic);
+    }
+    if (c->wait_sipi) {
+        return false;
+    }
+    return (interrupt && (rflags & FLAG_IF)) || (c->nmi_pending && !c->nmi_masked) ||
+           (__atomic_load_n(&c->attention, __ATOMIC_SEQ_CST) & SOFT_ATTN_NMI);
+}
+
+static bool soft_get_state(VCpu *cpu, unsigned groups, GError **error)
+{
+    soft_state_store_groups(soft_cpu(cpu), cpu->state, groups);
+    return true;
+}
+
+static bool soft_put_state(VCpu *cpu, unsigned groups, GError **error)
+{
+    soft_state_load_groups(soft_cpu(cpu), cpu->state, groups);
+    return true;
+}
+
+static bool soft_set_cpuid(VCpu *cpu, GError **error)
+{
+    SoftCpu *c = soft_cpu(cpu);
+    uint32_t out[4];
+    unsigned bits;
+
+    cpuid_policy_query(cpu->cpuid, 0x80000008, 0, out);
+    bits = out[0] & 0xff;
+    if (bits >= 32 && bits <= 52) {
+        c->phys_bits = (uint8_t)bits;
+    }
+    return true;
+}
+
+static CpuidPolicy *soft_cpuid_policy(GError **error)
+{
+    return soft_supported_cpuid();
+}
+
+/* ---- interrupts ---------------------------------------------------------------------------- */
+
+static void soft_set_intr(VCpu *cpu, bool level, int (*vector)(void *opaque), void *opaque)
+{
+    SoftCpu *c = soft_cpu(cpu);
+
+    if (!c) {
+        return;
+    }
+    c->line_vector = vector;
+    c->line_opaque = opaque;
+    if (level) {
+        __atomic_fetch_or(&c->irq_line, IRQ_LINE, __ATOMIC_SEQ_CST);
+        cpu_request(cpu, CPU_REQ_IRQ);
+    } else {
+        __atomic_fetch_and(&c->irq_line, (uint8_t)~IRQ_LINE, __ATOMIC_SEQ_CST);
+    }
+}
+
+static bool soft_inject_nmi(VCpu *cpu, GError **error)
+{
+    soft_attention(soft_cpu(cpu), SOFT_ATTN_NMI);
+    cpu_request(cpu, CPU_REQ_IRQ);
+    return true;
+}
+
+/* ---- hooks and debugging ------------------------------------------------------------------- */
+
+static uint64_t filter_last(const EventFilter *f)
+{
+    uint64_t last;
+
+    if (__builtin_add_overflow(f->addr, f->len ? f->len - 1 : 0, &last)) {
+        last = UINT64_MAX;
+    }
+    return last;
+}
+
+static void publish_breaks(SoftAccel *a, SoftBreaks *new_breaks)
+{
+    SoftBreaks *old = a->breaks;
+
+    rcu_publish(&a->breaks, new_breaks);
+    if (old) {
+        rcu_defer(g_free, old);
+    }
+    for (unsigned i = 0; i < a->parent.config.max_cpus; i++) {
+        SoftCpu *c = a->cpus[i];
+
+        if (c) {
+            __atomic_store_n(&c->breaks, new_breaks != NULL, __ATOMIC_SEQ_CST);
+        }
+    }
+}
+
+static SoftBreaks *breaks_with_room(const SoftAccel *a, int more)
+{
+    unsigned n = (a->breaks ? a->breaks->n : 0) + (unsigned)more;
+    SoftBreaks *b = g_malloc0(sizeof(SoftBreaks) + (n + 1) * sizeof(b->ranges[0]));
+
+    return b;
+}
+
+static void add_break(SoftAccel *a, uint64_t first, uint64_t last)
+{
+    SoftBreaks *b = breaks_with_room(a, 1);
+    unsigned k = 0;
+
+    for (; a->breaks && k < a->breaks->n && a->breaks->ranges[k].first <= first; k++) {
+        b->ranges[b->n++] = a->breaks->ranges[k];
+    }
+    b->ranges[b->n].first = first;
+    b->ranges[b->n++].last = last;
+    for (; a->breaks && k < a->breaks->n; k++) {
+        b->ranges[b->n++] = a->breaks->ranges[k];
+    }
+    publish_breaks(a, b);
+}
+
+static void remove_break(SoftAccel *a, uint64_t first, uint64_t last)
+{
+    SoftBreaks *b = breaks_with_room(a, 0);
+    bool found = false;
+
+    for (unsigned k = 0; a->breaks && k < a->breaks->n; k++) {
+        if (!found && a->breaks->ranges[k].first == first && a->breaks->ranges[k].last == last) {
+            found = true;
+        } else {
+            b->ranges[b->n++] = a->breaks->ranges[k];
+        }
+    }
+    if (b->n == 0) {
+        g_clear_pointer(&b, g_free);
+    }
+    publish_breaks(a, b);
+}
+
+static bool covers_ram(SoftAccel *a, uint64_t first, uint64_t last)
+{
+    const FlatView *view;
+    bool all = false;
+
+    rcu_enter();
+    view = address_space_flat_view(a->parent.config.memory);
+    for (unsigned i = 0; i < view->n; i++) {
+        const FlatRange *r = &view->ranges[i];
+
+        if (r->addr <= first && r->last >= last && r->ram && !r->readonly &&
+            r->kind != MEMORY_ROM_DEVICE) {
+            all = true;
+        }
+    }
+    rcu_leave();
+    return all;
+}
+
+static bool soft_arm(Accel *accel, const EventFilter *f, AccelHookInfo *info, GError **error)
+{
+    SoftAccel *a = SOFT_ACCEL(accel);
+
+    switch (f->source) {
+    case EVENT_PIO:
+        info->how = g_strdup("port access");
+        return true;
+    case EVENT_MMIO:
+        if (covers_ram(a, f->addr, filter_last(f))) {
+            return error_set(error, ENGINE_ERROR_UNSUPPORTED,
+                             "%#" G_GINT64_MODIFIER
+                             "x is RAM: the guest reaches it without an exit; watch a device's "
+                             "address",
+                             f->addr);
+        }
+        info->how = g_strdup("memory access");
+        return true;
+    case EVENT_EXEC:
+        add_break(a, f->addr, filter_last(f));
+        info->how = g_strdup("decoded breakpoint");
+        return true;
+    default:
+        info->how = g_strdup("interpreter");
+        return true;
+    }
+}
+
+static void soft_disarm(Accel *accel, const EventFilter *f)
+{
+    if (f->source == EVENT_EXEC) {
+        remove_break(SOFT_ACCEL(accel), f->addr, filter_last(f));
+    }
+}
+
+static bool soft_step(VCpu *cpu, GError **error)
+{
+    soft_cpu(cpu)->step = true;
+    return true;
+}
+
+static void soft_stats(Accel *accel, void (*fn)(const char *name, uint64_t value, void *opaque),
+                       void *opaque)
+{
+    SoftAccel *a = SOFT_ACCEL(accel);
+    uint64_t instructions = 0, made = 0, flushes = 0;
+
+    for (unsigned i = 0; i < accel->config.max_cpus; i++) {
+        if (a->cpus[i]) {
+            instructions += __atomic_load_n(&a->cpus[i]->icount, __ATOMIC_RELAXED);
+            soft_blocks_count(a->cpus[i], &made, &flushes);
+        }
+    }
+    fn("soft-instructions", instructions, opaque);
+    fn("soft-blocks", made, opaque);
+    fn("soft-cache-flushes", flushes, opaque);
+}
+
+/* ---- the type ------------------------------------------------------------------------------ */
+
+static void soft_accel_class_init(ObjectClass *klass, const void *data)
+{
+    AccelClass *ac = ACCEL_CLASS(klass);
+
+    ac->short_name = "soft";
+    ac->create = soft_create;
+    ac->destroy = soft_destroy;
+    ac->vcpu_create = soft_vcpu_create;
+    ac->vcpu_destroy = soft_vcpu_destroy;
+    ac->vcpu_run = soft_vcpu_run;
+    ac->vcpu_finish_exit = soft_vcpu_finish_exit;
+    ac->vcpu_kick = soft_vcpu_kick;
+    ac->vcpu_has_work = soft_vcpu_has_work;
+    ac->get_state = soft_get_state;
+    ac->put_state = soft_put_state;
+    ac->set_cpuid = soft_set_cpuid;
+    ac->supported_cpuid = soft_cpuid_policy;
+    ac->set_intr = soft_set_intr;
+    ac->inject_nmi = soft_inject_nmi;
+    ac->arm = soft_arm;
+    ac->disarm = soft_disarm;
+    ac->step = soft_step;
+    ac->stats = soft_stats;
+}
+
+static const TypeInfo soft_accel_type = {
+    .name = TYPE_SOFT_ACCEL,
+    .parent = TYPE_ACCEL,
+    .doc = "The software CPU: interprets x86, needs nothing of the host's.",
+    .instance_size = sizeof(SoftAccel),
+    .class_size = sizeof(SoftAccelClass),
+    .class_init = soft_accel_class_init,
+};
+
+static void soft_accel_register(void)
+{
+    type_register_static(&soft_accel_type);
+}
+type_init(soft_accel_register)
