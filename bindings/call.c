@@ -13,8 +13,10 @@
 #include <semaphore.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "bindings/binding-priv.h"
+#include "engine/chardev/tty.h"
 #include "engine/core/error.h"
 #include "engine/core/lock.h"
 #include "engine/core/main-loop.h"
@@ -394,6 +396,22 @@ void script_coroutines_open(lua_State *L)
 
 /* ---- Ctrl-C ---------------------------------------------------------------------------------- */
 
+/* The hook that ends a script runs between Lua's instructions: a function in C that does not come
+ * back (a pattern with exponential cost) never gets there, and the main loop waits for its lock.
+ * So the third Ctrl-C that finds the first two unanswered ends the process. */
+static bool is_deaf(const ScriptThread *main_thread)
+{
+    static uint64_t last_seq;
+    static unsigned unanswered;
+    const uint64_t seq = __atomic_load_n(&watch.seq, __ATOMIC_ACQUIRE);
+    const bool same_call = __atomic_load_n(&watch.active, __ATOMIC_ACQUIRE) && seq == last_seq;
+
+    last_seq = seq;
+    unanswered = sigint_pending || same_call || main_thread->interrupt != RUN_ON ? unanswered + 1
+                                                                                 : 0;
+    return unanswered >= 2;
+}
+
 static void on_sigint(int sig)
 {
     static int64_t last;
@@ -402,6 +420,12 @@ static void on_sigint(int sig)
 
     if (!pthread_equal(pthread_self(), st->thread)) {
         pthread_kill(st->thread, SIGINT);
+    } else if (is_deaf(st)) {
+        static const char message[] = "vmlua: interrupted, without waiting for what runs\n";
+        tty_restore_in_signal();
+        ssize_t n = write(STDERR_FILENO, message, sizeof message - 1);
+        (void)n;
+        _exit(130);
     } else if (st->in_poll || !st->running) {
         sigint_pending = 1;
         main_loop_wakeup();

@@ -46,12 +46,17 @@ static void set_modes(const struct termios *modes)
     errno = saved;
 }
 
-static void ending_signal(int sig, siginfo_t *info, void *context)
+void tty_restore_in_signal(void)
 {
     if (tty_raw) {
         tty_raw = 0;
         set_modes(&tty_saved);
     }
+}
+
+static void ending_signal(int sig, siginfo_t *info, void *context)
+{
+    tty_restore_in_signal();
     for (unsigned i = 0; i < G_N_ELEMENTS(ending); i++) {
         if (ending[i] == sig) {
             sigaction(sig, &old_action[i], NULL);

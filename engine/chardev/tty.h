@@ -12,3 +12,5 @@
  * in the foreground (SIGCONT). */
 bool tty_enter_raw(int fd, bool signals, GError **error);
 void tty_leave_raw(void); /* fine when not entered */
+/* Async-signal-safe: puts the modes back, for a signal handler that is about to end the process. */
+void tty_restore_in_signal(void);

@@ -126,6 +126,24 @@ test("a request to end reaches a program whose callback loops", function(t)
   t.ok(r.status == 130 or r.status == 1, "status %s", tostring(r.status))
 end)
 
+test("a program deaf to requests to end is ended by the third", function(t)
+  -- The pattern's cost is exponential, and all of it is in one call of a function in C.
+  local path = board(t, [[
+    m:place(0x7c00, "\xe6\x80\xf4") m.cpus[1]:set { cs = 0, rip = 0x7c00 }
+    m:pio { port = 0x80 }:on(function()
+      print "looping" io.stdout:flush()
+      return ("a"):rep(80):find(("a-"):rep(16) .. "b")
+    end)]])
+  local r = t.vmlua { path, on_start = function(child, r)
+    t.wait_for(function() return r.out:find "looping" end)
+    t.wait_for(function()
+      child:kill(2)
+      return r.err:find "without waiting"
+    end)
+  end }
+  t.eq(r.status, 130)
+end)
+
 test("a device handler that fails stops the machine with its name", function(t)
   local path = t.file("board.lua", [[
 local machine, qom = require "vmlua.machine", require "vmlua.core.qom"
