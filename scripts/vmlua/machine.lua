@@ -63,6 +63,22 @@ local function check(what, t, level, ...)
   end
 end
 
+-- The vCPUs are made when the board first looks at them or adds a device: RAM that it maps before that costs KVM no
+-- grace period.
+local function need_cpus(m)
+  local make = api.data(m).make_cpus
+  if make then make() end
+end
+local getters = api.getters "machine"
+local made_cpus = getters.cpus
+--- The vCPUs, the boot processor first.
+---@param m machine
+---@return x86-cpu[]
+function getters.cpus(m)
+  need_cpus(m)
+  return made_cpus(m)
+end
+
 local class_keys = {
   name = "string", doc = "string", alias = "string", default = "boolean", ram = "integer|string", cpus = "integer",
   max_cpus = "integer", accel = "string|table", irqchip = "string", pit = "boolean", cpu = "string", init = "function",
@@ -321,15 +337,6 @@ local function memory_backend(m, conf, id)
   return backend
 end
 
--- The vCPUs are made when the board first looks at them: RAM that it maps before that costs KVM no grace period.
-local getters = api.getters "machine"
-local made_cpus = getters.cpus
-function getters.cpus(m)
-  local make = api.data(m).make_cpus
-  if make then make() end
-  return made_cpus(m)
-end
-
 local function build(m, class, conf)
   local data = api.data(m)
   local what = "board " .. class.name
@@ -400,7 +407,7 @@ local function build(m, class, conf)
     if init then init(m) end
   end
   add_devices(m, conf.device, "device")
-  if data.make_cpus then data.make_cpus() end
+  need_cpus(m)
 
   for _, key in ipairs(board_keys) do
     if conf[key] ~= nil and not seen[key] then error(("%s does not use %s"):format(what, key), 0) end
@@ -546,6 +553,7 @@ end
 ---@param props? table properties; `id` names it
 ---@return device
 function vm:device(type, props)
+  need_cpus(self)
   local dev, err = make_device(self, type, props)
   if not dev then error(err, 2) end
   return dev
