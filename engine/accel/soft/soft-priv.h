@@ -528,8 +528,16 @@ void soft_mmu_look(SoftCpu *c);
 
 /* A thunk is the guest's own instruction, re-encoded with its memory operand at [rdi], between
  * loads and stores of the registers it names. Made once a decoded instruction, in an executable
- * arena; sandboxed by construction: only whitelisted encodings are copied. */
-typedef void (*SoftThunk)(uint8_t *fpu, void *mem);
+ * arena; sandboxed by construction: only whitelisted encodings are copied: soft-thunk.h. */
+
+/* Over SoftCpu.fpu after it was filled from elsewhere: components in their initial state are written
+ * out, reserved bits that the host's CPU would refuse are dropped. */
+void soft_fpu_normalise(SoftCpu *c);
+/* Before a copy of it goes elsewhere: its header says which components are in use. */
+void soft_fpu_describe(const SoftCpu *c, uint8_t *area);
+#define SOFT_FPU_SIZE 832u /* bytes of the area with x87, SSE and AVX */
+/* Components of the area that are not in their initial state (XINUSE; XGETBV with ECX = 1). */
+uint64_t soft_fpu_in_use(const SoftCpu *c);
 
 /* ---- state (soft-state.c) ---------------------------------------------------------------- */
 

@@ -112,7 +112,8 @@ void soft_state_load_groups(SoftCpu *c, const X86CPUState *s, unsigned groups)
     if (groups & X86_STATE_FPU) {
         c->xcr0 = s->xcr0;
         memcpy(c->fpu, s->xsave, sizeof(c->fpu));
-        c->saved->xsave_size = s->xsave_size;
+        soft_fpu_normalise(c);
+        c->saved->xsave_size = MAX(s->xsave_size, SOFT_FPU_SIZE);
     }
     if (groups & X86_STATE_DEBUG) {
         memcpy(c->dr, s->dr, sizeof(c->dr));
@@ -208,6 +209,7 @@ void soft_state_store_groups(const SoftCpu *c, X86CPUState *s, unsigned groups)
         s->xcr0 = c->xcr0;
         s->xsave_size = c->saved->xsave_size;
         memcpy(s->xsave, c->fpu, sizeof(c->fpu));
+        soft_fpu_describe(c, s->xsave);
     }
     if (groups & X86_STATE_DEBUG) {
         memcpy(s->dr, c->dr, sizeof(s->dr));
