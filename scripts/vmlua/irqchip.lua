@@ -28,7 +28,7 @@ function irqchip.add(m, options)
   local apics = options and options.apic
   if apics == nil then apics = m.accel == "soft" end
   local made = {}
-  if m.irqchip == "off" and apics then made.apic = m:device("apic", { id = "apic" }) end
+  if m.irqchip == "off" and apics then made.apic = m:device("apic", { id = "apic", cpus = #m.cpus }) end
   if m.irqchip ~= "on" then
     made.pic = m:device("isa-pic", { id = "pic" })
     made.pic:connect("intr", 0, made.apic and made.apic:irq "lint0" or m:intr())

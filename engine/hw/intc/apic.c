@@ -470,6 +470,20 @@ static const VMStateDescription vmstate_apic = {
     .fields = apic_fields,
 };
 
+/* Again at each reset: a board may make its vCPUs after its devices, and the first reset comes when
+ * all are there. */
+static void attach_cpus(ApicSet *s)
+{
+    Machine *m = s->parent.machine;
+
+    for (unsigned i = 0; i < MIN(s->cpus, m->cpus->len); i++) {
+        VCpu *cpu = g_ptr_array_index(m->cpus, i);
+
+        cpu->apic = &s->apic[i];
+        cpu->apic_ops = &apic_cpu_ops;
+    }
+}
+
 /* ---- reset --------------------------------------------------------------------------------- */
 
 /* SDM 3A 11.4.7.3: as after power-up, but for the ID, the base and what is asked of the CPU. */
@@ -494,6 +508,7 @@ static void apic_reset(DeviceState *dev)
 {
     ApicSet *s = APIC_SET(dev);
 
+    attach_cpus(s);
     for (unsigned i = 0; i < s->cpus; i++) {
         LocalApic *a = &s->apic[i];
 
@@ -536,12 +551,6 @@ static bool apic_realize(DeviceState *dev, GError **error)
         return false;
     }
     machine_set_msi(m, message_from_machine, dev);
-    for (unsigned i = 0; i < MIN(s->cpus, m->cpus->len); i++) {
-        VCpu *cpu = g_ptr_array_index(m->cpus, i);
-
-        cpu->apic = &s->apic[i];
-        cpu->apic_ops = &apic_cpu_ops;
-    }
     return true;
 }
 
