@@ -12,6 +12,7 @@
  */
 #include <string.h>
 
+#include "engine/accel/soft/soft-block.h"
 #include "engine/accel/soft/soft-mmu.h"
 
 #define HASH_BITS   15
@@ -111,15 +112,7 @@ static inline unsigned hash_of(const uint8_t *host, uint32_t mode)
 
 static inline uint32_t mode_of(const SoftCpu *c)
 {
-    uint32_t mode;
-
-    memcpy(&mode, &c->mode, sizeof(mode));
-    return mode | (c->single ? MODE_SINGLE : 0);
-}
-
-static inline bool block_good(const SoftBlock *b)
-{
-    return __atomic_load_n(&b->page->generation, __ATOMIC_ACQUIRE) == b->generation;
+    return soft_mode_word(c) | (c->single ? MODE_SINGLE : 0);
 }
 
 /* ---- ends of blocks ------------------------------------------------------------------------ */
@@ -144,7 +137,7 @@ static void exec_cut(SoftCpu *c, const SoftInsn *i)
 
 void soft_cut_block(SoftCpu *c)
 {
-    SoftBlock *b = c->blocks && c->block ? c->block_writable : NULL;
+    SoftBlock *b = c->blocks ? c->block : NULL;
 
     if (!b) {
         return;
@@ -323,10 +316,10 @@ static SoftBlock *lookup(SoftCpu *c, uint64_t linear, const SoftTlbEntry *e)
     while (*at) {
         SoftBlock *b = *at;
 
-        if (b->host == host && b->mode == mode && block_good(b)) {
+        if (b->host == host && b->mode == mode && soft_block_good(b)) {
             return b->bytes > bytes_to_limit(c) ? make_scratch(c) : b;
         }
-        if (b->mode == UINT32_MAX || !block_good(b)) {
+        if (b->mode == UINT32_MAX || !soft_block_good(b)) {
             *at = b->next; /* stale: out of the chain, its memory goes with the arena */
         } else {
             at = &b->next;
@@ -357,35 +350,14 @@ SoftBlock *soft_block_lookup(SoftCpu *c)
 
 SoftBlock *soft_block_at(SoftCpu *c, SoftBlock *from)
 {
-    uint64_t linear = code_linear(c, c->rip);
-    const SoftTlbEntry *e;
-    const uint8_t *host;
-    SoftBlock *b;
-    uint32_t mode;
+    uint64_t flushes = c->blocks->flushes;
+    SoftBlock *b = soft_block_lookup(c);
 
-    soft_tlb_select(c);
-    e = &c->tlb_now[SOFT_FETCH][(linear >> 12) & (SOFT_TLB_SIZE - 1)];
-    if (e->tag != (linear & ~(SOFT_PAGE - 1)) || !e->ram) {
-        return soft_block_lookup(c);
-    }
-    host = (const uint8_t *)(linear + e->host);
-    mode = mode_of(c);
-    for (unsigned k = 0; k < 2; k++) {
-        b = from->link[k];
-        if (b && b->host == host && b->mode == mode && block_good(b) &&
-            (c->mode.long_mode || b->bytes <= bytes_to_limit(c))) {
-            return b;
-        }
-    }
-    {
-        uint64_t flushes = c->blocks->flushes;
-
-        b = soft_block_lookup(c);
-        if (flushes == c->blocks->flushes && b != c->blocks->scratch &&
-            from != c->blocks->scratch) {
-            from->link[1] = from->link[0];
-            from->link[0] = b;
-        }
+    /* The older of the two links goes: a conditional branch keeps both of its ways, a return its
+     * last two callers. */
+    if (flushes == c->blocks->flushes && b != c->blocks->scratch && from != c->blocks->scratch) {
+        from->link[1] = from->link[0];
+        from->link[0] = b;
     }
     return b;
 }

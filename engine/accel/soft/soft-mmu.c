@@ -8,6 +8,7 @@
  */
 #include <string.h>
 
+#include "engine/accel/soft/soft-block.h"
 #include "engine/accel/soft/soft-mmu.h"
 #include "engine/core/rcu.h"
 
@@ -19,14 +20,9 @@ static inline unsigned tlb_index(uint64_t linear)
     return (unsigned)(linear >> 12) & (SOFT_TLB_SIZE - 1);
 }
 
-static inline unsigned tlb_set_now(const SoftCpu *c)
-{
-    return (c->cpl == 3 ? SOFT_TLB_USER : 0) | (c->flags & FLAG_AC ? SOFT_TLB_AC : 0);
-}
-
 void soft_tlb_select(SoftCpu *c)
 {
-    c->tlb_now = c->tlb[tlb_set_now(c)];
+    c->tlb_now = c->tlb[soft_tlb_set_now(c)];
 }
 
 void soft_tlb_init(SoftCpu *c)
@@ -269,7 +265,7 @@ static void check_alignment(SoftCpu *c, uint64_t linear, unsigned len, unsigned 
 
 uint64_t soft_load_slow(SoftCpu *c, uint64_t linear, unsigned len, bool implicit)
 {
-    unsigned set = implicit ? SOFT_TLB_SUPERVISOR : tlb_set_now(c);
+    unsigned set = implicit ? SOFT_TLB_SUPERVISOR : soft_tlb_set_now(c);
     unsigned first = (unsigned)(SOFT_PAGE - (linear & (SOFT_PAGE - 1)));
     SoftTlbEntry *e;
     uint64_t v;
@@ -303,7 +299,7 @@ uint64_t soft_load_slow(SoftCpu *c, uint64_t linear, unsigned len, bool implicit
 
 void soft_store_slow(SoftCpu *c, uint64_t linear, uint64_t value, unsigned len, bool implicit)
 {
-    unsigned set = implicit ? SOFT_TLB_SUPERVISOR : tlb_set_now(c);
+    unsigned set = implicit ? SOFT_TLB_SUPERVISOR : soft_tlb_set_now(c);
     unsigned first = (unsigned)(SOFT_PAGE - (linear & (SOFT_PAGE - 1)));
     SoftTlbEntry *e;
 
@@ -340,7 +336,7 @@ static void late_write_done(SoftCpu *c)
 
 void *soft_host_slow(SoftCpu *c, uint64_t linear, unsigned len, unsigned access)
 {
-    unsigned set = tlb_set_now(c);
+    unsigned set = soft_tlb_set_now(c);
     SoftTlbEntry *e;
     uint8_t *p;
 
@@ -423,7 +419,7 @@ void soft_store_system(SoftCpu *c, uint64_t linear, uint64_t value, unsigned len
 
 void soft_probe_write(SoftCpu *c, uint64_t linear, unsigned len)
 {
-    unsigned set = tlb_set_now(c);
+    unsigned set = soft_tlb_set_now(c);
 
     if (!len) {
         return;

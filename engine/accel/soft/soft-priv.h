@@ -234,11 +234,10 @@ struct SoftCpu {
     uint64_t rip;               /* of the block being executed; of the next instruction outside */
     uint64_t cc_dst, cc_src;
     uint8_t cc_op, cc_size;
-    uint32_t flags;            /* rflags without the arithmetic ones */
-    const SoftInsn *insn;      /* the one that made the last memory access: where a fault is */
-    const SoftBlock *block;    /* being executed; NULL outside */
-    SoftBlock *block_writable; /* the same */
-    int64_t budget;            /* instructions until the run loop wants to look */
+    uint32_t flags;       /* rflags without the arithmetic ones */
+    const SoftInsn *insn; /* the one that made the last memory access: where a fault is */
+    SoftBlock *block;     /* being executed; NULL outside */
+    int64_t budget;       /* instructions until the run loop wants to look */
     SoftTlbEntry (*tlb_now)[SOFT_TLB_SIZE]; /* the set of the present rights: soft_tlb_select */
     X86Segment seg[X86_SEGS];
     X86Table gdt, idt;

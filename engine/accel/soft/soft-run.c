@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/accel/soft/soft-accel.h"
+#include "engine/accel/soft/soft-block.h"
 #include "engine/core/lock.h"
 #include "engine/core/rcu.h"
 
@@ -63,14 +64,19 @@ void soft_leave(SoftCpu *c)
     siglongjmp(c->escape, ESCAPE_LEAVE);
 }
 
-void soft_execute_block(SoftCpu *c, SoftBlock *block)
+static inline void execute(SoftCpu *c, SoftBlock *block)
 {
-    c->block = c->block_writable = block;
+    c->block = block;
     c->insn = block->insns;
     c->budget -= block->n;
     c->icount += block->n;
     block->insns[0].fn(c, block->insns);
     c->block = NULL;
+}
+
+void soft_execute_block(SoftCpu *c, SoftBlock *block)
+{
+    execute(c, block);
 }
 
 /* ---- between blocks ------------------------------------------------------------------------ */
@@ -238,9 +244,9 @@ static SoftStop run_blocks(SoftCpu *c)
             }
             continue;
         }
-        b = c->last_block ? soft_block_at(c, c->last_block) : soft_block_lookup(c);
+        b = c->last_block ? soft_block_next(c, c->last_block) : soft_block_lookup(c);
         c->last_block = b;
-        soft_execute_block(c, b);
+        execute(c, b);
     }
 }
 

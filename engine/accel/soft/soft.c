@@ -215,6 +215,8 @@ static void look_at_lines(SoftCpu *c)
     unsigned asked;
 
     engine_lock();
+    c->apic = cpu->apic_ops ? &apic_adapter : NULL;
+    c->apic_opaque = cpu;
     if (cpu->apic_ops) {
         asked = cpu->apic_ops->has_requests(cpu->apic)
                     ? cpu->apic_ops->take_requests(cpu->apic, &vector)

@@ -1,0 +1,56 @@
+/* From one block to the next: what the run loop does inline. */
+#pragma once
+
+#include "engine/accel/soft/soft-priv.h"
+
+static inline unsigned soft_tlb_set_now(const SoftCpu *c)
+{
+    return ((c->cpl + 1u) >> 2) | ((c->flags >> 17) & SOFT_TLB_AC);
+}
+
+static inline uint32_t soft_mode_word(const SoftCpu *c)
+{
+    uint32_t mode;
+
+    memcpy(&mode, &c->mode, sizeof(mode));
+    return mode;
+}
+
+static inline bool soft_block_good(const SoftBlock *b)
+{
+    return __atomic_load_n(&b->page->generation, __ATOMIC_ACQUIRE) == b->generation;
+}
+
+static inline uint64_t soft_code_linear(const SoftCpu *c)
+{
+    return c->mode.long_mode ? c->rip : (uint32_t)(c->seg[X86_CS].base + c->rip);
+}
+
+/* Whether `b` is the block at c->rip: its host address is where the TLB says the code is now. */
+static inline bool soft_block_follows(const SoftCpu *c, const SoftBlock *b, const uint8_t *host,
+                                      uint32_t mode)
+{
+    return b && b->host == host && b->mode == mode && soft_block_good(b) &&
+           (c->mode.long_mode || c->rip + b->bytes - 1 <= c->seg[X86_CS].limit);
+}
+
+static inline SoftBlock *soft_block_next(SoftCpu *c, SoftBlock *from)
+{
+    uint64_t linear = soft_code_linear(c);
+    const SoftTlbEntry *e;
+
+    c->tlb_now = c->tlb[soft_tlb_set_now(c)];
+    e = &c->tlb_now[SOFT_FETCH][(linear >> 12) & (SOFT_TLB_SIZE - 1)];
+    if (SOFT_LIKELY(e->tag == (linear & ~(SOFT_PAGE - 1)))) {
+        const uint8_t *host = (const uint8_t *)(linear + e->host);
+        uint32_t mode = soft_mode_word(c);
+
+        if (SOFT_LIKELY(soft_block_follows(c, from->link[0], host, mode))) {
+            return from->link[0];
+        }
+        if (SOFT_LIKELY(soft_block_follows(c, from->link[1], host, mode))) {
+            return from->link[1];
+        }
+    }
+    return soft_block_at(c, from);
+}
