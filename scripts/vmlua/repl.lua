@@ -164,6 +164,8 @@ end
 ---@return table
 function repl.environment(extra)
   local env = {}
+  -- Loaded when a source is first used elsewhere; here help(vm.pio) and completion are to know them at once.
+  require "vmlua.event"
   local dynamic = {
     vm = function()
       local list = all_machines()

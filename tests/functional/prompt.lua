@@ -139,3 +139,8 @@ test("help knows values, handles and names", function(t)
   t.match(help.text(5), "5, a number")
   t.match(help.text(function() end), "it has no documentation")
 end)
+
+test("help knows the sources of events before the first was used", function(t)
+  local r = t.vmlua { input = 'help(require("vmlua.core.api").methods("machine").pio)\n' }
+  t.match(r.out, "Port accesses")
+end)
