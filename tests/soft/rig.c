@@ -88,6 +88,11 @@ void soft_rig_free(SoftRig *r)
     g_free(r);
 }
 
+SoftCpu *soft_rig_cpu(SoftRig *r)
+{
+    return r->c;
+}
+
 /* Behind the instruction. */
 static void end_of_block(SoftCpu *c, const SoftInsn *i)
 {

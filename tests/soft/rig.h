@@ -11,4 +11,5 @@ typedef struct SoftRig SoftRig;
 
 SoftRig *soft_rig_new(void);
 void soft_rig_free(SoftRig *r);
+SoftCpu *soft_rig_cpu(SoftRig *r); /* to change what a run does not set */
 void soft_rig_run(SoftRig *r, const Case *t, Outcome *o);

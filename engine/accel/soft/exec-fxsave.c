@@ -142,7 +142,7 @@ static uint64_t aligned_operand(SoftCpu *c, const SoftInsn *i, unsigned len, uns
 
 /* ---- FXSAVE, FXRSTOR ----------------------------------------------------------------------- */
 
-static void exec_fxsave(SoftCpu *c, const SoftInsn *i)
+static __attribute__((noinline)) void do_fxsave(SoftCpu *c, const SoftInsn *i)
 {
     unsigned end = FX_XMM + vector_bytes(c);
     uint8_t image[FX_XMM_END];
@@ -156,10 +156,10 @@ static void exec_fxsave(SoftCpu *c, const SoftInsn *i)
     pointers_out(c, image, i->aux);
     mxcsr_out(c, image);
     soft_store_bytes(c, linear, image, end);
-    SOFT_NEXT(c, i);
 }
+VEC_HANDLER(exec_fxsave, do_fxsave)
 
-static void exec_fxrstor(SoftCpu *c, const SoftInsn *i)
+static __attribute__((noinline)) void do_fxrstor(SoftCpu *c, const SoftInsn *i)
 {
     uint8_t image[FX_LEGACY];
     uint64_t linear;
@@ -174,8 +174,8 @@ static void exec_fxrstor(SoftCpu *c, const SoftInsn *i)
     x87_in(c, image, i->aux);
     memcpy(c->fpu + FX_MXCSR, image + FX_MXCSR, 4);
     memcpy(c->fpu + FX_XMM, image + FX_XMM, vector_bytes(c));
-    SOFT_NEXT(c, i);
 }
+VEC_HANDLER(exec_fxrstor, do_fxrstor)
 
 /* ---- XSAVE family ------------------------------------------------------------------------- */
 
@@ -265,7 +265,7 @@ static void exec_xsavec(SoftCpu *c, const SoftInsn *i)
     SOFT_NEXT(c, i);
 }
 
-static void exec_xrstor(SoftCpu *c, const SoftInsn *i)
+static __attribute__((noinline)) void do_xrstor(SoftCpu *c, const SoftInsn *i)
 {
     uint8_t image[FX_END] = { 0 };
     uint64_t linear, rfbm, bv, comp;
@@ -316,8 +316,8 @@ static void exec_xrstor(SoftCpu *c, const SoftInsn *i)
         }
         memcpy(c->fpu + FX_YMM_HIGH, image + FX_YMM_HIGH, vector_bytes(c));
     }
-    SOFT_NEXT(c, i);
 }
+VEC_HANDLER(exec_xrstor, do_xrstor)
 
 bool vec_decode_fxsave(SoftDecode *d, SoftInsn *out)
 {

@@ -29,7 +29,7 @@ static uint64_t element_linear(SoftCpu *c, const SoftInsn *i, uint64_t delta, un
 /* ---- VMASKMOVPS/PD, VPMASKMOVD/Q: dst or source, vvvv the mask ---------------------------------
  */
 
-static void exec_maskmov(SoftCpu *c, const SoftInsn *i)
+static __attribute__((noinline)) void do_maskmov(SoftCpu *c, const SoftInsn *i)
 {
     unsigned size = i->imm & FORM_WIDE ? 8 : 4, total = i->imm & FORM_YMM ? 32 : 16;
     unsigned n = i->dst, mask = i->src;
@@ -60,8 +60,8 @@ static void exec_maskmov(SoftCpu *c, const SoftInsn *i)
         memcpy(vector_at(c, n, 0), out, 16);
         memcpy(vector_at(c, n, 16), out + 16, 16);
     }
-    SOFT_NEXT(c, i);
 }
+VEC_HANDLER(exec_maskmov, do_maskmov)
 
 /* ---- MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: [DS:rDI] -----------------------------------------------
  */
@@ -84,7 +84,7 @@ static void maskmov_bytes(SoftCpu *c, const SoftInsn *i, const uint8_t *data, co
     }
 }
 
-static void exec_maskmovdqu(SoftCpu *c, const SoftInsn *i)
+static __attribute__((noinline)) void do_maskmovdqu(SoftCpu *c, const SoftInsn *i)
 {
     SOFT_HERE(c, i);
     if (i->imm) {
@@ -93,10 +93,10 @@ static void exec_maskmovdqu(SoftCpu *c, const SoftInsn *i)
         vec_check_sse(c);
     }
     maskmov_bytes(c, i, vector_at(c, i->dst, 0), vector_at(c, i->src, 0), 16);
-    SOFT_NEXT(c, i);
 }
+VEC_HANDLER(exec_maskmovdqu, do_maskmovdqu)
 
-static void exec_maskmovq(SoftCpu *c, const SoftInsn *i)
+static __attribute__((noinline)) void do_maskmovq(SoftCpu *c, const SoftInsn *i)
 {
     unsigned top;
 
@@ -106,13 +106,13 @@ static void exec_maskmovq(SoftCpu *c, const SoftInsn *i)
     maskmov_bytes(c, i, c->fpu + FX_ST + ((i->dst - top) & 7) * 16,
                   c->fpu + FX_ST + ((i->src - top) & 7) * 16, 8);
     vec_enter_mmx(c);
-    SOFT_NEXT(c, i);
 }
+VEC_HANDLER(exec_maskmovq, do_maskmovq)
 
 /* ---- gathers: dst reg, mask vvvv, index in aux ------------------------------------------------
  */
 
-static void exec_gather(SoftCpu *c, const SoftInsn *i)
+static __attribute__((noinline)) void do_gather(SoftCpu *c, const SoftInsn *i)
 {
     unsigned size = i->imm & FORM_WIDE ? 8 : 4, total = i->imm & FORM_YMM ? 32 : 16;
     unsigned index_size = i->imm & FORM_QWORDS ? 8 : 4, count;
@@ -152,8 +152,8 @@ static void exec_gather(SoftCpu *c, const SoftInsn *i)
     }
     memset(vector_at(c, i->src, 0), 0, 16);
     memset(vector_at(c, i->src, 16), 0, 16);
-    SOFT_NEXT(c, i);
 }
+VEC_HANDLER(exec_gather, do_gather)
 
 /* ---- no operands, or memory that is not data ------------------------------------------------ */
 

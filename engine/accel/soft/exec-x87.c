@@ -135,7 +135,7 @@ static __attribute__((noinline)) void run_staged(SoftCpu *c, const VecOp *op, ui
     }
 }
 
-static void exec_mem(SoftCpu *c, const SoftInsn *i)
+static __attribute__((noinline)) void do_mem(SoftCpu *c, const SoftInsn *i)
 {
     const VecOp *op = (const VecOp *)(uintptr_t)i->imm;
     uint64_t linear;
@@ -155,8 +155,8 @@ static void exec_mem(SoftCpu *c, const SoftInsn *i)
     }
     h.fdp = operand_offset(c, i, linear);
     release(c, i, &h);
-    SOFT_NEXT(c, i);
 }
+VEC_HANDLER(exec_mem, do_mem)
 
 /* ---- control and status ------------------------------------------------------------------ */
 
@@ -339,7 +339,7 @@ static void load_environment(SoftCpu *c, unsigned op_size, const uint8_t *in)
     x87_update_summary(c);
 }
 
-static void exec_fnstenv(SoftCpu *c, const SoftInsn *i)
+static __attribute__((noinline)) void do_fnstenv(SoftCpu *c, const SoftInsn *i)
 {
     unsigned len = i->op_size == 1 ? 14 : 28;
     uint8_t env[28];
@@ -350,9 +350,9 @@ static void exec_fnstenv(SoftCpu *c, const SoftInsn *i)
     soft_store_bytes(c, soft_linear(c, i, len, true), env, len);
     fx_set16(c, FX_FCW, fx_get16(c, FX_FCW) | FPU_EXCEPTIONS);
     x87_update_summary(c);
-    SOFT_NEXT(c, i);
 }
-static void exec_fldenv(SoftCpu *c, const SoftInsn *i)
+VEC_HANDLER(exec_fnstenv, do_fnstenv)
+static __attribute__((noinline)) void do_fldenv(SoftCpu *c, const SoftInsn *i)
 {
     unsigned len = i->op_size == 1 ? 14 : 28;
     uint8_t env[28];
@@ -362,9 +362,9 @@ static void exec_fldenv(SoftCpu *c, const SoftInsn *i)
     x87_check_pending(c);
     soft_load_bytes(c, soft_linear(c, i, len, false), env, len);
     load_environment(c, i->op_size, env);
-    SOFT_NEXT(c, i);
 }
-static void exec_fnsave(SoftCpu *c, const SoftInsn *i)
+VEC_HANDLER(exec_fldenv, do_fldenv)
+static __attribute__((noinline)) void do_fnsave(SoftCpu *c, const SoftInsn *i)
 {
     unsigned len = i->op_size == 1 ? 14 : 28;
     uint8_t image[28 + 80];
@@ -377,9 +377,9 @@ static void exec_fnsave(SoftCpu *c, const SoftInsn *i)
     }
     soft_store_bytes(c, soft_linear(c, i, len + 80, true), image, len + 80);
     x87_init(c);
-    SOFT_NEXT(c, i);
 }
-static void exec_frstor(SoftCpu *c, const SoftInsn *i)
+VEC_HANDLER(exec_fnsave, do_fnsave)
+static __attribute__((noinline)) void do_frstor(SoftCpu *c, const SoftInsn *i)
 {
     unsigned len = i->op_size == 1 ? 14 : 28;
     uint8_t image[28 + 80];
@@ -392,8 +392,8 @@ static void exec_frstor(SoftCpu *c, const SoftInsn *i)
     for (unsigned n = 0; n < 8; n++) {
         memcpy(c->fpu + FX_ST + n * 16, image + len + n * 10, 10);
     }
-    SOFT_NEXT(c, i);
 }
+VEC_HANDLER(exec_frstor, do_frstor)
 
 /* ---- decoding ---------------------------------------------------------------------------- */
 

@@ -29,6 +29,14 @@ enum {
     FPU_EXCEPTIONS = 0x3f,
 };
 
+/* A handler around a body that has locals in memory: by itself it could not end in a tail call. */
+#define VEC_HANDLER(name, body)                     \
+    static void name(SoftCpu *c, const SoftInsn *i) \
+    {                                               \
+        body(c, i);                                 \
+        SOFT_NEXT(c, i);                            \
+    }
+
 static inline uint16_t fx_get16(const SoftCpu *c, unsigned at)
 {
     uint16_t v;
