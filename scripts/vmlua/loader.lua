@@ -14,6 +14,7 @@ local text = require "vmlua.text"
 local loader = {}
 
 local PAGE = 4096
+local MAP_MAX = 512 << 30 -- what one page directory pointer table maps
 local MULTIBOOT_MAGIC, MULTIBOOT_LOADER = 0x1BADB002, 0x2BADB002
 local MULTIBOOT_SEARCH = 8192
 
@@ -107,15 +108,19 @@ local function elf_segments(bytes, h)
       end
       if math.ult(paddr + memsz - 1, paddr) then return nil, name .. " wraps around the end of memory" end
       local s = { addr = paddr, data = bytes:sub(offset + 1, offset + filesz), size = memsz, name = name, vaddr = vaddr }
-      for _, other in ipairs(segments) do
-        if overlap(s, other) then
-          return nil, ("%s at 0x%x overlaps %s at 0x%x"):format(name, s.addr, other.name, other.addr)
-        end
-      end
       segments[#segments + 1] = s
     end
   end
   if #segments == 0 then return nil, "has nothing to load (no PT_LOAD segment)" end
+  -- Sorted, only neighbours can overlap: a file may have 65535 segments, each compared with each takes minutes.
+  local sorted = table.move(segments, 1, #segments, 1, {})
+  table.sort(sorted, function(a, b) return math.ult(a.addr, b.addr) end)
+  for i = 2, #sorted do
+    local a, b = sorted[i - 1], sorted[i]
+    if math.ult(b.addr, a.addr + a.size) or a.addr + a.size == 0 then
+      return nil, ("%s at 0x%x overlaps %s at 0x%x"):format(b.name, b.addr, a.name, a.addr)
+    end
+  end
   return segments
 end
 
@@ -296,7 +301,7 @@ end
 ---@return string
 function loader.page_tables(base, bytes)
   local gib = math.max(1, (bytes + (1 << 30) - 1) >> 30)
-  assert(gib <= 512, "identity map of more than 512 GiB")
+  assert(gib <= MAP_MAX >> 30, "identity map of more than 512 GiB")
   local flags = 0x3 -- present, writable
   local out = { string.pack("<i8", base + PAGE | flags) .. ("\0"):rep(PAGE - 8) }
   local pdpt = {}
@@ -397,6 +402,10 @@ function loader.place(image, opts)
   if image.mode ~= "real" then
     local long = image.mode == "long"
     local map = math.max(4 << 30, ram, opts.map or 0)
+    if long and map > MAP_MAX then
+      return nil, ("%s: long mode's first page tables map %s at most, not %s"):format(image.name, text.format_size(MAP_MAX),
+        text.format_size(map))
+    end
     local size = PAGE + (long and (2 + ((map + (1 << 30) - 1) >> 30)) * PAGE or 0)
     local base = opts.tables or ((math.min(ram, 1 << 32) & -PAGE) - size)
     if base % PAGE ~= 0 then return nil, ("%s: tables at 0x%x are not page-aligned"):format(image.name, base) end

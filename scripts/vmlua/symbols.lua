@@ -51,9 +51,11 @@ function symbols.elf(bytes, name)
   local by_name, list = {}, {}
   local entsize = h.wide and 24 or 16
   local found = false
+  -- Names may share their ends, but not so that a small file makes gigabytes of them.
+  local room = 16 * #bytes
   for i = 0, h.shnum - 1 do
     local s = section(bytes, h, i)
-    if s.type == SHT_SYMTAB then
+    if s.type == SHT_SYMTAB and not found then -- the ABI has one such table at most; the same one many times takes for ever
       found = true
       if s.entsize ~= entsize then return refuse(("symbol entries are %d bytes, expected %d"):format(s.entsize, entsize)) end
       if not inside(bytes, s) then return refuse "the symbol table is outside the file" end
@@ -71,6 +73,8 @@ function symbols.elf(bytes, name)
         if shndx ~= 0 and kind ~= STT_SECTION and kind ~= STT_FILE and name_at < strings.size then
           local first = strings.offset + name_at + 1
           local stop = bytes:find("\0", first, true)
+          room = room - ((stop or #bytes) - first)
+          if room < 0 then return refuse "its symbols have more and longer names than a file of its size can" end
           if stop and stop <= strings.offset + strings.size and stop > first then
             local symbol = bytes:sub(first, stop - 1)
             if by_name[symbol] == nil or info >> 4 ~= 0 then by_name[symbol] = value end
