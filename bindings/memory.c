@@ -622,7 +622,7 @@ static bool make_region(RegionObject *r, const RegionSpec *spec, GError **error)
                          spec->kind);
     }
     if (spec->backend) {
-        if (!memory_backend_realize(spec->backend, error)) {
+        if (!spec->backend->block && !memory_backend_realize(spec->backend, error)) {
             return false;
         }
         memory_region_init_ram_block(&r->mr, owner, spec->name, spec->backend->block);
@@ -810,6 +810,17 @@ static int region_get_resident(lua_State *L)
     return 1;
 }
 
+static int backend_complete(lua_State *L)
+{
+    MemoryBackend *be = binding_check_object(L, 1, TYPE_MEMORY_BACKEND);
+    GError *error = NULL;
+    if (!be->block && !memory_backend_realize(be, &error)) {
+        return binding_fail(L, error);
+    }
+    lua_pushboolean(L, true);
+    return 1;
+}
+
 /* ---- declarations -------------------------------------------------------------------------- */
 
 static const ApiFunction space_methods[] = {
@@ -874,6 +885,11 @@ static const ApiField region_fields[] = {
     { 0 },
 };
 
+static const ApiFunction backend_methods[] = {
+    { "complete", backend_complete, "(self): boolean?, string?",
+      "Allocates by its properties, which are fixed from then on; nil and why not." },
+    { 0 },
+};
 static const ApiFunction machine_methods[] = {
     { "region", machine_region,
       "(spec: { kind?: string, name?: string, size?: integer|string, backend?: memory-backend, "
@@ -897,6 +913,7 @@ void binding_open_memory(lua_State *L)
     lua_pushcfunction(L, tree_tostring);
     lua_setfield(L, -2, "__tostring");
     lua_pop(L, 1);
+    binding_class(L, TYPE_MEMORY_BACKEND, "Where RAM comes from.", backend_methods, NULL);
     binding_class(L, TYPE_REGION, "A region that a script made.", region_methods, region_fields);
     binding_class(L, TYPE_MACHINE, NULL, machine_methods, machine_fields);
 }

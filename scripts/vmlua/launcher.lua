@@ -444,6 +444,7 @@ local function run_script(name, argv)
     return STATUS_USAGE
   end
   _G.arg = { [0] = path, table.unpack(argv) }
+  require("vmlua.strict").globals(_G)
   local ok, result = load_script(path, table.unpack(argv))
   if not ok then return result end
   local machine = require "vmlua.machine"

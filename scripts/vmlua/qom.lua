@@ -197,6 +197,10 @@ function qom.create_object(m, spec, index)
     local ok, problem = pcall(type(value) == "string" and obj.parse or obj.set, obj, key, value)
     if not ok then error(("%s: %s"):format(what, problem), 0) end
   end
+  if require("vmlua.core.api").is_object(obj, "memory-backend") then
+    local ok, problem = obj:complete()
+    if not ok then error(("%s: %s"):format(what, problem), 0) end
+  end
   core.container(m.path .. "/objects"):add_child(spec.id, obj)
   return obj
 end

@@ -274,3 +274,21 @@ test("-runas refuses an unknown user", function(t)
   t.match(r.err, "%-runas: nosuchuser0: no such user")
   t.eq(r.status, 2)
 end)
+
+test("a memory back end that nothing uses is completed all the same, or refused", function(t)
+  local ok = run(t, "bare.lua", "-kernel", t.file("g.bin", EXIT), "-object", "memory-backend-ram,id=m0,size=1M")
+  t.eq(ok.status, 1) -- isa-debug-exit: 0 << 1 | 1
+  t.eq(ok.err, "")
+  one_line(t, run(t, "bare.lua", "-kernel", t.file("h.bin", EXIT), "-object", "memory-backend-ram,id=m0"), "m0: .*size")
+  one_line(t, run(t, "bare.lua", "-kernel", t.file("i.bin", EXIT),
+    "-object", "memory-backend-file,id=m1,size=1M,mem-path=/nonexistent/x"), "m1: .*/nonexistent/x")
+end)
+
+test("an undeclared global is an error that names it, in a script", function(t)
+  local r = run(t, t.file("typo.lua", "local x = 1\nprint(xx)\n"))
+  t.eq(r.status, 1)
+  t.match(r.err, "typo%.lua:2: undeclared global 'xx'")
+  r = run(t, t.file("leak.lua", "counter = 1\n"))
+  t.eq(r.status, 1)
+  t.match(r.err, "leak%.lua:1: assignment to undeclared global 'counter'")
+end)
