@@ -48,6 +48,9 @@ static bool can_register(const KvmAccel *a, const KvmIoRange *r)
 static bool watched(const KvmAccel *a, const KvmIoRange *r)
 {
     uint64_t last = r->addr + (r->len ? r->len - 1 : 7);
+    if (last < r->addr) { /* any size, just below the end of memory */
+        last = UINT64_MAX;
+    }
     for (unsigned i = 0; i < a->armed->len; i++) {
         const EventFilter *f = &g_array_index(a->armed, EventFilter, i);
         if (f->source == (r->pio ? EVENT_PIO : EVENT_MMIO) && f->addr <= last &&
@@ -188,7 +191,9 @@ void kvm_coalesced_drain(KvmAccel *a)
     /* A device's handler may change the topology, which comes here again. */
     if (!a->draining) {
         a->draining = true;
-        while (kvm_coalesced_pending(a)) {
+        /* What was written before this exit is one ring at most. Without the bound other vCPUs that
+         * go on writing could keep this one here, and everybody else out of the engine lock. */
+        for (uint32_t n = 0; n < a->ring_slots && kvm_coalesced_pending(a); n++) {
             uint32_t first = ring->first % a->ring_slots;
             struct kvm_coalesced_mmio e = ring->coalesced_mmio[first];
             uint64_t data = 0;
