@@ -118,6 +118,7 @@ static void call_legacy(SoftCpu *c, const SoftInsn *i)
     c->rip = target;
 }
 
+/* A call's push comes before the look at its target. */
 #define INDIRECT(FORM, LONG_VALUE, LEGACY_VALUE)                  \
     static void jmp_long_##FORM(SoftCpu *c, const SoftInsn *i)    \
     {                                                             \
@@ -132,6 +133,7 @@ static void call_legacy(SoftCpu *c, const SoftInsn *i)
         SOFT_HERE(c, i);                                          \
         uint64_t target = LONG_VALUE;                             \
         if (UNLIKELY(!CANONICAL(target))) {                       \
+            soft_probe_write(c, c->gpr[X86_RSP] - 8, 8);          \
             soft_raise_error(c, EXC_GP, 0);                       \
         }                                                         \
         stack_push(c, soft_next_rip(c, i), 8, true);              \

@@ -112,7 +112,8 @@ static uint8_t segment_number(ZydisRegister reg)
     }
 }
 
-static void fill_memory(const ZydisDecodedOperand *op, const SoftMode *mode, SoftInsn *out)
+static void fill_memory(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *op,
+                        const SoftMode *mode, SoftInsn *out)
 {
     bool rip = op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP;
 
@@ -121,6 +122,13 @@ static void fill_memory(const ZydisDecodedOperand *op, const SoftMode *mode, Sof
     out->scale = op->mem.scale ? (uint8_t)__builtin_ctz(op->mem.scale) : 0;
     out->disp = op->mem.disp.has_displacement ? op->mem.disp.value : 0;
     out->seg = segment_number(op->mem.segment);
+    /* SIB with base 5 and mod 0 has no base, whatever REX.B says; Zydis 4.0 names r13d there when
+     * the address has 32 bits. */
+    if (out->addr_size == 2 && mode->long_mode && op->mem.base == ZYDIS_REGISTER_R13D &&
+        insn->raw.modrm.mod == 0) {
+        out->base = SOFT_GPR_NONE;
+        out->disp = insn->raw.disp.value;
+    }
     if (rip) {
         out->flags |= SOFT_I_RIP_RELATIVE;
     } else if (mode->long_mode && out->addr_size == 3 && out->seg < X86_FS) {
@@ -151,7 +159,7 @@ static void fill_operands(SoftDecode *d, SoftInsn *out)
             if (visible && !d->has_mem && op->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
                 d->has_mem = true;
                 d->mem_op = n;
-                fill_memory(op, d->mode, out);
+                fill_memory(insn, op, d->mode, out);
                 has_segment = true;
             } else if (!has_segment) {
                 out->seg = segment_number(op->mem.segment);

@@ -117,17 +117,29 @@ static inline uint64_t soft_offset(const SoftCpu *c, const SoftInsn *i)
     return i->addr_size == 3 ? a : i->addr_size == 2 ? (uint32_t)a : (uint16_t)a;
 }
 
+/* The paths of operands that are not plain. */
+static __attribute__((noinline, unused)) uint64_t soft_linear_segment(SoftCpu *c, const SoftInsn *i,
+                                                                      unsigned len, bool is_write)
+{
+    uint64_t a = soft_offset(c, i);
+
+    /* Whether CS may be read, and that it may not be written, is looked at the slow way; so is an
+     * access beyond 4 GiB. */
+    if (c->flat_segments && i->seg <= X86_DS && (i->seg != X86_CS || c->mode.long_mode) &&
+        (c->mode.long_mode || a + len <= UINT64_C(1) << 32)) {
+        return a;
+    }
+    return soft_linear_slow(c, i, a, len, is_write);
+}
 /* Linear address of a memory operand: segment base, limit and type checks (#GP, #SS), address size.
  * `len`: bytes accessed. */
-static inline uint64_t soft_linear(SoftCpu *c, const SoftInsn *i, unsigned len, bool is_write)
+static inline __attribute__((always_inline)) uint64_t soft_linear(SoftCpu *c, const SoftInsn *i,
+                                                                  unsigned len, bool is_write)
 {
     if (SOFT_LIKELY(i->flags & SOFT_I_PLAIN)) {
         return c->gpr[i->base] + (c->gpr[i->index] << i->scale) + (uint64_t)i->disp;
     }
-    if (c->flat_segments && i->seg <= X86_DS) {
-        return soft_offset(c, i);
-    }
-    return soft_linear_slow(c, i, soft_offset(c, i), len, is_write);
+    return soft_linear_segment(c, i, len, is_write);
 }
 /* The same for an offset that an instruction implies: stack, strings, XLAT. */
 uint64_t soft_segment_linear(SoftCpu *c, unsigned seg, uint64_t offset, unsigned len,

@@ -232,9 +232,10 @@ enum { SOFT_TLB_SUPERVISOR, SOFT_TLB_USER, SOFT_TLB_AC, SOFT_TLB_USER_AC, SOFT_T
 struct SoftCpu {
     uint64_t gpr[X86_GPRS + 1]; /* [SOFT_GPR_NONE] stays 0 */
     uint64_t rip;               /* of the block being executed; of the next instruction outside */
-    uint64_t cc_dst, cc_src;
+    uint64_t cc_dst; /* not next to cc_src: compilers would store the two as one vector */
     uint8_t cc_op, cc_size;
-    uint32_t flags;       /* rflags without the arithmetic ones */
+    uint32_t flags; /* rflags without the arithmetic ones */
+    uint64_t cc_src;
     const SoftInsn *insn; /* the one that made the last memory access: where a fault is */
     SoftBlock *block;     /* being executed; NULL outside */
     int64_t budget;       /* instructions until the run loop wants to look */
@@ -529,8 +530,8 @@ void soft_mmu_look(SoftCpu *c);
  * loads and stores of the registers it names. Made once a decoded instruction, in an executable
  * arena; sandboxed by construction: only whitelisted encodings are copied: soft-thunk.h. */
 
-/* Over SoftCpu.fpu after it was filled from elsewhere: components in their initial state are written
- * out, reserved bits that the host's CPU would refuse are dropped. */
+/* Over SoftCpu.fpu after it was filled from elsewhere: components in their initial state are
+ * written out, reserved bits that the host's CPU would refuse are dropped. */
 void soft_fpu_normalise(SoftCpu *c);
 /* Before a copy of it goes elsewhere: its header says which components are in use. */
 void soft_fpu_describe(const SoftCpu *c, uint8_t *area);
