@@ -36,6 +36,11 @@ static bool is_access(EventSource source)
     return source == EVENT_PIO || source == EVENT_MMIO || source == EVENT_MSR;
 }
 
+int64_t event_hub_now(const EventHub *hub)
+{
+    return hub->ops.now ? hub->ops.now(hub->ops.opaque) : 0;
+}
+
 static void ring_record(EventHub *hub, EventHook *hook, EventRecord *x)
 {
     EventRing *ring = hook->ring;

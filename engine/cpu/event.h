@@ -112,5 +112,7 @@ static inline bool event_hub_armed(const EventHub *hub, EventSource source)
  * a match that has a function. Returns EVENT_HANDLED, EVENT_PAUSE or both or-ed. Rings keep reads
  * only when the answer is known: the caller hands it to event_hub_complete. */
 unsigned event_hub_fire(EventHub *hub, VCpu *cpu, EventRecord *x);
+/* The machine's virtual clock in nanoseconds; 0 for a hub without one. Any thread. */
+int64_t event_hub_now(const EventHub *hub);
 /* A read (PIO, MMIO, MSR) was answered with x->value: rings that match keep it. */
 void event_hub_complete(EventHub *hub, VCpu *cpu, EventRecord *x);
