@@ -139,7 +139,7 @@ static void fill_memory(const ZydisDecodedInstruction *insn, const ZydisDecodedO
 static void fill_operands(SoftDecode *d, SoftInsn *out)
 {
     const ZydisDecodedInstruction *insn = d->insn;
-    bool has_dst = false, has_imm = false, has_segment = false;
+    bool has_imm = false, has_segment = false;
 
     out->base = out->index = SOFT_GPR_NONE;
     out->seg = X86_SS; /* of the stack, when nothing else is named */
@@ -150,7 +150,7 @@ static void fill_operands(SoftDecode *d, SoftInsn *out)
         switch (op->type) {
         case ZYDIS_OPERAND_TYPE_REGISTER:
             if (visible && n == 0) {
-                has_dst = register_offset(op->reg.value, &out->dst);
+                register_offset(op->reg.value, &out->dst);
             } else if (visible && n == 1) {
                 register_offset(op->reg.value, &out->src);
             }
@@ -180,7 +180,6 @@ static void fill_operands(SoftDecode *d, SoftInsn *out)
             break;
         }
     }
-    (void)has_dst;
 }
 
 /* Instructions after which the rest of a decoded block could be wrong, or which the run loop must
@@ -225,7 +224,7 @@ static bool ask_groups(SoftDecode *d, SoftInsn *out)
     const SoftInsn filled = *out;
 
     for (unsigned n = 0; n < G_N_ELEMENTS(groups); n++) {
-        if (groups[n] && groups[n](d, out)) {
+        if (groups[n](d, out)) {
             return true;
         }
         *out = filled;

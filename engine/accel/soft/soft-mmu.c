@@ -120,7 +120,7 @@ void soft_tlb_flush_page(SoftCpu *c, uint64_t linear)
 void soft_debug_changed(SoftCpu *c)
 {
     for (unsigned access = 0; access < SOFT_ACCESSES; access++) {
-        c->watch[access] = soft_debug_armed && soft_debug_armed(c, access);
+        c->watch[access] = soft_debug_armed(c, access);
     }
     c->watch_fetch = c->watch[SOFT_FETCH];
     soft_tlb_flush(c, true);

@@ -558,25 +558,4 @@ typedef enum {
 } SoftStop;
 SoftStop soft_run(SoftCpu *c, int64_t budget);
 
-/* Parts that a program may be linked without, while they are being built. */
-#pragma weak soft_decode_int
-#pragma weak soft_decode_string
-#pragma weak soft_decode_flow
-#pragma weak soft_decode_system
-#pragma weak soft_decode_vector
-#pragma weak soft_interrupt
-#pragma weak soft_far_jump
-#pragma weak soft_far_call
-#pragma weak soft_far_return
-#pragma weak soft_iret
-#pragma weak soft_in
-#pragma weak soft_out
-#pragma weak soft_debug_trap
-#pragma weak soft_debug_hit
-#pragma weak soft_debug_armed
-#pragma weak soft_mode_changed
-#pragma weak soft_msrs_reset
-#pragma weak soft_msrs_load
-#pragma weak soft_msrs_store
-
 #include "engine/accel/soft/soft-mem.h"

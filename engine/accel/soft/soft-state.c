@@ -22,9 +22,7 @@ SoftCpu *soft_cpu_new(VCpu *vcpu)
     soft_tlb_init(c);
     s = c->saved;
     x86_state_reset(s, !vcpu || vcpu->index == 0);
-    if (soft_msrs_reset) {
-        soft_msrs_reset(c);
-    }
+    soft_msrs_reset(c);
     soft_state_load(c, s);
     return c;
 }
@@ -121,9 +119,7 @@ void soft_state_load_groups(SoftCpu *c, const X86CPUState *s, unsigned groups)
         c->dr7 = s->dr7;
     }
     if (groups & X86_STATE_MSRS) {
-        if (soft_msrs_load) {
-            soft_msrs_load(c, s);
-        }
+        soft_msrs_load(c, s);
     }
     if (groups & X86_STATE_LAPIC) {
         c->saved->has_lapic = s->has_lapic;
@@ -137,9 +133,7 @@ void soft_state_load_groups(SoftCpu *c, const X86CPUState *s, unsigned groups)
     }
     if (groups & (X86_STATE_GPR | X86_STATE_SYSTEM)) {
         c->cpl = cpl_of(c);
-        if (soft_mode_changed) {
-            soft_mode_changed(c);
-        }
+        soft_mode_changed(c);
         soft_tlb_flush(c, true);
         soft_tlb_select(c);
     }
@@ -217,9 +211,7 @@ void soft_state_store_groups(const SoftCpu *c, X86CPUState *s, unsigned groups)
         s->dr7 = c->dr7;
     }
     if (groups & X86_STATE_MSRS) {
-        if (soft_msrs_store) {
-            soft_msrs_store(c, s);
-        }
+        soft_msrs_store(c, s);
     }
     if (groups & X86_STATE_LAPIC) {
         s->has_lapic = c->saved->has_lapic;

@@ -356,6 +356,11 @@ static CpuidPolicy *soft_cpuid_policy(GError **error)
 
 /* ---- interrupts ---------------------------------------------------------------------------- */
 
+/* Lines without a controller on the board lead nowhere. */
+static void soft_set_gsi(Accel *accel, unsigned gsi, int level)
+{
+}
+
 static void soft_set_intr(VCpu *cpu, bool level, int (*vector)(void *opaque), void *opaque)
 {
     SoftCpu *c = soft_cpu(cpu);
@@ -476,17 +481,19 @@ static bool soft_arm(Accel *accel, const EventFilter *f, AccelHookInfo *info, GE
 
     switch (f->source) {
     case EVENT_PIO:
-        info->how = g_strdup("port access");
+        info->how = g_strdup("port exit");
         return true;
     case EVENT_MMIO:
         if (covers_ram(a, f->addr, filter_last(f))) {
+            g_autofree char *what = address_space_describe(a->parent.config.memory, f->addr);
+
             return error_set(error, ENGINE_ERROR_UNSUPPORTED,
                              "%#" G_GINT64_MODIFIER
-                             "x is RAM: the guest reaches it without an exit; watch a device's "
+                             "x is %s: the guest reaches it without an exit; watch a device's "
                              "address",
-                             f->addr);
+                             f->addr, what);
         }
-        info->how = g_strdup("memory access");
+        info->how = g_strdup("mmio exit");
         return true;
     case EVENT_EXEC:
         add_break(a, f->addr, filter_last(f));
@@ -547,6 +554,7 @@ static void soft_accel_class_init(ObjectClass *klass, const void *data)
     ac->put_state = soft_put_state;
     ac->set_cpuid = soft_set_cpuid;
     ac->supported_cpuid = soft_cpuid_policy;
+    ac->set_gsi = soft_set_gsi;
     ac->set_intr = soft_set_intr;
     ac->inject_nmi = soft_inject_nmi;
     ac->arm = soft_arm;
