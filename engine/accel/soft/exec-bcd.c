@@ -73,13 +73,13 @@ static void aam(SoftCpu *c, const SoftInsn *i)
     uint8_t base = (uint8_t)i->imm, al = reg_read8(c, AL);
 
     SOFT_HERE(c, i);
-    if (base == 0) {
-        soft_raise(c, EXC_DE);
+    if (base != 0) {
+        reg_write8(c, AH, al / base);
+        reg_write8(c, AL, al % base);
+        cc_set(c, CC_LOGIC, 0, al % base, 0);
+        SOFT_NEXT(c, i);
     }
-    reg_write8(c, AH, al / base);
-    reg_write8(c, AL, al % base);
-    cc_set(c, CC_LOGIC, 0, al % base, 0);
-    SOFT_NEXT(c, i);
+    soft_raise(c, EXC_DE);
 }
 static void aad(SoftCpu *c, const SoftInsn *i)
 {

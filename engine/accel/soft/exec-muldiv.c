@@ -147,14 +147,14 @@ static inline void idivide8(SoftCpu *c, uint8_t b)
 {
     int64_t a = (int16_t)c->gpr[X86_RAX];
     uint64_t q, r;
-    divide_signed(c, (uint64_t)(a >> 63), (uint64_t)a, (int8_t)b, 1u << 7, &q, &r);
+    divide_signed(c, a < 0 ? UINT64_MAX : 0, (uint64_t)a, (int8_t)b, 1u << 7, &q, &r);
     reg_write16(c, SOFT_REG(X86_RAX), (uint16_t)(r << 8 | (uint8_t)q));
 }
 static inline void idivide16(SoftCpu *c, uint16_t b)
 {
     int64_t a = (int32_t)((uint32_t)c->gpr[X86_RDX] << 16 | (uint16_t)c->gpr[X86_RAX]);
     uint64_t q, r;
-    divide_signed(c, (uint64_t)(a >> 63), (uint64_t)a, (int16_t)b, 1u << 15, &q, &r);
+    divide_signed(c, a < 0 ? UINT64_MAX : 0, (uint64_t)a, (int16_t)b, 1u << 15, &q, &r);
     reg_write16(c, SOFT_REG(X86_RAX), (uint16_t)q);
     reg_write16(c, SOFT_REG(X86_RDX), (uint16_t)r);
 }
@@ -162,7 +162,7 @@ static inline void idivide32(SoftCpu *c, uint32_t b)
 {
     int64_t a = (int64_t)(c->gpr[X86_RDX] << 32 | (uint32_t)c->gpr[X86_RAX]);
     uint64_t q, r;
-    divide_signed(c, (uint64_t)(a >> 63), (uint64_t)a, (int32_t)b, 1u << 31, &q, &r);
+    divide_signed(c, a < 0 ? UINT64_MAX : 0, (uint64_t)a, (int32_t)b, 1u << 31, &q, &r);
     c->gpr[X86_RAX] = (uint32_t)q;
     c->gpr[X86_RDX] = (uint32_t)r;
 }
