@@ -243,12 +243,10 @@ static void into(SoftCpu *c, const SoftInsn *i)
 static void bound(SoftCpu *c, const SoftInsn *i)
 {
     const unsigned len = 1u << i->op_size, shift = 64 - 8 * len;
-    uint8_t b[8];
-    uint64_t low = 0, high = 0;
+    uint64_t linear = mem_linear(c, i, len, false), low = soft_load(c, linear, len), high;
 
-    soft_load_bytes(c, mem_linear(c, i, 2 * len, false), b, 2 * len);
-    memcpy(&low, b, len);
-    memcpy(&high, b + len, len);
+    mem_linear(c, i, 2 * len, false); /* the second one's faults come after the first one's */
+    high = soft_load(c, linear + len, len);
     int64_t v = (int64_t)(gpr_read(c, i->dst / 8, i->op_size) << shift);
     if (v < (int64_t)(low << shift) || v > (int64_t)(high << shift)) {
         soft_raise(c, EXC_BR);
