@@ -38,7 +38,7 @@ local function answer(question)
 end
 
 return machine.define {
-  name = "demo", doc = "Prints, takes timer interrupts, and is answered by Lua", ram = "1M",
+  name = "demo", doc = "Prints, takes timer interrupts, and is answered by Lua", ram = "1M", accel = { "kvm", "soft" },
   init = function(m)
     m.memory:add(0, m.ram)
     irqchip.add(m)
