@@ -86,7 +86,7 @@ test("impossible amounts are refused", function(t)
   one_line(t, run(t, "bare.lua", "-idle", "-cpu", "host,+nosuchfeature"), "nosuchfeature")
   one_line(t, run(t, "bare.lua", "-idle", "-serial", "file:/nonexistent/x"), "/nonexistent/x.*No such file")
   one_line(t, run(t, "bare.lua", "-idle", "-serial", "nosuch:thing"), "nosuch")
-  one_line(t, run(t, "bare.lua", "-idle", "-accel", "quantum"), "quantum")
+  one_line(t, run(t, "bare.lua", "-idle", "-accel", "sfot"), "soft", 2)
 end)
 
 test("a board without anything to run is refused", function(t)
