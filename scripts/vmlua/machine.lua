@@ -254,7 +254,7 @@ function machine.list() return core.list() end
 local said = {}
 
 local function choose_accel(class, conf)
-  local names = conf.accel or class.accel or "auto"
+  local names = conf.accel or class.accel or os.getenv "VMLUA_ACCEL" or "auto"
   if type(names) == "string" then names = { names } end
   local name, why = core.select_accel(names)
   if not name then error(why, 0) end
