@@ -254,6 +254,7 @@ function machine.list() return core.list() end
 local said = {}
 
 local function choose_accel(class, conf)
+  -- VMLUA_ACCEL: what the tests set to run once more on another accelerator.
   local names = conf.accel or class.accel or os.getenv "VMLUA_ACCEL" or "auto"
   if type(names) == "string" then names = { names } end
   local name, why = core.select_accel(names)
