@@ -1,0 +1,74 @@
+/*
+ * Code pages of text-mode fonts. The lower half of all of them is that of code page 437: the
+ * pictures that a VGA's ROM has for the control codes, and ASCII.
+ */
+#include <string.h>
+
+#include "engine/core/error.h"
+#include "engine/display/surface.h"
+
+static const uint16_t control_pictures[32] = {
+    0x0020, 0x263a, 0x263b, 0x2665, 0x2666, 0x2663, 0x2660, 0x2022, 0x25d8, 0x25cb, 0x25d9,
+    0x2642, 0x2640, 0x266a, 0x266b, 0x263c, 0x25ba, 0x25c4, 0x2195, 0x203c, 0x00b6, 0x00a7,
+    0x25ac, 0x21a8, 0x2191, 0x2193, 0x2192, 0x2190, 0x221f, 0x2194, 0x25b2, 0x25bc,
+};
+
+static const uint16_t cp437_upper[128] = {
+    0x00c7, 0x00fc, 0x00e9, 0x00e2, 0x00e4, 0x00e0, 0x00e5, 0x00e7, 0x00ea, 0x00eb, 0x00e8, 0x00ef,
+    0x00ee, 0x00ec, 0x00c4, 0x00c5, 0x00c9, 0x00e6, 0x00c6, 0x00f4, 0x00f6, 0x00f2, 0x00fb, 0x00f9,
+    0x00ff, 0x00d6, 0x00dc, 0x00a2, 0x00a3, 0x00a5, 0x20a7, 0x0192, 0x00e1, 0x00ed, 0x00f3, 0x00fa,
+    0x00f1, 0x00d1, 0x00aa, 0x00ba, 0x00bf, 0x2310, 0x00ac, 0x00bd, 0x00bc, 0x00a1, 0x00ab, 0x00bb,
+    0x2591, 0x2592, 0x2593, 0x2502, 0x2524, 0x2561, 0x2562, 0x2556, 0x2555, 0x2563, 0x2551, 0x2557,
+    0x255d, 0x255c, 0x255b, 0x2510, 0x2514, 0x2534, 0x252c, 0x251c, 0x2500, 0x253c, 0x255e, 0x255f,
+    0x255a, 0x2554, 0x2569, 0x2566, 0x2560, 0x2550, 0x256c, 0x2567, 0x2568, 0x2564, 0x2565, 0x2559,
+    0x2558, 0x2552, 0x2553, 0x256b, 0x256a, 0x2518, 0x250c, 0x2588, 0x2584, 0x258c, 0x2590, 0x2580,
+    0x03b1, 0x00df, 0x0393, 0x03c0, 0x03a3, 0x03c3, 0x00b5, 0x03c4, 0x03a6, 0x0398, 0x03a9, 0x03b4,
+    0x221e, 0x03c6, 0x03b5, 0x2229, 0x2261, 0x00b1, 0x2265, 0x2264, 0x2320, 0x2321, 0x00f7, 0x2248,
+    0x00b0, 0x2219, 0x00b7, 0x221a, 0x207f, 0x00b2, 0x25a0, 0x00a0,
+};
+
+/* What iconv makes of one byte: U+FFFD where it is none of the code page. */
+static uint16_t convert(GIConv cd, uint8_t byte)
+{
+    char in = (char)byte, *from = &in;
+    uint8_t out[8];
+    char *to = (char *)out;
+    gsize left = 1, room = sizeof(out);
+
+    g_iconv(cd, NULL, NULL, NULL, NULL);
+    if (g_iconv(cd, &from, &left, &to, &room) == (gsize)-1 || room != sizeof(out) - 2) {
+        return 0xfffd;
+    }
+    return (uint16_t)(out[0] | out[1] << 8);
+}
+
+bool codepage_load(const char *name, uint16_t unicode[256], GError **error)
+{
+    uint16_t upper[128];
+    GIConv cd;
+
+    if (!g_ascii_strcasecmp(name, "cp437")) {
+        memcpy(upper, cp437_upper, sizeof(upper));
+    } else {
+        cd = g_iconv_open("UTF-16LE", name);
+        if (cd == (GIConv)-1) {
+            return error_set(error, ENGINE_ERROR_INVALID, "codepage '%s' is not known", name);
+        }
+        for (unsigned i = 0; i < 128; i++) {
+            upper[i] = convert(cd, (uint8_t)(128 + i));
+        }
+        if (convert(cd, 'A') != 'A') {
+            g_iconv_close(cd);
+            return error_set(error, ENGINE_ERROR_INVALID,
+                             "codepage '%s' is not one of one byte above ASCII", name);
+        }
+        g_iconv_close(cd);
+    }
+    memcpy(unicode, control_pictures, sizeof(control_pictures));
+    for (unsigned i = 32; i < 127; i++) {
+        unicode[i] = (uint16_t)i;
+    }
+    unicode[127] = 0x2302;
+    memcpy(unicode + 128, upper, sizeof(upper));
+    return true;
+}
