@@ -694,6 +694,15 @@ static int l_intr(lua_State *L)
     return 1;
 }
 
+static int l_a20(lua_State *L)
+{
+    static const char *const names[] = { "keyboard", "port92", NULL };
+    Machine *m = check_machine(L, 1);
+
+    binding_push_irq(L, machine_a20(m, (unsigned)luaL_checkoption(L, 2, NULL, names)));
+    return 1;
+}
+
 /* ---- tables --------------------------------------------------------------------------------- */
 
 static const ApiFunction functions[] = {
@@ -740,6 +749,10 @@ static const ApiFunction methods[] = {
       "Leads that input to a controller device instead of to the accelerator; more than one may be "
       "on it." },
     { "intr", l_intr, "(self): irq", "The interrupt input of the boot processor." },
+    { "a20", l_a20, "(self, part: \"keyboard\"|\"port92\"): irq",
+      "The line by which that part opens the A20 gate: open while one that was ever set is high, "
+      "or "
+      "none was." },
     { NULL },
 };
 

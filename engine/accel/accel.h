@@ -92,6 +92,10 @@ typedef struct AccelClass {
      * the guest can take it. */
     void (*set_intr)(VCpu *cpu, bool level, int (*vector)(void *opaque), void *opaque);
 
+    /* The A20 gate opens or closes: physical address bit 20 is masked while it is closed. Holds for
+     * a calling vCPU's next instruction. NULL: the gate is always open. */
+    void (*set_a20)(Accel *a, bool open);
+
     /* Event sources: false + error when this accelerator cannot see such events (e.g. a port of the
      * in-kernel PIC). */
     bool (*arm)(Accel *a, const EventFilter *filter, AccelHookInfo *info, GError **error);

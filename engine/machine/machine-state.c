@@ -235,9 +235,11 @@ static GBytes *save_stopped(Machine *m, GError **error)
         return NULL;
     }
     w = state_writer_new();
-    state_section_begin(w, SECTION_MACHINE, 0, 1);
+    state_section_begin(w, SECTION_MACHINE, 0, 2);
     state_put_u64(w, (uint64_t)clock_now(m->clock));
     state_put_bytes(w, m->priv->levels, sizeof(m->priv->levels));
+    state_put_u8(w, m->priv->a20_used);
+    state_put_u8(w, m->priv->a20_high);
     state_section_end(w);
     machine_state_foreach(m, save_one, w);
     return state_writer_finish(w);
@@ -246,9 +248,10 @@ static GBytes *save_stopped(Machine *m, GError **error)
 static bool load_machine(Machine *m, StateReader *r, uint32_t version, GError **error)
 {
     uint8_t levels[sizeof(m->priv->levels)];
+    uint8_t a20_used = 0, a20_high = 0;
     int64_t now;
 
-    if (version != 1) {
+    if (version < 1 || version > 2) {
         return error_set(error, ENGINE_ERROR_CORRUPT, "the machine's section has version %u",
                          version);
     }
@@ -257,7 +260,12 @@ static bool load_machine(Machine *m, StateReader *r, uint32_t version, GError **
         return error_set(error, ENGINE_ERROR_CORRUPT, "the machine's section is damaged");
     }
     clock_set(m->clock, now);
+    if (version >= 2) {
+        a20_used = state_get_u8(r);
+        a20_high = state_get_u8(r);
+    }
     machine_gsi_restore(m, levels);
+    machine_a20_restore(m, a20_used, a20_high);
     return true;
 }
 

@@ -441,6 +441,7 @@ void machine_close_now(Machine *m)
 
     event_hub_free(g_steal_pointer(&m->events));
     machine_gsi_close(m);
+    machine_a20_close(m);
     g_ptr_array_set_size(m->cpus, 0);
     unparent_parts(m);
     machine_state_close(m);

@@ -164,6 +164,17 @@ void machine_set_msi(Machine *m, MachineMsiFn fn, void *opaque); /* NULL: as abo
  * the EOI. Nothing elsewhere. */
 void machine_route_pin(Machine *m, unsigned pin, uint64_t addr, uint32_t data);
 
+/* ---- the A20 gate ------------------------------------------------------------------------- */
+
+/* The lines that open the gate, one a part that can: address bit 20 reaches memory while any of
+ * those that were ever set is high, and while none was. Saved with the machine: who drives one sets
+ * it at reset and on changes, not when its state is loaded. The accelerator obeys at the vCPU's
+ * next instruction; under KVM the gate only folds 1 to 2 MiB onto the first. */
+enum { MACHINE_A20_KEYBOARD, MACHINE_A20_PORT92, MACHINE_A20_LINES };
+struct Irq *machine_a20(Machine *m, unsigned n);         /* borrowed; NULL: no such line */
+void machine_set_a20(Machine *m, unsigned n, bool high); /* the same by a call */
+bool machine_a20_open(const Machine *m);
+
 /* Told on each vCPU thread of every machine when it has started and before it ends, under the lock:
  * script state a thread. Process-wide, before the first machine. */
 void machine_set_thread_hooks(void (*started)(VCpu *cpu), void (*ending)(VCpu *cpu));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/core/irq.h"
+#include "engine/core/log.h"
 #include "engine/core/main-loop.h"
 #include "engine/machine/machine.h"
 
@@ -52,6 +53,9 @@ typedef struct MachinePriv {
     uint8_t levels[MACHINE_MAX_GSI / 8];
     Irq *pins[MACHINE_MAX_GSI][MACHINE_GSI_PINS]; /* of controllers in user space; NULL ends */
     Irq *intr;
+    Irq *a20[MACHINE_A20_LINES];
+    uint8_t a20_used, a20_high; /* a bit a line: somebody has driven it; to what */
+    bool a20_closed;            /* what the accelerator was told */
     int (*acknowledge)(void *opaque);
     void *acknowledge_opaque;
     MachineMsiFn msi;
@@ -88,6 +92,10 @@ void machine_state_close(Machine *m); /* snapshots, tracker */
 void machine_state_finalize(Machine *m);
 void machine_capture_accel(Machine *m);
 bool machine_reset_accel(Machine *m, GError **error);
+
+/* a20.c */
+void machine_a20_close(Machine *m);
+void machine_a20_restore(Machine *m, uint8_t used, uint8_t high);
 
 /* gsi.c, arm.c */
 void machine_gsi_close(Machine *m);

@@ -92,7 +92,38 @@ static bool slot_of_range(const FlatRange *r, KvmSlot *out)
     return true;
 }
 
-static GArray *slots_of_view(const FlatView *view)
+/* Appends the part of a slot within [first, end), moved up by `by`. */
+static void append_part(GArray *out, const KvmSlot *s, uint64_t first, uint64_t end, uint64_t by)
+{
+    KvmSlot part = *s;
+    uint64_t from = MAX(s->gpa, first), to = MIN(s->gpa + s->size, end);
+
+    if (from < to) {
+        part.gpa = from + by;
+        part.ram_offset += from - s->gpa;
+        part.size = to - from;
+        g_array_append_val(out, part);
+    }
+}
+
+/* The second MiB shows the first. */
+static GArray *fold_a20(GArray *open)
+{
+    GArray *out = g_array_new(FALSE, TRUE, sizeof(KvmSlot));
+
+    for (unsigned pass = 0; pass < 3; pass++) {
+        for (unsigned i = 0; i < open->len; i++) {
+            const KvmSlot *s = &g_array_index(open, KvmSlot, i);
+
+            append_part(out, s, pass == 2 ? 2 * KVM_A20_BIT : 0,
+                        pass == 2 ? UINT64_MAX : KVM_A20_BIT, pass == 1 ? KVM_A20_BIT : 0);
+        }
+    }
+    g_array_unref(open);
+    return out;
+}
+
+static GArray *slots_of_view(const FlatView *view, bool a20_closed)
 {
     GArray *out = g_array_new(FALSE, TRUE, sizeof(KvmSlot));
     for (unsigned i = 0; view && i < view->n; i++) {
@@ -110,7 +141,7 @@ static GArray *slots_of_view(const FlatView *view)
         }
         g_array_append_val(out, s);
     }
-    return out;
+    return a20_closed ? fold_a20(out) : out;
 }
 
 static bool same_place(const KvmSlot *x, const KvmSlot *y)
@@ -260,8 +291,23 @@ static void apply(KvmAccel *a, GArray *want)
 /* Also for changes of who logs: the views' dirty_clients say it. */
 static void memory_commit(MemoryListener *l, const FlatView *old_view, const FlatView *new_view)
 {
-    g_autoptr(GArray) want = slots_of_view(new_view);
-    apply(l->opaque, want);
+    KvmAccel *a = l->opaque;
+    g_autoptr(GArray) want = slots_of_view(new_view, a->a20_closed);
+    apply(a, want);
+}
+
+void kvm_set_a20(Accel *accel, bool open)
+{
+    KvmAccel *a = KVM_ACCEL(accel);
+    g_autoptr(GArray) want = NULL;
+    __atomic_store_n(&a->a20_closed, !open, __ATOMIC_RELAXED);
+    if (!a->memory_listener.as) {
+        return; /* the first commit does it */
+    }
+    rcu_enter();
+    want = slots_of_view(address_space_flat_view(a->parent.config.memory), !open);
+    rcu_leave();
+    apply(a, want);
 }
 
 static void for_slots_of(KvmAccel *a, const MemorySection *sec,
@@ -269,7 +315,9 @@ static void for_slots_of(KvmAccel *a, const MemorySection *sec,
 {
     for (unsigned i = 0; i < a->slots->len; i++) {
         KvmSlot *s = &g_array_index(a->slots, KvmSlot, i);
-        if (s->gpa <= sec->range.last && s->gpa + s->size - 1 >= sec->range.addr) {
+        /* A folded slot has its RAM elsewhere: asked too often does no harm. */
+        if (a->a20_closed ||
+            (s->gpa <= sec->range.last && s->gpa + s->size - 1 >= sec->range.addr)) {
             fn(a, s, arg);
         }
     }

@@ -180,7 +180,7 @@ static void exit_mmio(KvmVcpu *kv)
     x->write = run->mmio.is_write;
     x->size = MIN(run->mmio.len, 8);
     x->count = 1;
-    x->addr = run->mmio.phys_addr;
+    x->addr = kvm_a20_mask(kv->a, run->mmio.phys_addr);
     x->value = 0;
     if (x->write) {
         memcpy(&x->value, run->mmio.data, x->size);

@@ -360,6 +360,7 @@ static void kvm_class_init(ObjectClass *klass, const void *data)
     ac->route_msi = kvm_route_msi;
     ac->inject_nmi = kvm_inject_nmi;
     ac->set_intr = kvm_set_intr;
+    ac->set_a20 = kvm_set_a20;
     ac->arm = kvm_arm;
     ac->disarm = kvm_disarm;
     ac->step = kvm_step;

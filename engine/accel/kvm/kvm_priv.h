@@ -154,7 +154,8 @@ struct KvmAccel {
     KvmHold hold;
 
     MemoryListener memory_listener, io_listener;
-    GArray *slots; /* of KvmSlot, by gpa. Engine lock */
+    bool a20_closed; /* atomic; changed under the engine lock */
+    GArray *slots;   /* of KvmSlot, by gpa. Engine lock */
     GArray *free_slots;
     uint32_t next_slot;
     GArray *io_ranges; /* of KvmIoRange. Engine lock */
@@ -293,6 +294,16 @@ bool kvm_linear_pc(KvmVcpu *kv, uint64_t *pc);
 /* kvm-memory.c */
 void kvm_memory_register(KvmAccel *a);
 void kvm_memory_unregister(KvmAccel *a);
+void kvm_set_a20(Accel *a, bool open);
+#define KVM_A20_BIT (UINT64_C(1) << 20)
+/* With the gate closed only 1 to 2 MiB are folded: what a guest without paging and with real mode's
+ * limits can reach. */
+static inline uint64_t kvm_a20_mask(const KvmAccel *a, uint64_t paddr)
+{
+    bool fold = __atomic_load_n(&a->a20_closed, __ATOMIC_RELAXED) && paddr >> 20 == 1;
+
+    return fold ? paddr & ~KVM_A20_BIT : paddr;
+}
 
 /* kvm-io.c */
 void kvm_io_init_listener(KvmAccel *a, MemoryListener *l);

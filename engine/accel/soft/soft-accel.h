@@ -9,6 +9,7 @@ struct SoftAccel {
     Accel parent;
     SoftCpu **cpus; /* max_cpus of them, RCU: NULL where there is none */
     MemoryListener listener;
+    bool a20_closed;           /* atomic */
     bool logging;              /* atomic: somebody reads dirty logs */
     struct SoftBreaks *breaks; /* RCU; NULL: none */
 };

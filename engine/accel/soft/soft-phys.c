@@ -21,6 +21,16 @@ static void soft_catch_up(SoftCpu *c)
     uint32_t attention = __atomic_load_n(&c->attention, __ATOMIC_SEQ_CST);
     unsigned long generation = c->memory ? address_space_flat_view(c->memory)->generation : 0;
 
+    if (c->accel) {
+        uint64_t mask = __atomic_load_n(&c->accel->a20_closed, __ATOMIC_SEQ_CST)
+                            ? ~(UINT64_C(1) << 20)
+                            : ~UINT64_C(0);
+
+        if (mask != c->a20_mask) {
+            c->a20_mask = mask;
+            soft_tlb_flush(c, true);
+        }
+    }
     if (generation != c->view_generation) {
         c->view_generation = generation;
         soft_tlb_flush(c, true);

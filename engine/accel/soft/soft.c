@@ -385,6 +385,14 @@ static bool soft_inject_nmi(VCpu *cpu, GError **error)
     return true;
 }
 
+static void soft_set_a20(Accel *accel, bool open)
+{
+    SoftAccel *a = SOFT_ACCEL(accel);
+
+    __atomic_store_n(&a->a20_closed, !open, __ATOMIC_SEQ_CST);
+    tell_all(a, SOFT_ATTN_VIEW);
+}
+
 /* ---- hooks and debugging ------------------------------------------------------------------- */
 
 static uint64_t filter_last(const EventFilter *f)
@@ -556,6 +564,7 @@ static void soft_accel_class_init(ObjectClass *klass, const void *data)
     ac->supported_cpuid = soft_cpuid_policy;
     ac->set_gsi = soft_set_gsi;
     ac->set_intr = soft_set_intr;
+    ac->set_a20 = soft_set_a20;
     ac->inject_nmi = soft_inject_nmi;
     ac->arm = soft_arm;
     ac->disarm = soft_disarm;
