@@ -90,10 +90,11 @@ local conf_keys = {
   name = "string", ram = "integer|string", smp = "integer", topology = "table", accel = "string|table", irqchip = "string",
   pit = "boolean", cpu = "string", uuid = "string", props = "table", device = "table", object = "table", kernel = "string",
   initrd = "string", append = "string", bios = "string", chardev = "table", serial = "string|table|userdata|boolean",
-  debugcon = "string|table|userdata", console = "string|table|userdata", no_reboot = "boolean", on_triple_fault = "string",
+  debugcon = "string|table|userdata", rtc = "table", console = "string|table|userdata",
+  no_reboot = "boolean", on_triple_fault = "string",
 }
 -- Asked for by the user, meaningful only to a board that looks at them.
-local board_keys = { "kernel", "initrd", "append", "bios", "debugcon", "uuid" }
+local board_keys = { "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc" }
 
 -- ---- defining ---------------------------------------------------------------------------------------------
 

@@ -155,6 +155,23 @@ local function uuid(s, value)
   s.conf.uuid = value:lower()
 end
 
+local function rtc(s, value)
+  local values, keys = keyval(value, "base")
+  known(values, { "base", "clock", "driftfix" }, "-rtc key")
+  local t = s.conf.rtc or {}
+  for _, k in ipairs(keys) do t[k] = values[k] end
+  local base = t.base
+  if base and base ~= "utc" and base ~= "localtime" and not base:match "^%d%d%d%d%-%d%d%-%d%d$"
+    and not base:match "^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d$" then
+    refuse("base: expected utc, localtime or a date such as 2024-02-29T12:34:56, got %q", base)
+  end
+  if t.clock and t.clock ~= "host" and t.clock ~= "vm" then refuse("clock: expected host or vm, got %q", t.clock) end
+  if t.driftfix and t.driftfix ~= "none" and t.driftfix ~= "slew" then
+    refuse("driftfix: expected none or slew, got %q", t.driftfix)
+  end
+  s.conf.rtc = t
+end
+
 local function set(key) return function(s, value) s.conf[key] = value end end
 local function flag(key) return function(s) s.conf[key] = true end end
 local function run(key) return function(s, value) s.run[key] = value == nil or value end end
@@ -217,7 +234,9 @@ options.list = {
   { name = "name", arg = "NAME", group = "machine",
     handler = function(s, value) s.conf.name = keyval(value, "guest").guest end, doc = "Name of the machine in messages and paths." },
   { name = "uuid", arg = "UUID", group = "machine", handler = uuid, doc = "UUID that the machine reports." },
-  { name = "rtc", arg = "base=…", group = "machine", needs = "real-time clock", doc = "Date and drift of the real-time clock." },
+  { name = "rtc", arg = "[base=]utc|localtime|DATETIME[,clock=host|vm][,driftfix=none|slew]", group = "machine", handler = rtc,
+    doc = "The real-time clock: the date it begins with, what counts its seconds (the host's clock, or the machine's, which "
+      .. "stops with it), and whether late periodic interrupts are made up for." },
   { name = "device", arg = "TYPE[,PROP=VALUE…]|help", group = "machine", handler = device,
     doc = "Adds a device. `help` lists the types, `TYPE,help` the properties of one." },
   { name = "object", arg = "TYPE,id=ID[,PROP=VALUE…]|help", group = "machine", handler = object,
