@@ -154,6 +154,15 @@ bool chardev_fd_wait_out(ChardevFd *f, int ms)
     return f->write_failed && f->out >= 0 && poll_out(f->out, ms);
 }
 
+/* A pseudo terminal whose other side was closed takes bytes until its buffer is full, and then
+ * neither takes nor refuses them: waiting for room would find the hang-up again and again. */
+static bool hung_up(int fd)
+{
+    struct pollfd p = { .fd = fd };
+
+    return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
+}
+
 ssize_t chardev_fd_write(ChardevFd *f, const uint8_t *buf, size_t len)
 {
     ssize_t n;
@@ -176,6 +185,9 @@ ssize_t chardev_fd_write(ChardevFd *f, const uint8_t *buf, size_t len)
     }
     if (n >= 0) {
         return n;
+    }
+    if ((errno == EAGAIN || errno == ENOBUFS) && hung_up(f->out)) {
+        errno = EIO;
     }
     if (errno == EAGAIN || errno == ENOBUFS) {
         if (!f->out_source) {

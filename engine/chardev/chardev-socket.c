@@ -124,7 +124,9 @@ static gboolean client_came(int fd, GIOCondition cond, void *opaque)
     int client = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
     if (client < 0) {
-        if (errno == EMFILE || errno == ENFILE) {
+        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED && errno != EPROTO) {
+            /* Out of descriptors or memory: it stays in the queue, asking again at once is no use.
+             */
             log_warning("chardev '%s': a client was not accepted: %s", chardev_label(&s->parent),
                         g_strerror(errno));
             drop_source(&s->listen_source);
@@ -168,21 +170,27 @@ static bool wait_for_client(SocketChardev *s, GError **error)
     g_autofree char *address = socket_fd_address(s->listen_fd, false);
     int r, saved;
 
-    if (!engine_unlocked_begin(error)) {
-        g_prefix_error(error, "chardev '%s': cannot wait for a client here (wait=off would not): ",
-                       chardev_label(&s->parent));
-        return false;
-    }
     log_warning("chardev '%s': waiting for a client on %s", chardev_label(&s->parent), address);
-    r = poll(&p, 1, -1);
-    saved = errno;
-    engine_unlocked_end();
-    errno = saved;
-    if (r < 0) {
-        return error_set_errno(error, "chardev '%s': waiting for a client on %s",
-                               chardev_label(&s->parent), address);
+    /* One that went away before it was accepted was none. */
+    while (s->parent.opened && !chardev_fd_started(&s->conn) && !timer_armed(&s->retry)) {
+        if (!engine_unlocked_begin(error)) {
+            g_prefix_error(error,
+                           "chardev '%s': cannot wait for a client here (wait=off would not): ",
+                           chardev_label(&s->parent));
+            return false;
+        }
+        r = poll(&p, 1, -1);
+        saved = errno;
+        engine_unlocked_end();
+        errno = saved;
+        if (r < 0) {
+            return error_set_errno(error, "chardev '%s': waiting for a client on %s",
+                                   chardev_label(&s->parent), address);
+        }
+        if (s->listen_fd >= 0) {
+            client_came(s->listen_fd, G_IO_IN, s);
+        }
     }
-    client_came(s->listen_fd, G_IO_IN, s);
     return true;
 }
 
@@ -209,7 +217,7 @@ static bool start_server(SocketChardev *s, GError **error)
     if (s->wait && !wait_for_client(s, error)) {
         return false;
     }
-    if (!chardev_fd_started(&s->conn)) {
+    if (s->listen_fd >= 0 && !chardev_fd_started(&s->conn)) {
         listen_again(s);
     }
     return true;
@@ -365,6 +373,11 @@ static bool check_properties(const SocketChardev *s, GError **error)
     const char *label = chardev_label(&s->parent);
     int ways = (s->path != NULL) + (s->host != NULL || s->port != 0) + (s->given_fd >= 0);
 
+    if (s->given_fd >= 0 && (s->server || s->reconnect || s->reconnect_ms)) {
+        return error_set(error, ENGINE_ERROR_INVALID,
+                         "chardev '%s': %s says nothing about a socket that is open already", label,
+                         s->server ? "server" : "reconnect");
+    }
     if (ways != 1) {
         return error_set(error, ENGINE_ERROR_INVALID, "chardev '%s': %s", label,
                          ways ? "path, host and port, and fd exclude each other"
@@ -411,6 +424,7 @@ static void socket_close(Chardev *chr)
         s->connect_fd = -1;
     }
     if (s->listen_fd >= 0) {
+        shutdown(s->listen_fd, SHUT_RDWR); /* ends a wait for the first client */
         close(s->listen_fd);
         s->listen_fd = -1;
     }

@@ -172,6 +172,11 @@ static void write_or_queue(Chardev *chr, const uint8_t *buf, size_t len)
     while (len > 0 && chardev_queued(chr) == 0) {
         ssize_t n = klass->write(chr, buf, len);
 
+        if (n > 0) {
+            chr->priv->taken += (size_t)n;
+            buf += n;
+            len -= (size_t)n;
+        }
         if (n < 0 || !chr->opened) {
             chr->bytes_dropped += len;
             return;
@@ -179,9 +184,6 @@ static void write_or_queue(Chardev *chr, const uint8_t *buf, size_t len)
         if (n == 0) {
             break;
         }
-        chr->priv->taken += (size_t)n;
-        buf += n;
-        len -= (size_t)n;
     }
     room = CHARDEV_OUT_MAX - chardev_queued(chr);
     if (len > room) {

@@ -7,7 +7,8 @@
  * what the guest writes, a script's function) that run where the device wrote.
  *
  * Nothing here blocks, except opening a socket with wait=on or a slow connection, which drops the
- * engine lock meanwhile. Both queues are bounded. docs/chardev.md describes every back end.
+ * engine lock meanwhile, and closing with bytes queued, which gives a reader that takes some half a
+ * second for the rest. Both queues are bounded. docs/chardev.md describes every back end.
  */
 #pragma once
 

@@ -23,6 +23,17 @@ static char *addr_text(const struct sockaddr_storage *sa, socklen_t len)
 
         return named ? g_strdup_printf("unix:%s", un->sun_path) : g_strdup("unix:");
     }
+    if (sa->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)sa;
+
+        if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
+            /* A client by IPv4 of a socket for both. */
+            const uint8_t *b = in6->sin6_addr.s6_addr + 12;
+
+            return g_strdup_printf("tcp:%u.%u.%u.%u:%u", b[0], b[1], b[2], b[3],
+                                   ntohs(in6->sin6_port));
+        }
+    }
     if (getnameinfo((const struct sockaddr *)sa, len, host, sizeof(host), port, sizeof(port),
                     NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
         return g_strdup("unknown");
@@ -82,10 +93,17 @@ bool socket_addrs_tcp(GArray *addrs, const char *host, uint16_t port_number, int
     }
     for (struct addrinfo *i = list; i; i = i->ai_next) {
         SocketAddr a = { .len = i->ai_addrlen };
+        /* One socket can listen on all interfaces of both kinds, and it is IPv6's. */
+        bool both = passive && !host && family == AF_UNSPEC && i->ai_family == AF_INET6;
 
+        a.v6only = !both;
         if (i->ai_addrlen <= sizeof(a.sa)) {
             memcpy(&a.sa, i->ai_addr, i->ai_addrlen);
-            g_array_append_val(addrs, a);
+            if (both) {
+                g_array_prepend_val(addrs, a);
+            } else {
+                g_array_append_val(addrs, a);
+            }
         }
     }
     freeaddrinfo(list);
@@ -122,7 +140,12 @@ int socket_listen(const SocketAddr *a)
     if (a->sa.ss_family == AF_UNIX) {
         remove_stale(a);
     } else {
+        int v6only = a->v6only;
+
         setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+        if (a->sa.ss_family == AF_INET6) {
+            setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only));
+        }
     }
     if (bind(fd, (const struct sockaddr *)&a->sa, a->len) != 0 || listen(fd, 1) != 0) {
         int saved = errno;

@@ -12,6 +12,7 @@
 typedef struct SocketAddr {
     struct sockaddr_storage sa;
     socklen_t len;
+    bool v6only; /* listening: without IPv4 */
 } SocketAddr;
 
 /* Both append to an array of SocketAddr. */

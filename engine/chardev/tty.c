@@ -25,7 +25,7 @@ static int tty_fd = -1;
 static volatile sig_atomic_t tty_raw; /* tty_saved is to be put back */
 static struct termios tty_saved, tty_wanted;
 static struct sigaction old_action[G_N_ELEMENTS(ending)];
-static bool taken[G_N_ELEMENTS(ending)], cont_taken;
+static bool taken[G_N_ELEMENTS(ending)], cont_taken, stop_taken;
 
 /* Async-signal-safe. SIGTTOU is blocked because changing modes from the background raises it; and
  * there the modes belong to the shell, which has put its own in place. */
@@ -76,13 +76,29 @@ static void continued(int sig)
     }
 }
 
+/* Ctrl-Z of a terminal with signal=on, or from a shell's kill: what runs there next finds its
+ * modes.
+ */
+static void stopping(int sig)
+{
+    int saved = errno;
+
+    if (tty_raw) {
+        set_modes(&tty_saved);
+    }
+    raise(SIGSTOP);
+    errno = saved;
+}
+
 static void take_signals(void)
 {
     struct sigaction act = { .sa_sigaction = ending_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK };
     struct sigaction cont = { .sa_handler = continued, .sa_flags = SA_RESTART }, now;
+    struct sigaction stop = { .sa_handler = stopping, .sa_flags = SA_RESTART };
 
     sigemptyset(&act.sa_mask);
     sigemptyset(&cont.sa_mask);
+    sigemptyset(&stop.sa_mask);
     for (unsigned i = 0; i < G_N_ELEMENTS(ending); i++) {
         sigaction(ending[i], NULL, &now);
         taken[i] = now.sa_handler == SIG_DFL || (is_fault(ending[i]) && now.sa_handler != SIG_IGN);
@@ -94,6 +110,11 @@ static void take_signals(void)
     cont_taken = now.sa_handler == SIG_DFL;
     if (cont_taken) {
         sigaction(SIGCONT, &cont, NULL);
+    }
+    sigaction(SIGTSTP, NULL, &now);
+    stop_taken = now.sa_handler == SIG_DFL;
+    if (stop_taken) {
+        sigaction(SIGTSTP, &stop, NULL);
     }
 }
 
@@ -113,6 +134,10 @@ static void give_back_signals(void)
         signal(SIGCONT, SIG_DFL);
     }
     cont_taken = false;
+    if (stop_taken && sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == stopping) {
+        signal(SIGTSTP, SIG_DFL);
+    }
+    stop_taken = false;
 }
 
 void tty_leave_raw(void)

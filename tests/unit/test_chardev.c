@@ -115,6 +115,34 @@ START_TEST(taps_see_both_ways_and_may_remove_themselves)
 }
 END_TEST
 
+typedef struct Adder {
+    Chardev *chr;
+    GString *seen;
+} Adder;
+
+static void adding_tap(void *opaque, const uint8_t *buf, size_t len, bool from_guest)
+{
+    Adder *a = opaque;
+
+    chardev_remove_tap(a->chr, adding_tap, a);
+    chardev_add_tap(a->chr, note_tap, a->seen);
+}
+
+START_TEST(a_tap_that_is_added_by_a_tap_begins_with_the_next_bytes)
+{
+    Chardev *chr = make("null");
+    Adder a = { chr, g_string_new(NULL) };
+
+    chardev_add_tap(chr, adding_tap, &a);
+    put(chr, "first");
+    ck_assert_str_eq(a.seen->str, "");
+    put(chr, "second");
+    ck_assert_str_eq(a.seen->str, ">second ");
+    g_string_free(a.seen, TRUE);
+    end(chr, NULL);
+}
+END_TEST
+
 START_TEST(history_is_the_tail_of_what_the_guest_wrote)
 {
     Chardev *chr = make("null");
@@ -245,6 +273,24 @@ START_TEST(a_script_gets_the_bytes_and_answers)
     ck_assert(front_has(f, "answer"));
     g_string_free(seen, TRUE);
     end(chr, f);
+}
+END_TEST
+
+static void closing_script(void *opaque, const uint8_t *buf, size_t len)
+{
+    chardev_close(opaque);
+}
+
+START_TEST(what_a_script_took_before_it_closed_was_not_dropped)
+{
+    Chardev *chr = make_type(TYPE_CHARDEV_SCRIPT);
+
+    chardev_script_set(chr, closing_script, chr);
+    ck_assert(chardev_open(chr, NULL));
+    put(chr, "last words");
+    ck_assert(!chr->opened);
+    ck_assert_uint_eq(chr->bytes_dropped, 0);
+    end(chr, NULL);
 }
 END_TEST
 
@@ -594,6 +640,37 @@ START_TEST(looking_back_finds_what_came_before_and_what_begins_there)
 }
 END_TEST
 
+typedef struct Nested {
+    Chardev *chr;
+    TextMatch *inner;
+    Matches matches;
+} Nested;
+
+static void match_more(void *opaque, uint64_t at)
+{
+    Nested *n = opaque;
+
+    if (!n->inner) {
+        n->inner = text_match_new(n->chr, "a", true, matched, &n->matches);
+    }
+}
+
+START_TEST(a_matcher_made_by_a_match_counts_bytes_from_there)
+{
+    Nested n = { .chr = make("null") };
+    TextMatch *outer = text_match_new(n.chr, "b", true, match_more, &n);
+
+    put(n.chr, "abab");
+    ck_assert_uint_eq(n.matches.n, 0);
+    put(n.chr, "xa");
+    ck_assert_uint_eq(n.matches.n, 1);
+    ck_assert_uint_eq(n.matches.last, 6);
+    text_match_free(n.inner);
+    text_match_free(outer);
+    end(n.chr, NULL);
+}
+END_TEST
+
 START_TEST(a_matcher_may_be_freed_by_its_own_match)
 {
     Chardev *chr = make("null");
@@ -619,6 +696,7 @@ int main(void)
         the_input_queue_is_bounded_and_counts_what_it_drops,
         a_second_front_end_is_refused_by_name,
         taps_see_both_ways_and_may_remove_themselves,
+        a_tap_that_is_added_by_a_tap_begins_with_the_next_bytes,
         history_is_the_tail_of_what_the_guest_wrote,
         writing_after_close_is_dropped_and_counted,
         properties_are_frozen_while_open,
@@ -626,6 +704,7 @@ int main(void)
         a_break_keeps_its_place_among_the_bytes,
         the_log_file_gets_what_the_guest_writes,
         a_script_gets_the_bytes_and_answers,
+        what_a_script_took_before_it_closed_was_not_dropped,
         mistakes_in_the_text_form_are_named,
         both_spellings_set_the_same_properties,
         the_back_ends_can_be_listed,
@@ -636,6 +715,7 @@ int main(void)
         a_text_is_found_across_the_borders_of_writes,
         a_matcher_agrees_with_a_search_of_the_whole,
         looking_back_finds_what_came_before_and_what_begins_there,
+        a_matcher_made_by_a_match_counts_bytes_from_there,
         a_matcher_may_be_freed_by_its_own_match,
     };
 

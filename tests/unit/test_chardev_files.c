@@ -1,6 +1,7 @@
 /* Character devices that are files, FIFOs, pseudo terminals, the standard input and output. */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -152,6 +153,39 @@ START_TEST(a_pty_follows_who_opens_it)
 }
 END_TEST
 
+/* Bytes that the guest has not read keep the terminal open for reading; what it writes meanwhile is
+ * for nobody, and waiting for room must not keep the main loop busy. */
+START_TEST(a_pty_that_was_left_with_full_buffers_does_not_keep_the_loop_busy)
+{
+    Chardev *chr = make("pty");
+    Front *f = front_new(chr);
+    g_autofree char *slave = prop(chr, "slave");
+    g_autofree char *big = g_strnfill(2 * CHARDEV_IN_MAX, 'x');
+    int fd = open(slave, O_RDWR | O_NOCTTY | O_NONBLOCK);
+    unsigned rounds = 0;
+    ssize_t sent;
+
+    LOOP_UNTIL(chr->open);
+    f->room = 0;
+    sent = write(fd, big, strlen(big));
+    ck_assert_int_gt(sent, CHARDEV_IN_MAX);
+    LOOP_UNTIL(chardev_receive_room(chr) == 0);
+    congest(chr);
+    close(fd);
+    while (rounds < 1000 && main_loop_iterate(false)) {
+        rounds++;
+    }
+    ck_assert_uint_lt(rounds, 100);
+    ck_assert(chardev_flushed(chr));
+    put(chr, "for nobody");
+    ck_assert(chardev_flushed(chr));
+    f->room = SIZE_MAX;
+    chardev_accept_input(chr);
+    LOOP_UNTIL(f->got->len == (size_t)sent && !chr->open);
+    end(chr, f);
+}
+END_TEST
+
 /* ---- stdio --------------------------------------------------------------------------------- */
 
 typedef struct Terminal {
@@ -288,6 +322,29 @@ START_TEST(the_terminal_is_raw_meanwhile_and_put_back_on_every_way_out)
 }
 END_TEST
 
+START_TEST(the_terminal_is_the_shells_while_the_process_is_stopped)
+{
+    Terminal t;
+    int status;
+
+    terminal_start(&t, leave_by_exit);
+    terminal_expect(&t, "ready\r\n");
+    kill(t.child, SIGTSTP);
+    ck_assert_int_eq(waitpid(t.child, &status, WUNTRACED), t.child);
+    ck_assert(WIFSTOPPED(status));
+    ck_assert(!terminal_is_raw(&t));
+    kill(t.child, SIGCONT);
+    while (!terminal_is_raw(&t)) {
+        sched_yield(); /* a hang ends by Check's timeout */
+    }
+    send_text(t.master, "\x03");
+    terminal_expect(&t, "\x03");
+    send_text(t.master, "\x01x");
+    terminal_expect(&t, "bye\r\n");
+    terminal_check_restored(&t);
+}
+END_TEST
+
 START_TEST(piped_stdio_reads_to_the_end_and_leaves_the_flags_of_the_pipes_alone)
 {
     int in[2], out[2], status;
@@ -330,6 +387,7 @@ static void add_terminal(Suite *suite)
     suite_add_tcase(suite, terminal);
     tcase_add_loop_test(terminal, the_terminal_is_raw_meanwhile_and_put_back_on_every_way_out, 0,
                         4);
+    tcase_add_test(terminal, the_terminal_is_the_shells_while_the_process_is_stopped);
     tcase_add_test(terminal, piped_stdio_reads_to_the_end_and_leaves_the_flags_of_the_pipes_alone);
 }
 
@@ -342,6 +400,7 @@ int main(void)
         a_pair_of_fifos_carries_both_ways,
         a_file_is_not_taken_for_a_fifo,
         a_pty_follows_who_opens_it,
+        a_pty_that_was_left_with_full_buffers_does_not_keep_the_loop_busy,
     };
 
     return chardev_run("chardev files", tests, G_N_ELEMENTS(tests), add_terminal);

@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "engine/core/lock.h"
 #include "tests/unit/chardev_rig.h"
 
 /* ---- sockets ------------------------------------------------------------------------------- */
@@ -169,6 +170,90 @@ START_TEST(a_reconnecting_client_finds_a_server_that_comes_later_and_again)
 }
 END_TEST
 
+static bool connects(int family, uint16_t port)
+{
+    union {
+        struct sockaddr sa;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    } u = { .sa.sa_family = (sa_family_t)family };
+    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool ok;
+
+    if (family == AF_INET) {
+        u.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        u.in.sin_port = htons(port);
+    } else {
+        u.in6.sin6_addr = in6addr_loopback;
+        u.in6.sin6_port = htons(port);
+    }
+    ok = connect(fd, &u.sa, family == AF_INET ? sizeof(u.in) : sizeof(u.in6)) == 0;
+    close(fd);
+    return ok;
+}
+
+static bool has_ipv6(void)
+{
+    struct sockaddr_in6 sin6 = { .sin6_family = AF_INET6, .sin6_addr = in6addr_loopback };
+    int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&sin6, sizeof(sin6)) == 0;
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    return ok;
+}
+
+START_TEST(a_server_without_a_host_listens_on_all_interfaces)
+{
+    static const struct {
+        const char *options;
+        bool v4, v6;
+    } cases[] = { { "", true, true }, { ",ipv4=off", false, true }, { ",ipv6=off", true, false } };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        Chardev *chr;
+        uint16_t port;
+
+        if (cases[i].v6 && !has_ipv6()) {
+            continue;
+        }
+        chr = make("tcp::0,server,nowait%s", cases[i].options);
+        port = (uint16_t)object_property_get_uint(OBJECT(chr), "port", NULL);
+        ck_assert_msg(connects(AF_INET, port) == cases[i].v4, "'%s'", cases[i].options);
+        ck_assert_msg(connects(AF_INET6, port) == cases[i].v6, "'%s'", cases[i].options);
+        end(chr, NULL);
+    }
+}
+END_TEST
+
+static void *close_it(void *chr)
+{
+    engine_lock();
+    chardev_close(chr);
+    engine_unlock();
+    return NULL;
+}
+
+START_TEST(a_server_that_waits_for_its_client_can_be_closed)
+{
+    g_autofree char *path = in_folder("sock");
+    g_autofree char *text = g_strdup_printf("unix:%s,server", path);
+    g_autoptr(GError) error = NULL;
+    Chardev *chr = chardev_parse(text, &error);
+    pthread_t thread;
+
+    ck_assert_int_eq(pthread_create(&thread, NULL, close_it, chr), 0);
+    /* The lock is ours until the wait begins. */
+    ck_assert(!chardev_open(chr, &error));
+    ck_assert_msg(strstr(error->message, "was closed") != NULL, "%s", error->message);
+    ck_assert(engine_unlocked_begin(NULL));
+    pthread_join(thread, NULL);
+    engine_unlocked_end();
+    object_unref(chr);
+}
+END_TEST
+
 START_TEST(a_socket_may_be_given_by_number)
 {
     Chardev *chr;
@@ -187,6 +272,8 @@ START_TEST(a_socket_may_be_given_by_number)
     end(chr, f);
     refused("socket,fd=999", "999");
     refused("socket,fd=0x7fffffff", "fd");
+    refused("socket,fd=0,reconnect=1", "reconnect");
+    refused("socket,fd=0,server=on", "server");
 }
 END_TEST
 
@@ -366,6 +453,8 @@ int main(void)
         a_tcp_port_of_0_is_chosen_and_told,
         a_client_without_a_server_is_refused,
         a_reconnecting_client_finds_a_server_that_comes_later_and_again,
+        a_server_without_a_host_listens_on_all_interfaces,
+        a_server_that_waits_for_its_client_can_be_closed,
         a_socket_may_be_given_by_number,
         a_peer_that_vanishes_while_bytes_are_written_ends_the_connection_only,
         a_server_with_wait_on_waits_for_its_client,
