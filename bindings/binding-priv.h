@@ -29,6 +29,8 @@ typedef struct ScriptThread {
     unsigned interrupt_depth;        /* the call that an interrupt ends */
     volatile sig_atomic_t interrupt; /* RUN_*; also written by the watchdog */
     volatile sig_atomic_t in_poll;   /* main thread: no Lua code is running */
+    volatile sig_atomic_t by_signal; /* the interrupt is Ctrl-C, which is not to be lost */
+    volatile sig_atomic_t shield;    /* main thread: code that signals do not end */
     const char *volatile why;        /* message of the interrupt */
 } ScriptThread;
 
@@ -39,9 +41,35 @@ ScriptThread *script_main_thread(void);
 
 /* call.c */
 void script_coroutines_open(lua_State *L); /* replaces coroutine.resume and wrap */
-void script_watch_admit(void);             /* on the thread that is to be watched */
+
+/* loop.c */
+void script_loop_close(void);
+
+/* interrupt.c */
+typedef enum { SCRIPT_INT, SCRIPT_TERM, SCRIPT_HUP, SCRIPT_SIGNALS } ScriptSignal;
+void script_watch_admit(void); /* on the thread that is to be watched */
 void script_watch_forget(ScriptThread *st);
 void script_watch_stop(void); /* joins the watchdog */
+/* A call from the engine begins: false when an outer one is watched already. */
+bool script_watch_enter(ScriptThread *st);
+void script_watch_leave(ScriptThread *st);
+bool script_signal_pending(void);
+/* The interrupt of this thread is over; `taken`: something was ended by it. */
+void script_interrupt_over(ScriptThread *st, bool taken);
+void script_interrupt_after_coroutine(ScriptThread *st, bool failed);
+void script_interrupt_answered(void); /* the next Ctrl-C is a first one */
+bool script_is_shielded(lua_State *L, int idx);
+void script_push_shielded(lua_State *L, int idx);
+void script_shield_set(ScriptThread *st, int shield);
+/* Ends the main thread's code after so many seconds, with an error that says why; 0: not. */
+void script_limit(double seconds, const char *why);
+/* Why the hook last ended code of the main thread, and where; NULL: it did not. */
+const char *script_ended_by(const char **traceback);
+void script_ended_forget(void);
+/* What a signal does while no script's code runs: takes the reference, returns the former. With
+ * `ends` the code that runs at the moment is ended, too. NULL: Ctrl-C raises "interrupted" where a
+ * script waits, the others do what they do by default. */
+ScriptRef *binding_on_signal(ScriptSignal which, ScriptRef *fn, bool ends);
 
 /* The list of everything declared, for api.c. */
 typedef enum { DECL_MODULE, DECL_CLASS, DECL_USERDATA } DeclKind;

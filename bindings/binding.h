@@ -141,12 +141,11 @@ bool script_ref_push(lua_State *L, ScriptRef *ref); /* false (nothing pushed): o
 const char *
 script_ref_what(const ScriptRef *ref); /* with the place where the function was defined */
 
-/* Interrupting scripts: Ctrl-C ends the running script, or, when none runs, is told to the function
- * set here (NULL: the waiting script raises "interrupted"). */
+/* Ctrl-C ends the running script, or, when none runs, is told to the function of loop.on_sigint. */
 void binding_install_sigint(void);
-void binding_on_sigint(ScriptRef *fn); /* takes the reference; frees the former */
-/* Runs what came in while the loop polled: raises "interrupted" where no function takes it. */
-void binding_check_sigint(lua_State *L);
+/* Tells the functions that wait for signals what came in; raises where a script waits and nobody
+ * takes the signal, or who does says that the wait is to end. */
+void binding_check_signals(lua_State *L);
 /* One round of the main loop for a script: not from handlers. false + error where it is refused. */
 bool binding_iterate(lua_State *L, bool block, GError **error);
 

@@ -4,10 +4,13 @@
  * One editor a process (libedit's callback interface keeps its state in globals). The REPL's logic
  * is in scripts/vmlua/repl.lua.
  */
+#include <langinfo.h>
+#include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <wchar.h>
 
 #include <editline/readline.h>
 
@@ -111,6 +114,15 @@ static char **complete(const char *text, int start, int end)
     return out;
 }
 
+/* Characters beyond ASCII are typed and shown as such. Only where they are UTF-8: classes of single
+ * bytes, which Lua's patterns ask the C library for, stay those of ASCII. */
+static void use_utf8(void)
+{
+    if (setlocale(LC_CTYPE, "") && strcmp(nl_langinfo(CODESET), "UTF-8") != 0) {
+        setlocale(LC_CTYPE, "C");
+    }
+}
+
 static int l_start(lua_State *L)
 {
     const char *prompt = luaL_checkstring(L, 1);
@@ -123,6 +135,7 @@ static int l_start(lua_State *L)
     static bool initialized;
     if (!initialized) {
         initialized = true;
+        use_utf8();
         rl_readline_name = "vmlua";
         rl_catch_signals = 0;
         rl_initialize();
@@ -156,16 +169,110 @@ static int l_stop(lua_State *L)
     return 0;
 }
 
+/* ---- where the cursor is -----------------------------------------------------------------------
+ */
+
+static int screen_width(void)
+{
+    int rows = 0, columns = 0;
+    rl_get_screen_size(&rows, &columns);
+    return columns > 0 ? columns : 80;
+}
+
+/* Columns that libedit needs for one character at that column: it shows what cannot be printed as
+ * ^X or as an octal number. */
+static int character_width(wchar_t c, int column)
+{
+    if (c == L'\t') {
+        return 8 - column % 8;
+    }
+    if (c < 0x20 || c == 0x7f) {
+        return 2;
+    }
+    int width = wcwidth(c);
+    return width >= 0 ? width : 8;
+}
+
+/* The row, counted from the prompt's, on which the first n bytes of text end; `column` goes on. */
+static int rows_of(const char *text, size_t n, int *column)
+{
+    const int width = screen_width();
+    mbstate_t state = { 0 };
+    int rows = 0;
+
+    while (n > 0) {
+        wchar_t c;
+        size_t used = mbrtowc(&c, text, n, &state);
+        int w = 4; /* a byte that is no character: \ooo */
+        if (used == 0 || used > n) {
+            used = 1;
+            memset(&state, 0, sizeof state);
+        } else {
+            w = character_width(c, *column);
+        }
+        *column += w;
+        while (*column >= width) { /* a full row wraps at once */
+            *column -= width;
+            rows++;
+        }
+        text += used;
+        n -= used;
+    }
+    return rows;
+}
+
+/* Puts the cursor where the prompt begins; with `erase` nothing is left from there on. */
+static void go_to_prompt(bool erase)
+{
+    int column = 0;
+    int rows = rows_of(edit.prompt, strlen(edit.prompt), &column);
+    if (rl_line_buffer) {
+        rows += rows_of(rl_line_buffer, (size_t)CLAMP(rl_point, 0, rl_end), &column);
+    }
+    if (rows > 0) {
+        printf("\033[%dA", rows);
+    }
+    fputs(erase ? "\r\033[J" : "\r", stdout);
+}
+
+/* Puts the cursor on the row after the line. */
+static void go_behind_line(void)
+{
+    int to_cursor = 0, behind = 0;
+    int rows = 0;
+
+    if (rl_line_buffer) {
+        to_cursor = behind = (int)strlen(edit.prompt);
+        rows = rows_of(rl_line_buffer, (size_t)rl_end, &behind) -
+               rows_of(rl_line_buffer, (size_t)CLAMP(rl_point, 0, rl_end), &to_cursor);
+    }
+    while (rows-- > 0) {
+        putchar('\n');
+    }
+}
+
+static void redraw(void)
+{
+    edit.hidden = false;
+    rl_forced_update_display();
+    fflush(stdout);
+}
+
 static int l_prompt(lua_State *L)
 {
     const char *prompt = luaL_checkstring(L, 1);
+    const bool shown = edit.active && !edit.feeding && !edit.hidden;
+
+    if (shown) {
+        go_to_prompt(true);
+    }
     g_free(edit.prompt);
     edit.prompt = g_strdup(prompt);
     if (edit.active) {
         rl_set_prompt(edit.prompt);
-        if (!edit.feeding && !edit.hidden) {
-            rl_forced_update_display();
-        }
+    }
+    if (shown) {
+        redraw();
     }
     return 0;
 }
@@ -173,9 +280,9 @@ static int l_prompt(lua_State *L)
 static int l_hide(lua_State *L)
 {
     if (edit.active && !edit.hidden) {
-        edit.hidden = true;
-        fputs("\r\033[K", stdout);
+        go_to_prompt(true);
         fflush(stdout);
+        edit.hidden = true;
     }
     return 0;
 }
@@ -183,21 +290,43 @@ static int l_hide(lua_State *L)
 static int l_show(lua_State *L)
 {
     if (edit.active && edit.hidden) {
-        edit.hidden = false;
-        rl_forced_update_display();
-        fflush(stdout);
+        redraw();
     }
     return 0;
 }
 
 static int l_cancel(lua_State *L)
 {
+    const char *prompt = luaL_optstring(L, 1, NULL);
+
     if (edit.active) {
-        rl_callback_handler_remove();
+        if (!edit.hidden) {
+            go_behind_line();
+        }
         fputs("^C\n", stdout);
-        install();
-        rl_forced_update_display();
         fflush(stdout);
+        rl_callback_handler_remove();
+        if (prompt) {
+            g_free(edit.prompt);
+            edit.prompt = g_strdup(prompt);
+        }
+        install();
+        fflush(stdout);
+    }
+    return 0;
+}
+
+static int l_resized(lua_State *L)
+{
+    if (edit.active) {
+        /* Where the terminal has put the old rows is its own choice: from here on afresh. */
+        if (!edit.hidden) {
+            fputs("\r\033[J", stdout);
+        }
+        rl_resize_terminal();
+        if (!edit.hidden) {
+            redraw();
+        }
     }
     return 0;
 }
@@ -248,7 +377,9 @@ static const ApiFunction functions[] = {
     { "set_prompt", l_prompt, "(prompt: string)", "The prompt from now on." },
     { "hide", l_hide, "()", "Takes prompt and line off the screen, before other output." },
     { "show", l_show, "()", "Puts them back." },
-    { "cancel", l_cancel, "()", "Drops the line that is being edited (Ctrl-C)." },
+    { "cancel", l_cancel, "(prompt: string?)",
+      "Drops the line that is being edited (Ctrl-C) and begins a fresh one." },
+    { "resized", l_resized, "()", "The terminal has another size now." },
     { "line", l_line, "(): string", "The line as edited so far." },
     { "history_add", l_history_add, "(line: string)", "Appends to the history." },
     { "history_load", l_history_load, "(path: string): boolean?, string?",

@@ -29,11 +29,11 @@ static int l_iterate(lua_State *L)
 {
     bool block = lua_isnoneornil(L, 1) || lua_toboolean(L, 1);
     GError *error = NULL;
-    binding_check_sigint(L);
+    binding_check_signals(L);
     if (!binding_iterate(L, block, &error)) {
         return binding_raise(L, error);
     }
-    binding_check_sigint(L);
+    binding_check_signals(L);
     return 0;
 }
 
@@ -297,65 +297,118 @@ static const ApiFunction watch_methods[] = {
 /* ---- signals
  * ------------------------------------------------------------------------------------------ */
 
-static int l_on_sigint(lua_State *L)
+static ScriptRef *opt_function(lua_State *L, int arg, const char *what)
 {
-    ScriptRef *fn = NULL;
-    if (!lua_isnoneornil(L, 1)) {
-        luaL_checktype(L, 1, LUA_TFUNCTION);
-        fn = script_ref_new(L, 1, NULL, "Ctrl-C handler");
+    if (lua_isnoneornil(L, arg)) {
+        return NULL;
     }
-    binding_on_sigint(fn);
-    return 0;
+    luaL_checktype(L, arg, LUA_TFUNCTION);
+    return script_ref_new(L, arg, NULL, what);
 }
 
-static const struct {
-    const char *name;
-    int number;
-} signals[] = {
-    { "hup", SIGHUP }, { "term", SIGTERM }, { "usr1", SIGUSR1 }, { "winch", SIGWINCH }
-};
+/* Pushes what was there before. */
+static int replaced(lua_State *L, ScriptRef *before)
+{
+    if (!script_ref_push(L, before)) {
+        lua_pushnil(L);
+    }
+    script_ref_free(before);
+    return 1;
+}
+
+static int l_on_sigint(lua_State *L)
+{
+    luaL_checkstack(L, 4, NULL);
+    return replaced(L, binding_on_signal(SCRIPT_INT, opt_function(L, 1, "Ctrl-C handler"), true));
+}
+
 static struct {
+    const char *const name;
+    const int number;
     GSource *source;
     ScriptRef *fn;
-} signal_handlers[G_N_ELEMENTS(signals)];
+} loop_signals[] = { { "usr1", SIGUSR1, NULL, NULL }, { "winch", SIGWINCH, NULL, NULL } };
 
 static gboolean signal_arrived(void *opaque)
 {
     size_t i = GPOINTER_TO_SIZE(opaque);
-    lua_State *L = binding_state();
-    lua_pushstring(L, signals[i].name);
-    binding_invoke(L, signal_handlers[i].fn, 1, false);
+    binding_invoke(binding_state(), loop_signals[i].fn, 0, false);
     return G_SOURCE_CONTINUE;
+}
+
+static void set_loop_signal(size_t i, ScriptRef *fn)
+{
+    if (fn && !loop_signals[i].source) {
+        GSource *s = g_unix_signal_source_new(loop_signals[i].number);
+        g_source_set_callback(s, signal_arrived, GSIZE_TO_POINTER(i), NULL);
+        g_source_attach(s, main_loop_context());
+        loop_signals[i].source = s;
+    } else if (!fn && loop_signals[i].source) {
+        g_source_destroy(loop_signals[i].source);
+        g_source_unref(loop_signals[i].source);
+        loop_signals[i].source = NULL;
+    }
+    loop_signals[i].fn = fn;
+}
+
+void script_loop_close(void)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(loop_signals); i++) {
+        ScriptRef *fn = loop_signals[i].fn;
+        set_loop_signal(i, NULL);
+        script_ref_free(fn);
+    }
 }
 
 static int l_on_signal(lua_State *L)
 {
-    const char *name = luaL_checkstring(L, 1);
-    size_t i = 0;
-    while (i < G_N_ELEMENTS(signals) && strcmp(signals[i].name, name) != 0) {
-        i++;
+    static const char *const names[] = { "term", "hup", "usr1", "winch", NULL };
+    static const ScriptSignal ending[] = { SCRIPT_TERM, SCRIPT_HUP };
+    int which = luaL_checkoption(L, 1, NULL, names);
+    bool ends = lua_toboolean(L, 3);
+    luaL_checkstack(L, 4, NULL);
+    ScriptRef *fn = opt_function(L, 2, "signal handler");
+    if ((size_t)which < G_N_ELEMENTS(ending)) {
+        return replaced(L, binding_on_signal(ending[which], fn, ends));
     }
-    if (i == G_N_ELEMENTS(signals)) {
-        return luaL_argerror(L, 1, "hup, term, usr1 or winch expected");
-    }
-    ScriptRef *fn = NULL;
-    if (!lua_isnoneornil(L, 2)) {
-        luaL_checktype(L, 2, LUA_TFUNCTION);
-        fn = script_ref_new(L, 2, NULL, "signal handler");
-    }
-    if (fn && !signal_handlers[i].source && signals[i].number != SIGWINCH) {
-        GSource *s = g_unix_signal_source_new(signals[i].number);
-        g_source_set_callback(s, signal_arrived, GSIZE_TO_POINTER(i), NULL);
-        g_source_attach(s, main_loop_context());
-        signal_handlers[i].source = s;
-    } else if (!fn && signal_handlers[i].source) {
-        g_source_destroy(signal_handlers[i].source);
-        g_source_unref(signal_handlers[i].source);
-        signal_handlers[i].source = NULL;
-    }
-    script_ref_free(signal_handlers[i].fn);
-    signal_handlers[i].fn = fn;
+    size_t i = (size_t)which - G_N_ELEMENTS(ending);
+    ScriptRef *before = loop_signals[i].fn;
+    set_loop_signal(i, fn);
+    return replaced(L, before);
+}
+
+static int l_shielded(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    script_push_shielded(L, 1);
+    return 1;
+}
+
+static int l_answered(lua_State *L)
+{
+    script_interrupt_answered();
     return 0;
+}
+
+static int l_limit(lua_State *L)
+{
+    double seconds = luaL_optnumber(L, 1, 0);
+    luaL_argcheck(L, seconds >= 0, 1, "a time of 0 or more seconds expected");
+    script_limit(seconds, luaL_optstring(L, 2, "ran for too long"));
+    return 0;
+}
+
+static int l_ended_by(lua_State *L)
+{
+    const char *traceback, *why = script_ended_by(&traceback);
+    if (!why) {
+        lua_pushnil(L);
+        return 1;
+    }
+    lua_pushstring(L, why);
+    lua_pushstring(L, traceback);
+    script_ended_forget();
+    return 2;
 }
 
 static int l_on_error(lua_State *L)
@@ -432,10 +485,29 @@ static const ApiFunction functions[] = {
     { "cpu_time", l_cpu_time, "(whose: \"process\"|\"thread\"|\"children\"?): number, number",
       "Seconds of CPU time spent: in user mode, in the kernel." },
     { "rss", l_rss, "(): integer", "Bytes of memory of this process that are resident." },
-    { "on_sigint", l_on_sigint, "(fn: function?)",
-      "What Ctrl-C does while no script runs; nil: the waiting script raises \"interrupted\"." },
-    { "on_signal", l_on_signal, "(name: string, fn: function?)",
-      "Calls fn from the main loop when the process gets hup, term or usr1." },
+    { "on_sigint", l_on_sigint, "(fn: (fun(): boolean?)?): function?",
+      "What Ctrl-C does while no script's code runs; nil: the waiting script raises "
+      "\"interrupted\", and so it does where fn returns true. Returns what it was." },
+    { "on_signal", l_on_signal,
+      "(name: \"term\"|\"hup\"|\"usr1\"|\"winch\", fn: (fun(): boolean?)?, ends: boolean?): "
+      "function?",
+      "Calls fn from the main loop when the process gets that signal. With `ends`, term and hup "
+      "also "
+      "end the script's code that runs at the moment; where fn returns true, the script that "
+      "waits. "
+      "Returns what it was." },
+    { "shielded", l_shielded, "(fn: function): function",
+      "A function that signals do not end in the middle: they wait for the next round of the loop. "
+      "For what runs scripts; it may not yield, and what it resumes is not shielded." },
+    { "answered", l_answered, "()",
+      "Ctrl-C has been answered: the next one is not a second one to the same script." },
+    { "limit", l_limit, "(seconds: number?, why: string?)",
+      "Ends the code that runs on the main thread after so many seconds with an error; 0: no "
+      "longer. "
+      "Not while it waits in a round of the loop that shielded code asked for." },
+    { "ended_by", l_ended_by, "(): string?, string?",
+      "Why code of this thread was last ended by a signal or a limit, and its traceback; asked for "
+      "once." },
     { "on_error", l_on_error, "(fn: fun(message: string)?)",
       "Who is told of errors in callbacks that have no caller; nil: standard error." },
     { "budget", l_budget, "(seconds: number)",

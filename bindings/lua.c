@@ -135,7 +135,10 @@ void bindings_close(void)
     if (!script_main) {
         return;
     }
-    binding_on_sigint(NULL);
+    for (int i = 0; i < SCRIPT_SIGNALS; i++) {
+        script_ref_free(binding_on_signal(i, NULL, false));
+    }
+    script_loop_close();
     close_machines();
     script_watch_stop();
     lua_State *L = script_main;

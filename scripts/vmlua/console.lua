@@ -3,6 +3,8 @@ The prompt on a terminal, on a pipe, or on a socket: everything of the REPL that
 
 Whatever prints while a line is being edited goes through `console.say`, which takes the prompt off the screen,
 prints, and puts it back. A piece without an end of line stays where it is: the next piece goes on behind it.
+
+Everything here runs shielded: Ctrl-C ends the line that was typed, a task of its own, and never the prompt.
 ]]
 local edit = require "vmlua.core.edit"
 local fs = require "vmlua.core.fs"
@@ -12,6 +14,8 @@ local repl = require "vmlua.repl"
 local sched = require "vmlua.sched"
 
 local console = {}
+
+local shielded = loop.shielded
 
 local editing = false -- the prompt is on the screen
 local column = 0 -- where the last piece that said no end of line left the cursor; 0: at a line's start
@@ -62,7 +66,7 @@ end
 function console.say(s)
   waiting[#waiting + 1] = s
   if not editing or #waiting > 200 then return flush() end
-  timer = timer or loop.timer(10000000, flush)
+  timer = timer or loop.timer(10000000, shielded(flush))
 end
 
 local function say_values(...)
@@ -79,8 +83,8 @@ local function take_output()
     console.say(table.concat(parts))
     return io.stdout
   end)
-  log.sink(function(_, line) console.say(line .. "\n") end)
-  loop.on_error(function(message) console.say(message .. "\n") end)
+  log.sink(shielded(function(_, line) console.say(line .. "\n") end))
+  loop.on_error(shielded(function(message) console.say(message .. "\n") end))
 end
 
 local function give_output_back()
@@ -119,40 +123,38 @@ end
 
 -- ---- lines as tasks -----------------------------------------------------------------------------------
 
--- Runs one line at a time; `done` is called after each.
+local function first_line(message) return tostring(message):match "^[^\n]*" end
+
+-- Runs one function at a time, each as a task; its `done` is called after it, with the error that ended it if one did.
 local function new_executor()
-  local self = { task = nil, queue = {} }
-  local function next_one()
-    if self.task or #self.queue == 0 then return end
-    local item = table.remove(self.queue, 1)
-    local finished = false
-    self.item = item
-    local task = sched.spawn(function()
-      item.run()
-      finished = true
-      if self.item == item then
-        self.task, self.item = nil, nil
-        item.done()
-        if #self.queue > 0 then loop.later(next_one) end
-      end
+  local self = { task = nil }
+  local queue = {}
+  local next_one
+  function next_one()
+    if self.task or #queue == 0 then return end
+    local item = table.remove(queue, 1)
+    local task = sched.spawn(item.run)
+    self.task = task
+    task:on_end(function()
+      self.task = nil
+      loop.answered()
+      item.done(task.status == "failed" and first_line(task.results[1]) or nil)
+      if #queue > 0 then loop.later(shielded(next_one)) end
     end)
-    if not finished then self.task = task end
   end
   function self.run(fn, done)
-    self.queue[#self.queue + 1] = { run = fn, done = done }
+    queue[#queue + 1] = { run = fn, done = done }
     next_one()
   end
-  -- Ends what runs; answers whether something did.
+  -- Ends what waits; false: what runs at the moment cannot be ended from here.
   function self.cancel()
-    local task, item = self.task, self.item
-    if not task then return false end
-    self.task, self.item = nil, nil
+    local task = self.task
+    if not task then return true end
+    if coroutine.status(task.thread) ~= "suspended" then return false end
     sched.cancel(task)
-    item.done()
-    if #self.queue > 0 then loop.later(next_one) end
     return true
   end
-  function self.busy() return self.task ~= nil or #self.queue > 0 end
+  function self.busy() return self.task ~= nil or #queue > 0 end
   return self
 end
 
@@ -189,8 +191,9 @@ function console.start(env)
       end
       return out
     end
-    local function begin()
+    local function begin(err)
       if self.ended then return end
+      if err then console.say(err .. "\n") end
       flush()
       if column > 0 then
         io.stdout:write("\n")
@@ -226,25 +229,31 @@ function console.start(env)
       local run = session:feed(line)
       if run then executor.run(run, begin) else begin() end
     end
-    function on_line(line) loop.later(function() take(line) end) end
+    on_line = shielded(function(line) loop.later(shielded(function() take(line) end)) end)
     take_output()
     load_history()
-    loop.on_sigint(function()
-      if executor.cancel() then
-        console.say "interrupted\n"
+    local sigint = loop.on_sigint(function()
+      if executor.task then
+        -- A line that asks for rounds of the loop itself gets the error from the one it is in.
+        if coroutine.status(executor.task.thread) ~= "suspended" then return true end
+        console.say "\ninterrupted\n"
+        executor.cancel()
       elseif editing then
         session:cancel()
-        edit.cancel()
-        edit.set_prompt(session:prompt())
+        edit.cancel(session:prompt())
       end
     end)
+    local winch = loop.on_signal("winch", shielded(edit.resized))
     begin()
     function self.stop()
+      if self.stopped then return end
+      self.stopped, self.ended = true, true
       finish()
       executor.cancel()
       give_output_back()
+      loop.on_sigint(sigint)
+      loop.on_signal("winch", winch)
       save_history()
-      self.ended = true
     end
     return self
   end
@@ -268,11 +277,19 @@ function console.start(env)
   local function feed()
     while #lines > 0 and not executor.busy() do
       local run = session:feed(table.remove(lines, 1))
-      if run then executor.run(run, function() loop.later(feed) end) end
+      if run then
+        executor.run(run, function(err)
+          if err then
+            session.failed = true
+            console.say(err .. "\n")
+          end
+          loop.later(shielded(feed))
+        end)
+      end
     end
     if #lines == 0 then leave() end
   end
-  watch = loop.watch(0, "r", function()
+  watch = loop.watch(0, "r", shielded(function()
     local data = fs.read(0, 65536)
     if not data or data == "" then
       watch:remove()
@@ -284,7 +301,7 @@ function console.start(env)
       rest = rest:match("([^\n]*)$")
     end
     feed()
-  end)
+  end))
   function self.stop()
     watch:remove()
     executor.cancel()
@@ -322,7 +339,7 @@ function console.listen(vm, spec, env)
             write(table.concat(parts, "\t") .. "\n")
           end
         end
-        local function prompt() write(session:prompt()) end
+        local function prompt(err) write((err and err .. "\n" or "") .. session:prompt()) end
         data.start = function()
           begin()
           prompt()
@@ -331,8 +348,15 @@ function console.listen(vm, spec, env)
           receive = function(_, bytes)
             if not session then return end
             if bytes:find("\3", 1, true) then
-              if executor.cancel() or session:cancel() then write "interrupted\n" end
-              prompt()
+              rest = ""
+              if executor.task then
+                write "interrupted\n"
+                if not executor.cancel() then write "(it does not wait: it goes on)\n" end
+              else
+                session:cancel()
+                write "\n"
+                prompt()
+              end
               return
             end
             rest = (rest .. bytes):gsub("\r\n?", "\n")
@@ -362,24 +386,21 @@ end
 --- `vmlua` without arguments. Answers the exit status.
 ---@param stop fun(): integer? says that a signal wants the end
 ---@return integer
-function console.main(stop)
+console.main = shielded(function(stop)
   local terminal = fs.isatty(0) and fs.isatty(1)
   if terminal then
     io.stdout:write("vmlua ", require("vmlua.launcher").version, ", ", _VERSION,
       "; help() tells more, Ctrl-D leaves\n")
   end
   local session = console.start(repl.environment())
-  while not session.ended do
+  local status
+  while not session.ended and not status do
     loop.iterate(true)
-    local status = not terminal and stop()
-    if status then
-      session.stop()
-      return status
-    end
+    status = stop()
   end
   local failed = session.failed
   session.stop()
-  return failed and 1 or 0
-end
+  return status or (failed and 1 or 0)
+end)
 
 return console

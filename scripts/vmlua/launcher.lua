@@ -55,7 +55,7 @@ end
 
 -- ---- running to the end -----------------------------------------------------------------------------
 
-local interrupted -- "int" or "term", once a signal asked for the end
+local interrupted -- "int", "term" or "hup", once a signal asked for the end
 
 -- The message of an error as a person reads it; usage errors pass through.
 local function trace(e)
@@ -84,6 +84,15 @@ local function trace(e)
   return message .. (frames > 1 and "\n" .. table.concat(lines, "\n") or "")
 end
 
+-- Which signal ended the code that raised this error; nil: none, whatever its text says. Without an error: what ended
+-- code that could not even say so.
+local function ended_by(err)
+  local why = require("vmlua.core.loop").ended_by()
+  local first = err and tostring(err):match "^[^\n]*" or why
+  if not why or first:sub(-#why) ~= why then return nil end
+  return why == "interrupted" and "int" or why:match "SIGTERM" and "term" or why:match "SIGHUP" and "hup" or nil
+end
+
 -- Runs fn as a task with the main loop around it. Answers true and its results, or false and the error.
 local function run_task(fn, ...)
   local loop, sched = require "vmlua.core.loop", require "vmlua.sched"
@@ -91,49 +100,49 @@ local function run_task(fn, ...)
   local results
   local task = sched.spawn(function() results = table.pack(xpcall(fn, trace, table.unpack(args, 1, args.n))) end)
   task.quiet = true -- what ends it is told by whoever called this
-  -- A second Ctrl-C ends the task without its last words.
-  while not results and not interrupted do
-    if task.stray then return false, task.error end
-    if coroutine.status(task.thread) == "dead" then
-      interrupted = interrupted or "int"
-      break
-    end
-    loop.iterate(true)
-  end
-  if not results then
+  loop.shielded(function()
+    while not results and not interrupted and not task.results do loop.iterate(true) end
+  end)()
+  if results then return table.unpack(results, 1, results.n) end
+  if not task.results then
     sched.cancel(task)
     return false, nil
   end
-  return table.unpack(results, 1, results.n)
+  if not task.stray then interrupted = interrupted or ended_by() end -- a second Ctrl-C, without its last words
+  return false, task.error
 end
 
 local function signal_status()
   return interrupted == "term" and 143 or interrupted == "hup" and 129 or 130
 end
 
+-- A script that waits by rounds of the loop of its own is ended by the error that "true" asks for.
 local function on_signals()
   local loop = require "vmlua.core.loop"
   interrupted = nil
-  loop.on_sigint(function() interrupted = interrupted or "int" end)
+  loop.on_sigint(function()
+    interrupted = interrupted or "int"
+    return true
+  end)
   for _, name in ipairs { "term", "hup" } do
-    loop.on_signal(name, function() interrupted = interrupted or name end)
+    loop.on_signal(name, function()
+      interrupted = name
+      return true
+    end, true)
   end
 end
 
 -- After a task: prints its error; answers the status, nil when all is well.
 local function judge(ok, err)
   if ok then return nil end
+  interrupted = interrupted or ended_by(err)
   if interrupted then
-    complain(interrupted == "int" and "interrupted" or "ended by a signal")
+    complain(interrupted == "int" and "interrupted" or interrupted == "term" and "ended by SIGTERM" or "ended by SIGHUP")
     return signal_status()
   end
   if options.is_usage_error(err) then
     complain("%s", err.message)
     return STATUS_USAGE
-  end
-  if tostring(err):find("^[^\n]*interrupted") then
-    complain "interrupted"
-    return 130
   end
   complain("%s", tostring(err))
   return STATUS_FAILED
@@ -303,7 +312,9 @@ local function daemonize(argv)
     on_exit = function(code) status = status or code or STATUS_FAILED end,
   }
   if not child then options.usage_error("-daemonize: %s", err) end
-  while not status and not interrupted do loop.iterate(true) end
+  loop.shielded(function()
+    while not status and not interrupted do loop.iterate(true) end
+  end)()
   return status or signal_status()
 end
 
@@ -320,12 +331,43 @@ local function report_stop(vm)
   return vm.exit_code
 end
 
+-- Beside a machine, until it or the user has had enough. Answers whether the user left by the terminal's escape key.
+local function stay(vm, s, session, console)
+  local loop = require "vmlua.core.loop"
+  local told
+  local left = false
+  require("vmlua.core.chardev").on_escape(function(key)
+    if key == "x" then left = true end
+    return left
+  end)
+  local function over()
+    local now = vm.status
+    if now == "closed" or session and session.ended then return true end
+    local ended = now == "error" or (now == "shutdown" and not s.run.no_shutdown)
+    if ended and not session then return true end
+    if now ~= told then
+      told = now
+      if session and (ended or now == "paused") then
+        console.say(("%s: %s%s\n"):format(tostring(vm), now, vm.reason and " (" .. vm.reason .. ")" or ""))
+      elseif now == "paused" and not s.run.paused and not s.run.monitor then
+        complain("%s: paused%s; nothing here can resume it (Ctrl-C ends it)", tostring(vm),
+          vm.reason and " (" .. vm.reason .. ")" or "")
+      end
+    end
+    return false
+  end
+  loop.shielded(function()
+    while not interrupted and not left and not over() do loop.iterate(true) end
+  end)()
+  return left
+end
+
 --- Builds a machine from a class and settings and runs it to its end. Answers the exit status.
 ---@param class any
 ---@param s LaunchSettings
 ---@return integer
 function launcher.launch(class, s)
-  local loop, machine = require "vmlua.core.loop", require "vmlua.machine"
+  local machine = require "vmlua.machine"
   if s.run.daemonize and not os.getenv "VMLUA_DAEMON" then return daemonize(launcher.arguments) end
   apply_log(s.run)
   local prompt_here = apply_console(s)
@@ -337,11 +379,7 @@ function launcher.launch(class, s)
   local ran, built, result = run_task(pcall, machine.new, class, s.conf)
   local status = judge(ran, built)
   if status then return status end
-  if not built then
-    if options.is_usage_error(result) then error(result, 0) end
-    complain("%s", tostring(result))
-    return STATUS_FAILED
-  end
+  if not built then return judge(false, result) end
   vm = result
   if s.run.pidfile then write_pidfile(s.run.pidfile) end
   local process = require "vmlua.core.process"
@@ -363,36 +401,14 @@ function launcher.launch(class, s)
   if not s.run.paused then
     local ok, why = pcall(vm.start or vm.resume, vm)
     if not ok then
-      complain("%s", tostring(why))
-      return STATUS_FAILED
+      if session then session.stop() end
+      return judge(false, why)
     end
   end
-  local told
-  local left = false -- by the terminal's escape key
-  require("vmlua.core.chardev").on_escape(function(key)
-    if key == "x" then left = true end
-    return left
-  end)
-  while not interrupted and not left do
-    local now = vm.status
-    if now == "closed" then return 0 end
-    if session and session.ended then break end
-    local over = now == "error" or (now == "shutdown" and not s.run.no_shutdown)
-    if over and not session then break end
-    if now ~= told then
-      told = now
-      if session and (over or now == "paused") then
-        console.say(("%s: %s%s\n"):format(tostring(vm), now, vm.reason and " (" .. vm.reason .. ")" or ""))
-      elseif now == "paused" and not s.run.paused and not s.run.monitor then
-        complain("%s: paused%s; nothing here can resume it (Ctrl-C ends it)", tostring(vm),
-          vm.reason and " (" .. vm.reason .. ")" or "")
-      end
-    end
-    loop.iterate(true)
-  end
+  local left = stay(vm, s, session, console)
   if session then session.stop() end
   local code
-  if interrupted then code = signal_status() elseif left then code = 0 else code = report_stop(vm) end
+  if interrupted then code = signal_status() elseif left or vm.status == "closed" then code = 0 else code = report_stop(vm) end
   if s.run.pidfile then os.remove(s.run.pidfile) end
   vm:close()
   return code
@@ -511,7 +527,9 @@ local function dispatch(args)
     return 0
   end
   if first == "-e" or first == "--e" then return run_code(rest[1], { table.unpack(rest, 2) }) end
-  if first == "test" then return require("vmlua.testrunner").main(rest) end
+  if first == "test" then
+    return require("vmlua.testrunner").main(rest, function() return interrupted and signal_status() end)
+  end
   if first == "help" then return run_help(rest[1]) end
   if first:sub(1, 1) == "-" and #first > 1 then return launch_with(nil, args) end
   return run_script(first, rest)

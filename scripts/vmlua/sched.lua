@@ -7,10 +7,14 @@ Tasks: coroutines that wait for callbacks of the main loop. Waiting is written h
 Everything that waits does it through `sched.suspend`. In a task it yields; in the main chunk of a script it
 runs the main loop until it is woken; inside a callback from the engine it is an error, as there the engine
 itself would have to wait.
+
+Ctrl-C ends what a task runs, never the scheduler in the middle of a step: what the loop calls here is shielded.
 ]]
 local loop = require "vmlua.core.loop"
 
 local sched = {}
+
+local shielded = loop.shielded
 
 local tasks = setmetatable({}, { __mode = "k" }) -- thread -> task
 local alive = {} -- tasks that have not ended: they belong to the scheduler, not to the garbage collector
@@ -95,7 +99,7 @@ function sched.spawn(fn, ...)
   tasks[task.thread] = task
   alive[task] = true
   local args = table.pack(...)
-  loop.later(function() step(task, table.unpack(args, 1, args.n)) end)
+  loop.later(shielded(function() step(task, table.unpack(args, 1, args.n)) end))
   return task
 end
 
@@ -124,7 +128,7 @@ function sched.suspend(arm)
     values = table.pack(...)
     if task and waiting then
       task.stop = nil
-      loop.later(function() step(task) end)
+      loop.later(shielded(function() step(task) end))
     end
   end
   if not task and not loop.may_wait() then
@@ -170,6 +174,15 @@ function sched.cancel(task)
 end
 Task.cancel = sched.cancel
 
+--- Calls fn(task) when the task has ended, however; at once when it has. Its error is then fn's to tell.
+---@param fn fun(task: Task)
+function Task:on_end(fn)
+  self.quiet = true
+  if self.results then return fn(self) end
+  self.joiners = self.joiners or {}
+  table.insert(self.joiners, function() fn(self) end)
+end
+
 --- Waits for a task to end and returns what it returned. An error of the task is raised here; a cancelled one
 --- answers nil, "cancelled"; with rt, nil, "timeout" after so many seconds.
 ---@param opts? { rt?: number }
@@ -192,10 +205,10 @@ function Task:join(opts)
         end
       end
       if opts and opts.rt then
-        timer = loop.timer(sched.ns(opts.rt), function()
+        timer = loop.timer(sched.ns(opts.rt), shielded(function()
           forget()
           wake(true)
-        end)
+        end))
       end
       return forget
     end)
@@ -231,11 +244,11 @@ end
 function sched.sleep(seconds, vm)
   local ns = sched.ns(seconds)
   if vm then return sched.await { vm = vm, arm = function(done)
-    local timer = loop.timer(ns, function() done(true) end, vm)
+    local timer = loop.timer(ns, shielded(function() done(true) end), vm)
     return function() timer:cancel() end
   end } end
   sched.suspend(function(wake)
-    local timer = loop.timer(ns, function() wake(true) end)
+    local timer = loop.timer(ns, shielded(function() wake(true) end))
     return function() timer:cancel() end
   end)
   return true
@@ -277,7 +290,7 @@ function sched.await(spec)
       clean()
       wake(...)
     end
-    local function timeout() done(nil, "timeout") end
+    local timeout = shielded(function() done(nil, "timeout") end)
     if waiters then waiters[timers] = done end
     undo = spec.arm(done)
     if over then -- it happened at once
@@ -297,9 +310,9 @@ function sched.waiters(vm)
   local data = require("vmlua.core.api").data(vm)
   if not data.waiters then
     data.waiters = {}
-    vm:notify(function(status)
+    vm:notify(shielded(function(status)
       if status == "closed" then sched.interrupt(vm, "closed") end
-    end)
+    end))
   end
   return data.waiters
 end

@@ -270,10 +270,16 @@ end
 
 -- ---- running one file ---------------------------------------------------------------------------
 
-local function close_all(t, state, problems)
+-- Seconds that a test may take to clean up.
+local CLEANUP_TIME = 10
+
+local function close_all(state, env, problems)
+  env.limit(CLEANUP_TIME, ("cleaning up took longer than %g seconds"):format(CLEANUP_TIME))
   for i = #state.cleanups, 1, -1 do
-    local ok, err = xpcall(state.cleanups[i], debug.traceback)
-    if not ok then problems[#problems + 1] = "cleanup failed: " .. tostring(err) end
+    local co = coroutine.create(state.cleanups[i]) -- what a test gave can be ended, unlike what runs the tests
+    local ok, err = coroutine.resume(co)
+    if not ok then problems[#problems + 1] = "cleanup failed: " .. debug.traceback(co, tostring(err)) end
+    coroutine.close(co)
   end
   for i = #state.machines, 1, -1 do
     local vm = state.machines[i]
@@ -284,7 +290,7 @@ local function close_all(t, state, problems)
       problems[#problems + 1] = "closing a machine failed: " .. tostring(err)
     end
   end
-  return t
+  env.limit(0)
 end
 
 local function broken_machine(state)
@@ -302,8 +308,23 @@ local function on_error(e)
   return setmetatable({ message = tostring(e), traceback = trace(nil, 2) }, Failure)
 end
 
---- Runs one registered test; env gives log, mkdtemp, rmtree, now (seconds) and step (one round of the main
---- loop, at most so many seconds). Answers "ok", "skip" or "fail" and a list of lines.
+-- Waits until the task is over, its time is, its machine is broken, or `stop` says so. Answers what is to be reported.
+local function watch(task, state, env, limit, message)
+  local deadline = env.now() + limit
+  while not task.results do
+    local left = deadline - env.now()
+    if left <= 0 then return { message = message, traceback = trace(task.thread) } end
+    local vm, reason = broken_machine(state)
+    if vm then return { message = ("machine %s failed: %s"):format(tostring(vm), reason), traceback = trace(task.thread) } end
+    if env.stop() then return { message = "interrupted", traceback = trace(task.thread) } end
+    env.step(math.min(left, 1))
+  end
+  return nil
+end
+
+--- Runs one registered test, from shielded code (loop.shielded). env gives log, mkdtemp, rmtree, spawn, cancel, now
+--- (seconds), step (one round of the main loop, at most so many seconds), limit and ended_by (those of the loop) and stop
+--- (true: a signal wants the end). Answers "ok", "skip" or "fail" and a list of lines.
 ---@return string outcome
 ---@return string[] lines
 function test.run_one(entry, env, timeout)
@@ -311,28 +332,25 @@ function test.run_one(entry, env, timeout)
   local t, state = new_t(entry, env)
   local outcome, lines = nil, {}
   local done, result = false, nil
+  local limit = entry.options.timeout or timeout
+  local message = ("timed out after %g seconds"):format(limit)
+  env.ended_by()
+  -- A test that waits is ended by the loop below; one that never gets there, by an error where it is.
+  env.limit(limit + 0.5, message .. " without a pause")
   local task = env.spawn(function()
     local ok, err = xpcall(entry.fn, on_error, t)
     done, result = true, not ok and err or nil
   end)
-  local deadline = env.now() + (entry.options.timeout or timeout)
-  while not done do
-    local left = deadline - env.now()
-    if left <= 0 then
-      result = setmetatable({ message = ("timed out after %g seconds"):format(entry.options.timeout or timeout),
-        traceback = trace(task.thread) }, Failure)
-      break
-    end
-    local vm, reason = broken_machine(state)
-    if vm then
-      result = setmetatable({ message = ("machine %s failed: %s"):format(tostring(vm), reason), traceback = trace(task.thread) }, Failure)
-      break
-    end
-    if coroutine.status(task.thread) == "dead" then
-      result = setmetatable({ message = "interrupted" }, Failure)
-      break
-    end
-    env.step(math.min(left, 1))
+  task.quiet = true
+  local over = watch(task, state, env, limit, message)
+  env.limit(0)
+  if over then
+    result = setmetatable(over, Failure)
+  elseif not done then
+    -- It caught the first error and was ended by the next ones.
+    local why, where = env.ended_by()
+    result = setmetatable({ message = why or tostring(task.error), traceback = where or "" }, Failure)
+    done = true
   end
   if not done then env.cancel(task) end
   if not result then
@@ -353,7 +371,7 @@ function test.run_one(entry, env, timeout)
       if not ok then lines[#lines + 1] = "(the machine could not be described: " .. tostring(err) .. ")" end
     end
   end
-  close_all(t, state, problems)
+  close_all(state, env, problems)
   if #problems > 0 and outcome ~= "fail" then
     outcome, lines = "fail", {}
   end

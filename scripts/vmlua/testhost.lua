@@ -108,8 +108,11 @@ function host.die(signal) process.signal(signal) end
 --- Processes that run at the moment.
 host.children = {}
 
---- Ends them all: on Ctrl-C.
+--- Ends them all: on Ctrl-C. They get two seconds to end what they have started themselves.
 function host.kill_all()
+  for child in pairs(host.children) do child:kill(15) end
+  local deadline = host.now() + 2
+  while next(host.children) and host.now() < deadline do host.step(0.1) end
   for child in pairs(host.children) do child:kill(9) end
 end
 
@@ -153,18 +156,22 @@ end
 
 --- What vmlua.test needs inside the process of one file.
 ---@param log fun(line: string)
+---@param stop fun(): any says that a signal wants the end
 ---@return table
-function host.environment(log)
+function host.environment(log, stop)
   return {
     log = log,
+    stop = stop,
+    limit = loop.limit,
+    ended_by = loop.ended_by,
     now = host.now,
     step = host.step,
     mkdtemp = function() return assert(fs.mkdtemp "vmlua-test") end,
     rmtree = function(path) return fs.rmtree(path) end,
     sleep = sched.sleep,
     vmlua = function(spec, t) return host.capture(spec, t) end,
-    spawn = function(fn) return sched.spawn(fn) end,
-    cancel = function(task) return sched.cancel(task) end,
+    spawn = sched.spawn,
+    cancel = sched.cancel,
   }
 end
 

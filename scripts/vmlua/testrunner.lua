@@ -86,7 +86,21 @@ end
 
 -- ---- the process of one file ----------------------------------------------------------------------
 
-local function child(s)
+-- A file's own code, which can be ended, unlike what runs it.
+local function load_tests(path, seconds)
+  local loop = require "vmlua.core.loop"
+  local chunk, err = loadfile(path, "t")
+  if not chunk then return nil, err end
+  loop.limit(seconds, ("loading took longer than %g seconds"):format(seconds))
+  local co = coroutine.create(chunk)
+  local ok, load_err = coroutine.resume(co)
+  loop.limit(0)
+  if not ok then return nil, tostring(load_err), debug.traceback(co, tostring(load_err)) end
+  if coroutine.status(co) ~= "dead" then return nil, path .. ": yields while it is loaded" end
+  return true
+end
+
+local function child(s, stop)
   local host = require "vmlua.testhost"
   local test = require "vmlua.test"
   local path = s.paths[1]
@@ -95,22 +109,17 @@ local function child(s)
   local function comment(line)
     for part in (line .. "\n"):gmatch("([^\n]*)\n") do out:write("# ", part, "\n") end
   end
-  local env = host.environment(comment)
+  local env = host.environment(comment, stop)
   _G.print = function(...)
     local parts = table.pack(...)
     for i = 1, parts.n do parts[i] = tostring(parts[i]) end
     comment(table.concat(parts, "\t"))
   end
   out:write("TAP version 14\n")
-  local chunk, err = loadfile(path, "t")
-  if not chunk then
-    out:write("Bail out! ", err, "\n")
-    return 1
-  end
-  local ok, load_err = xpcall(chunk, function(e) return debug.traceback(tostring(e), 2) end)
+  local ok, err, trace = load_tests(path, s.timeout)
   if not ok then
-    comment(load_err)
-    out:write("Bail out! ", (load_err:match("^[^\n]*")), "\n")
+    if trace then comment(trace) end
+    out:write("Bail out! ", (err:match("^[^\n]*")), "\n")
     return 1
   end
   local chosen, exact = {}, nil
@@ -129,7 +138,10 @@ local function child(s)
     else
       out:write(("# begin %s\n"):format(entry.name))
       local outcome, lines
-      if entry.options.long and not s.long then
+      if stop() then
+        comment "a signal asked for the end"
+        return stop()
+      elseif entry.options.long and not s.long then
         outcome, lines = "skip", { "long test (--long runs it)" }
       else
         outcome, lines = test.run_one(entry, env, s.timeout)
@@ -265,7 +277,7 @@ local function write_junit(path, readers, totals)
   return true
 end
 
-local function parent(s)
+local function parent(s, stop)
   local host = require "vmlua.testhost"
   local files = collect(s.paths, host)
   local out = io.stdout
@@ -332,6 +344,11 @@ local function parent(s)
       next_file = next_file + 1
     end
     host.step(1)
+    if stop() then
+      host.kill_all()
+      io.stderr:write("vmlua: interrupted; ", ("%d passed, %d failed, %d skipped until then\n"):format(totals.ok, totals.fail, totals.skip))
+      return stop()
+    end
   end
   if s.list then return 0 end
   out:write(("1..%d\n"):format(totals.n))
@@ -353,8 +370,9 @@ end
 
 --- Runs what `vmlua test …` was given; answers the exit status.
 ---@param argv string[]
+---@param stop fun(): integer? the status of a signal that asked for the end
 ---@return integer
-function runner.main(argv)
+function runner.main(argv, stop)
   for _, a in ipairs(argv) do
     if a == "--help" or a == "-help" then
       io.stdout:write(runner.help())
@@ -362,8 +380,8 @@ function runner.main(argv)
     end
   end
   local s = parse(argv)
-  if s.child then return child(s) end
-  return parent(s)
+  -- What a signal ends is a test, not what reports it.
+  return require("vmlua.core.loop").shielded(s.child and child or parent)(s, stop)
 end
 
 return runner

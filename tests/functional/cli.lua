@@ -147,32 +147,68 @@ test("lists can be asked for without a machine", function(t)
   t.match(run(t, "bare.lua", "-version").out, "^vmlua ")
 end)
 
-test("an interrupt ends a script that waits with status 130", function(t)
-  local path = t.file("wait.lua", "print 'waiting' io.stdout:flush() require('vmlua.sched').sleep(60)")
+-- Runs a script, sends it a signal as soon as it says "ready", and answers how it ended.
+local function signalled(t, number, code)
+  local path = t.file("script.lua", "io.write 'ready\\n' io.flush() " .. code)
   local r = t.vmlua { path, on_start = function(child, r)
-    t.wait_for(function() return r.out:find "waiting" end)
-    child:kill(2)
+    t.wait_for(function() return r.out:find "ready" end)
+    child:kill(number)
   end }
-  t.eq(r.status, 130)
+  t.log(r.err)
+  return r
+end
+
+for _, case in ipairs {
+  { "sleeps", "require('vmlua.sched').sleep(60)" },
+  { "spins", "while true do end" },
+  { "asks for rounds of the loop itself", "local loop = require 'vmlua.core.loop' while true do loop.iterate(true) end" },
+  { "sleeps where it cannot yield", "table.sort({ 1, 2 }, function() require('vmlua.sched').sleep(60) end)" },
+} do
+  local what, code = case[1], case[2]
+  test("Ctrl-C ends a script that " .. what .. " with status 130", function(t)
+    local r = signalled(t, 2, code)
+    t.eq(r.status, 130)
+    t.match(r.err, "^vmlua: interrupted\n$")
+  end)
+
+  test("a request to end is status 143 for a script that " .. what, function(t)
+    local r = signalled(t, 15, code)
+    t.eq(r.status, 143)
+    t.match(r.err, "^vmlua: ended by SIGTERM\n$")
+  end)
+end
+
+test("a request to end ends a script that catches errors in a loop", function(t)
+  local r = signalled(t, 15, "while true do pcall(function() while true do end end) end")
+  t.eq(r.status, 143)
 end)
 
-test("an interrupt ends a script that spins", function(t)
-  local path = t.file("spin.lua", "print 'spinning' io.stdout:flush() while true do end")
-  local r = t.vmlua { path, on_start = function(child, r)
-    t.wait_for(function() return r.out:find "spinning" end)
-    child:kill(2)
-  end }
-  t.eq(r.status, 130)
-  t.match(r.err, "^vmlua: interrupted")
+test("a request to end ends a callback of the loop that spins, and its script", function(t)
+  local r = signalled(t, 15, "require('vmlua.core.loop').later(function() while true do end end) require('vmlua.sched').sleep(60)")
+  t.eq(r.status, 143)
 end)
 
-test("a request to end is status 143", function(t)
-  local path = t.file("wait.lua", "print 'waiting' io.stdout:flush() require('vmlua.sched').sleep(60)")
+test("a hangup is status 129", function(t) t.eq(signalled(t, 1, "while true do end").status, 129) end)
+
+test("an error whose text says interrupted is an error like others", function(t)
+  local r = run(t, "-e", "error 'the transfer was interrupted'")
+  t.eq(r.status, 1)
+  t.match(r.err, "the transfer was interrupted")
+end)
+
+test("a script that takes SIGTERM itself goes on", function(t)
+  local path = t.file("own.lua", [[
+    local loop, sched = require "vmlua.core.loop", require "vmlua.sched"
+    local told = false
+    loop.on_signal("term", function() told = true end)
+    io.write "ready\n" io.flush()
+    while not told do sched.sleep(0.001) end
+    return 3]])
   local r = t.vmlua { path, on_start = function(child, r)
-    t.wait_for(function() return r.out:find "waiting" end)
+    t.wait_for(function() return r.out:find "ready" end)
     child:kill(15)
   end }
-  t.eq(r.status, 143)
+  t.eq(r.status, 3)
 end)
 
 -- ---- the prompt on a pipe ---------------------------------------------------------------------------
@@ -262,19 +298,93 @@ test("Ctrl-C at the prompt drops the line, and ends a line that runs", function(
     expect "> "
     type "1 + 1\n"
     expect "\n2"
-    type "while true do end\n"
-    t.sleep(0.3)
+    expect "> "
+    type "print('spin' .. 'ning') while true do end\n"
+    expect "spinning"
     type "\3"
     expect "interrupted"
-    type "sched.sleep(60)\n"
-    t.sleep(0.3)
+    expect "> "
+    type "print('sleep' .. 'ing') sched.sleep(60)\n"
+    expect "sleeping"
     type "\3"
     expect "interrupted"
+    expect "> "
+    type "print('loop' .. 'ing') while true do require('vmlua.core.loop').iterate(true) end\n"
+    expect "looping"
+    type "\3"
+    expect "interrupted"
+    expect "> "
     type "print('al' .. 'ive')\n"
     expect "alive"
+    expect "> "
     type "\4"
   end)
   t.eq(r.status, 0)
+end)
+
+test("any number of Ctrl-C in a row leaves one prompt that works", function(t)
+  local r = terminal(t, function(expect, type)
+    expect "> "
+    for _ = 1, 20 do
+      type "print('sleep' .. 'ing') sched.sleep(60)\n"
+      expect "sleeping"
+      type "\3"
+      expect "interrupted"
+      expect "> "
+      type "\3"
+      expect "> "
+    end
+    type "6 * 7\n"
+    expect "\n42"
+    expect "> "
+    type "\4"
+  end)
+  t.eq(r.status, 0)
+end)
+
+test("after Ctrl-C the prompt is there once", function(t)
+  local r = terminal(t, function(expect, type)
+    expect "> "
+    type "garbage"
+    expect "garbage"
+    type "\3"
+    expect "> "
+    type "6 * 7\n"
+    expect "\n42"
+    expect "> "
+    type "\4"
+  end)
+  local after = t.match(r.out:gsub("\27%[[%d;]*%a", ""), "%^C(.-)6")
+  local _, prompts = after:gsub("> ", "")
+  t.eq(prompts, 1, after)
+end)
+
+test("what is printed while a line of several rows is typed takes all of its rows away first", function(t)
+  local r = terminal(t, function(expect, type)
+    expect "> "
+    type "function wait() while not require('vmlua.core.edit').line():find 'EN[D]' do sched.sleep(0.01) end print 'from behind' end\n"
+    expect "> "
+    type "sched.spawn(wait)\n"
+    expect "task"
+    expect "> "
+    type("local x = '" .. ("y"):rep(300) .. "END")
+    expect "from behind"
+    expect "END"
+    type "' print(#x)\n"
+    expect "303"
+    expect "> "
+    type "\4"
+  end)
+  t.eq(r.status, 0)
+  t.match(r.out, "\27%[3A\r\27%[J[^\n]*from behind")
+end)
+
+test("SIGTERM ends a prompt on a terminal and puts the terminal back", function(t)
+  local r = terminal(t, function(expect, type)
+    expect "> "
+    type "require('vmlua.core.process').signal(15)\n"
+  end)
+  t.eq(r.status, 143)
 end)
 
 test("Tab completes names at the prompt", function(t)
