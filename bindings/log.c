@@ -129,6 +129,16 @@ static int l_file(lua_State *L)
     return 1;
 }
 
+static int l_filter(lua_State *L)
+{
+    GError *error = NULL;
+    if (!log_set_filter(luaL_optstring(L, 1, NULL), &error)) {
+        return binding_fail(L, error);
+    }
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
 static int l_write(lua_State *L)
 {
     const char *text = luaL_checkstring(L, 1);
@@ -185,6 +195,10 @@ static const ApiFunction functions[] = {
       "Switches on exactly the named masks (\"guest,unimp\", \"all\", \"\")." },
     { "file", l_file, "(path: string?): boolean?, string?",
       "Where log lines go; nil: standard error. %d becomes the process id." },
+    { "filter", l_filter, "(ranges: string?): boolean?, string?",
+      "Code that in_asm and exec show: \"FIRST..LAST\", \"FIRST+LEN\", \"LAST-LEN\", with commas; "
+      "nil: "
+      "all." },
     { "write", l_write, "(text: string)", "Writes a line under the mask script." },
     { "warning", l_warning, "(text: string)", "Tells the user, on standard error." },
     { "error", l_error, "(text: string)", "Tells the user of an error, on standard error." },

@@ -22,12 +22,15 @@ const LogItem log_items[] = {
     { LOG_UNASSIGNED, "unassigned", "accesses to ports and addresses where nothing is" },
     { LOG_EXITS, "exits", "every exit of every vCPU" },
     { LOG_MEMORY, "memory", "changes of memory slots and flat views" },
-    { LOG_CPU, "cpu", "vCPU state at reset and at errors" },
+    { LOG_CPU, "cpu", "vCPU state at reset and at errors; registers with int and exec" },
     { LOG_IRQ, "irq", "interrupt lines" },
     { LOG_CHARDEV, "chardev", "character back ends: connections, errors" },
     { LOG_STATE, "state", "saving and restoring" },
     { LOG_SCRIPT, "script", "what scripts log" },
     { LOG_TRACE, "trace", "trace points that are switched on" },
+    { LOG_INT, "int", "interrupts and exceptions that the software CPU delivers" },
+    { LOG_IN_ASM, "in_asm", "each block of code that the software CPU decodes, disassembled" },
+    { LOG_EXEC, "exec", "each block that the software CPU executes" },
     { 0, NULL, NULL },
 };
 
@@ -122,6 +125,78 @@ void log_set_sink(LogSink sink, void *opaque)
     log_sink = sink;
     log_sink_opaque = opaque;
     pthread_mutex_unlock(&log_mutex);
+}
+
+/* ---- address filter ------------------------------------------------------------------------ */
+
+typedef struct LogFilter {
+    unsigned n;
+    struct {
+        uint64_t first, last;
+    } ranges[];
+} LogFilter;
+static LogFilter *log_filter;        /* atomic */
+static GSList *log_filters_replaced; /* readers may still look at them; engine lock */
+
+static bool filter_range(const char *text, uint64_t *first, uint64_t *last)
+{
+    char *end;
+    uint64_t a, b;
+
+    a = g_ascii_strtoull(text, &end, 0);
+    if (end == text || (strncmp(end, "..", 2) != 0 && *end != '+' && *end != '-')) {
+        return false;
+    }
+    const char *op = end, *rest = end + (*op == '.' ? 2 : 1);
+    b = g_ascii_strtoull(rest, &end, 0);
+    if (end == rest || *end) {
+        return false;
+    }
+    switch (*op) {
+    case '.':
+        *first = a;
+        *last = b;
+        return a <= b;
+    case '+':
+        *first = a;
+        return b > 0 && !__builtin_add_overflow(a, b - 1, last);
+    default:
+        *last = a;
+        return b > 0 && !__builtin_sub_overflow(a, b - 1, first);
+    }
+}
+
+bool log_set_filter(const char *text, GError **error)
+{
+    g_auto(GStrv) words = g_strsplit(text ? text : "", ",", -1);
+    unsigned n = g_strv_length(words);
+    g_autofree LogFilter *f = n ? g_malloc0(sizeof(*f) + n * sizeof(f->ranges[0])) : NULL;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (!filter_range(words[i], &f->ranges[i].first, &f->ranges[i].last)) {
+            return error_set(error, ENGINE_ERROR_INVALID,
+                             "'%s' is no range of addresses (FIRST..LAST, FIRST+LEN, LAST-LEN)",
+                             words[i]);
+        }
+        f->n++;
+    }
+    if (log_filter) {
+        log_filters_replaced = g_slist_prepend(log_filters_replaced, log_filter);
+    }
+    __atomic_store_n(&log_filter, g_steal_pointer(&f), __ATOMIC_RELEASE);
+    return true;
+}
+
+bool log_filter_overlaps(uint64_t first, uint64_t last)
+{
+    const LogFilter *f = __atomic_load_n(&log_filter, __ATOMIC_ACQUIRE);
+
+    for (unsigned i = 0; f && i < f->n; i++) {
+        if (f->ranges[i].first <= last && first <= f->ranges[i].last) {
+            return true;
+        }
+    }
+    return !f;
 }
 
 static void log_write_all(int fd, const char *data, size_t len)

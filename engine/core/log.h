@@ -23,6 +23,9 @@ typedef enum {
     LOG_STATE = 1 << 8, /* snapshots */
     LOG_SCRIPT = 1 << 9,
     LOG_TRACE = 1 << 10, /* trace points */
+    LOG_INT = 1 << 11,   /* what follows: the software CPU */
+    LOG_IN_ASM = 1 << 12,
+    LOG_EXEC = 1 << 13,
 } LogMask;
 
 typedef struct LogItem {
@@ -45,6 +48,10 @@ void log_set_mask(uint32_t mask);
 /* NULL: stderr, the default, where each line starts with its mask's name; %d in the path becomes
  * the process id. On failure the log goes on where it went. */
 bool log_set_file(const char *path, GError **error);
+/* `-dfilter`: addresses of code that LOG_IN_ASM and LOG_EXEC show: "FIRST..LAST", "FIRST+LEN" or
+ * "LAST-LEN", several with commas; NULL or "": all. Engine lock. */
+bool log_set_filter(const char *text, GError **error);
+bool log_filter_overlaps(uint64_t first, uint64_t last); /* any thread, lock-free */
 /* Receives each line instead of the file (tests, `dev:log()` sources, the REPL); NULL removes it.
  * Called under the log's leaf lock: it may not call back into the engine. */
 typedef void (*LogSink)(LogMask mask, const char *line, void *opaque);

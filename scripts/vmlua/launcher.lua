@@ -262,6 +262,10 @@ local function apply_log(run)
     local ok, err = log.set(run.log)
     if not ok then options.usage_error("-d: %s", err) end
   end
+  if run.log_filter then
+    local ok, err = log.filter(run.log_filter)
+    if not ok then options.usage_error("-dfilter: %s", err) end
+  end
   for _, pattern in ipairs(run.trace or {}) do
     if log.trace(pattern) == 0 then options.usage_error("-trace: no trace point matches %s", pattern) end
   end

@@ -301,10 +301,13 @@ options.list = {
   { name = "incoming", arg = "ADDRESS", group = "run", needs = "migration", doc = "Waits for a machine that migrates here." },
 
   { name = "d", arg = "MASK[,MASK…]|help", group = "debug",
-    values = { "guest", "unimp", "unassigned", "exits", "memory", "cpu", "irq", "chardev", "state", "script", "trace", "all", "help" },
+    values = { "guest", "unimp", "unassigned", "exits", "memory", "cpu", "irq", "chardev", "state", "script", "trace", "int",
+      "in_asm", "exec", "all", "help" },
     handler = function(s, value) if value == "help" then ask(s, "log") else s.run.log = value end end,
     doc = "What is logged." },
   { name = "D", arg = "FILE", group = "debug", handler = run "log_file", doc = "File for the log; %d in it is the process id." },
+  { name = "dfilter", arg = "RANGE[,RANGE…]", group = "debug", handler = run "log_filter",
+    doc = "Code that -d in_asm and exec show: FIRST..LAST, FIRST+LEN or LAST-LEN." },
   { name = "trace", arg = "PATTERN|help", group = "debug",
     handler = function(s, value)
       if value == "help" then ask(s, "trace") else push(s.run, "trace", (value:gsub("^enable=", ""))) end

@@ -53,7 +53,7 @@ START_TEST(masks_are_parsed_by_name_and_unknown_names_are_errors)
     ck_assert(log_parse_mask("guest,unimp", &mask, NULL));
     ck_assert_uint_eq(mask, LOG_GUEST | LOG_UNIMP);
     ck_assert(log_parse_mask("all", &mask, NULL));
-    ck_assert_uint_eq(mask, LOG_TRACE * 2 - 1);
+    ck_assert_uint_eq(mask, LOG_EXEC * 2 - 1);
     ck_assert(log_parse_mask("none", &mask, NULL));
     ck_assert_uint_eq(mask, 0);
     mask = 77;
@@ -79,6 +79,30 @@ START_TEST(only_enabled_masks_reach_the_sink)
     ck_assert_str_eq(events->str, "32:on now|");
     log_set_mask(0);
     log_set_sink(NULL, NULL);
+}
+END_TEST
+
+START_TEST(an_address_filter_takes_ranges_in_three_forms_and_refuses_the_rest)
+{
+    g_autoptr(GError) error = NULL;
+
+    ck_assert(log_filter_overlaps(0, 0));
+    ck_assert(log_set_filter("0x1000..0x1fff,0x5000+0x10,0x9fff-0x10", NULL));
+    ck_assert(log_filter_overlaps(0x1fff, 0x2005));
+    ck_assert(!log_filter_overlaps(0x2000, 0x4fff));
+    ck_assert(log_filter_overlaps(0x500f, 0x500f));
+    ck_assert(!log_filter_overlaps(0x5010, 0x5010));
+    ck_assert(log_filter_overlaps(0x9ff0, 0x9ff0));
+    ck_assert(!log_filter_overlaps(0x9fef, 0x9fef));
+    const char *bad[] = { "1", "x..y", "5..4", "1+0", "0..1,", "1..2x", "0-2", "1...2" };
+    for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_clear_error(&error);
+        ck_assert_msg(!log_set_filter(bad[i], &error), "%s was taken", bad[i]);
+        ck_assert_error(error, ENGINE_ERROR_INVALID, "no range");
+    }
+    ck_assert(!log_filter_overlaps(0x2000, 0x2000)); /* the last good one stands */
+    ck_assert(log_set_filter(NULL, NULL));
+    ck_assert(log_filter_overlaps(0x2000, 0x2000));
 }
 END_TEST
 
@@ -305,6 +329,7 @@ int main(void)
     suite_add_tcase(suite, tc);
     tcase_add_test(tc, masks_are_parsed_by_name_and_unknown_names_are_errors);
     tcase_add_test(tc, only_enabled_masks_reach_the_sink);
+    tcase_add_test(tc, an_address_filter_takes_ranges_in_three_forms_and_refuses_the_rest);
     tcase_add_test(tc, control_characters_of_a_guest_are_escaped);
     tcase_add_test(tc, a_guest_cannot_write_more_than_a_hundred_lines_at_once);
     tcase_add_test(tc, trace_points_are_listed_in_order_and_switched_by_glob);

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/accel/soft/soft-block.h"
+#include "engine/accel/soft/soft-log.h"
 #include "engine/accel/soft/soft-mmu.h"
 
 #define HASH_BITS   15
@@ -238,6 +239,9 @@ static SoftBlock *make_scratch(SoftCpu *c)
     b->link[0] = b->link[1] = NULL;
     add_offset(&b->insns[0], 0);
     finish_block(b, 1, len);
+    if (log_enabled(LOG_IN_ASM)) {
+        soft_log_block(c, bytes, len);
+    }
     return b;
 }
 
@@ -298,6 +302,9 @@ static SoftBlock *make_block(SoftCpu *c, uint64_t linear, const SoftTlbEntry *e)
     b->generation = generation;
     memcpy(b->insns, insns, n * sizeof(SoftInsn));
     finish_block(b, n, bytes);
+    if (log_enabled(LOG_IN_ASM)) {
+        soft_log_block(c, code, bytes);
+    }
     slot = hash_of(host, b->mode);
     b->next = c->blocks->hash[slot];
     c->blocks->hash[slot] = b;

@@ -4,6 +4,7 @@
  *
  * Intel SDM volume 3A, chapter "Interrupt and Exception Handling"; volume 3B, chapter "Debug".
  */
+#include "engine/accel/soft/soft-log.h"
 #include "engine/accel/soft/soft-sys.h"
 
 static bool contributory(unsigned vector)
@@ -235,8 +236,14 @@ void soft_interrupt(SoftCpu *c, unsigned vector, SoftIntKind kind, bool has_erro
 {
     Delivery i = { vector, kind, has_error, error, next_rip, 0 };
 
+    if (log_enabled(LOG_INT)) {
+        soft_log_interrupt(c, vector, kind, has_error, error, next_rip);
+    }
     if (kind == SOFT_INT_EXCEPTION && c->delivering.active) {
         if (c->delivering.vector == EXC_DF) {
+            if (log_enabled(LOG_INT)) {
+                soft_log_triple_fault(c, vector);
+            }
             c->triple_fault = true;
             c->delivering.active = false;
             c->ext = 0;

@@ -256,6 +256,7 @@ struct SoftCpu {
             bool step;        /* a debugger wants one instruction */
             bool watch_fetch; /* DR7 has an instruction breakpoint */
             bool breaks;      /* so has the accelerator */
+            bool log_exec;    /* each block is logged */
         };
     };
     uint8_t cpl;

@@ -6,6 +6,7 @@
 
 #include "engine/accel/soft/soft-accel.h"
 #include "engine/accel/soft/soft-block.h"
+#include "engine/accel/soft/soft-log.h"
 #include "engine/core/lock.h"
 #include "engine/core/rcu.h"
 
@@ -167,6 +168,9 @@ static bool run_one(SoftCpu *c)
     c->single = single;
     b = soft_block_lookup(c);
     c->single = false;
+    if (c->log_exec) {
+        soft_log_exec(c);
+    }
     soft_execute_block(c, b);
     if (tf || c->db_pending) {
         bool trap = tf && ((c->flags & FLAG_TF) || (b->insns[0].flags & SOFT_I_TF_TRAP));
@@ -270,6 +274,7 @@ SoftStop soft_run(SoftCpu *c, int64_t budget)
     c->budget = budget;
     c->block = NULL;
     c->last_block = NULL;
+    c->log_exec = log_enabled(LOG_EXEC);
     soft_rcu_enter(c);
     switch (sigsetjmp(c->escape, 0)) {
     case ESCAPE_EXCEPTION:
