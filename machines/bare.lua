@@ -3,7 +3,8 @@ The smallest useful machine: RAM, one or more CPUs, a serial port, a debug conso
 
     vmlua bare.lua -kernel guest.bin                        flat, at 0x7c00, in real mode
     vmlua bare.lua -kernel guest.bin -addr 1M -mode long    flat, in 64-bit mode, memory mapped one to one
-    vmlua bare.lua -kernel kernel.elf -append "quiet"       ELF or Multiboot, by what the file is
+    vmlua bare.lua -kernel kernel.elf -append "quiet"       ELF, Multiboot or PVH, by what the file is
+    vmlua bare.lua -kernel vmlinuz -initrd initrd.img -append "console=ttyS0" -m 256
     vmlua bare.lua -bios firmware.bin                       firmware up to the end of the first 4 GiB
 
 Memory   RAM from 0, in two pieces around 3-4 GiB when it is larger than 3 GiB
@@ -65,7 +66,7 @@ end
 
 local function start_image(m, conf, low, map)
   local image, err = loader.read(conf.kernel, {
-    addr = number(conf, "addr"), entry = number(conf, "entry"), mode = conf.mode, format = conf.format,
+    addr = number(conf, "addr"), entry = number(conf, "entry"), mode = conf.mode, format = conf.format, protocol = conf.protocol,
   })
   if not image then refuse("-kernel: %s", err) end
   local placement, why = loader.place(image, {
@@ -89,8 +90,9 @@ return machine.define {
     { name = "entry", arg = "ADDR", doc = "Where it begins to execute (what the file says, or its address)." },
     { name = "mode", arg = "real|protected|long", doc = "The CPU's mode at the start (what the file's format implies).",
       values = { "real", "protected", "long" } },
-    { name = "format", arg = "auto|flat|elf|multiboot", doc = "What the image is (auto: by its header).",
-      values = { "auto", "flat", "elf", "multiboot" } },
+    { name = "format", arg = "auto|flat|elf|multiboot|linux|pvh", doc = "What the image is (auto: by its header).",
+      values = { "auto", "flat", "elf", "multiboot", "linux", "pvh" } },
+    { name = "protocol", arg = "auto|32|64", doc = "How a Linux kernel is entered (auto: 64 where it can).", values = { "auto", "32", "64" } },
     { name = "stack", arg = "ADDR", doc = "The stack pointer at the start." },
     { name = "symbols", arg = "FILE", doc = "Names of addresses: an ELF file, or a list as nm prints it." },
     { name = "idle", doc = "Nothing to start is no mistake: a script, or the prompt, will fill memory." },

@@ -1,6 +1,6 @@
 -- Symbols of guest programs: names to addresses and back, from an ELF symbol table or from a list as
 -- `nm` prints it. Sources: System V ABI, ELF chapter 4 (symbol table).
-local loader = require "vmlua.loader"
+local elf = require "vmlua.loader.elf"
 local text = require "vmlua.text"
 
 ---@class Symbols
@@ -45,7 +45,7 @@ end
 ---@return string? message
 function symbols.elf(bytes, name)
   local function refuse(why) return nil, ("%s: %s"):format(name or "image", why) end
-  local h, err = loader.elf_header(bytes)
+  local h, err = elf.header(bytes)
   if not h then return refuse(err) end
   if h.sections_bad then return refuse(h.sections_bad) end
   local by_name, list = {}, {}

@@ -228,10 +228,123 @@ test("a Multiboot kernel finds its command line, modules and memory map", functi
   t.eq({ size, addr, bytes_there, kind }, { 20, 0, 32 << 20, 1 })
 end)
 
-test("modules and a command line need a Multiboot kernel", function(t)
+test("modules and a command line need a kernel that takes them", function(t)
   local image = assert(loader.parse("\xf4", "k"))
-  t.refuses("modules %(%-initrd%) need a Multiboot kernel", loader.place, image, { ram = 1 << 20, modules = { { name = "m", data = "" } } })
-  t.refuses("command line %(%-append%) needs a Multiboot kernel", loader.place, image, { ram = 1 << 20, cmdline = "x" })
+  t.refuses("modules %(%-initrd%) need a Multiboot, PVH or Linux kernel", loader.place, image, { ram = 1 << 20, modules = { { name = "m", data = "" } } })
+  t.refuses("command line %(%-append%) needs a Multiboot, PVH or Linux kernel", loader.place, image, { ram = 1 << 20, cmdline = "x" })
+end)
+
+-- A bzImage: boot sector with the header, three more sectors of set-up code, and the kernel.
+local function bzimage(o)
+  o = o or {}
+  local code = o.code or ("\xf4"):rep(0x300)
+  local head = ("\0"):rep(0x1f1) .. string.pack("<I1I2I4I2I2I2I2", 3, 0, o.syssize or #code // 16, 0, 0xffff, 0, 0xaa55)
+    .. "\xeb" .. string.char(0x66) .. "HdrS" .. string.pack("<I2", o.version or 0x020f) .. ("\0"):rep(6) .. string.pack("<I2", 0)
+    .. string.pack("<I1I1I2I4I4I4I4I2I1I1I4I4I4I1I1I2I4", 0, o.loadflags or 1, 0, 0x100000, 0, 0, 0, 0, 0, 0, 0, o.initrd_max or 0x7fffffff,
+      o.alignment or 0x200000, 1, 21, o.xloadflags or 1, 255)
+    .. ("\0"):rep(28) .. string.pack("<i8I4I4", o.preferred or 0x1000000, o.init_size or 0x100000, 0)
+  return head .. ("\0"):rep(4 * 512 - #head) .. code
+end
+
+test("a Linux kernel is laid out by its boot protocol", function(t)
+  local image = assert(loader.parse(bzimage(), "k"))
+  t.eq(image.format, "linux")
+  t.eq(image.mode, "long")
+  local p = assert(loader.place(image, { ram = 64 << 20, cmdline = "a b", modules = { { name = "i", data = "xyz" }, { name = "j", data = "4567" } } }))
+  local function read(addr, format)
+    for _, s in ipairs(p.segments) do
+      if addr >= s.addr and addr < s.addr + s.size then return (string.unpack(format, s.data, addr - s.addr + 1)) end
+    end
+    t.fail("0x%x is in no segment", addr)
+  end
+  local params = p.registers.rsi
+  t.eq(p.registers.rip, 0x1000200)
+  t.eq(read(params + 0x202, "c4"), "HdrS")
+  t.eq(read(params + 0x210, "<I1"), 0xff)
+  t.eq(read(params + 0x214, "<I4"), 0x1000000)
+  t.eq(read(read(params + 0x228, "<I4"), "z"), "a b")
+  local initrd = read(params + 0x218, "<I4")
+  t.eq(read(params + 0x21c, "<I4"), 8)
+  t.eq(read(initrd, "c8"), "xyz\0" .. "4567")
+  t.eq(initrd % 4096, 0)
+  t.eq(read(params + 0x1e8, "<I1"), 1)
+  t.eq(read(params + 0x2d8, "<i8"), 64 << 20)
+  t.eq(read(p.registers.cr3, "<i8") & 1, 1)
+end)
+
+test("a Linux kernel is entered in 32-bit mode when it has no other or is asked to", function(t)
+  local image = assert(loader.parse(bzimage { xloadflags = 0 }, "k"))
+  t.eq(image.mode, "protected")
+  image = assert(loader.parse(bzimage(), "k", { protocol = "32" }))
+  t.eq(assert(loader.place(image, { ram = 64 << 20 })).registers.rip, 0x1000000)
+  refused(t, "has no 64%-bit entry point", bzimage { xloadflags = 0 }, { protocol = "64" })
+  refused(t, 'unknown boot protocol "31"', bzimage(), { protocol = "31" })
+end)
+
+test("Linux kernels that are cut short, too old or too large are refused", function(t)
+  refused(t, "boot protocol 2.04; 2.05 is the oldest", bzimage { version = 0x0204 })
+  refused(t, "its header speaks of 0x10000 bytes of code", bzimage { syssize = 0x1000 })
+  refused(t, "zImage, which runs below 1 MiB", bzimage { loadflags = 0 })
+  refused(t, "alignment of 0x300000", bzimage { alignment = 0x300000 })
+  refused(t, "cut short: its code begins at 0x800", bzimage():sub(1, 0x800))
+  local image = assert(loader.parse(bzimage(), "k"))
+  t.refuses("the command line has 256 characters, this kernel takes 255", loader.place, image, { ram = 64 << 20, cmdline = ("x"):rep(256) })
+  t.refuses("initrd of 60M does not fit", loader.place, image, { ram = 64 << 20, modules = { { name = "i", data = ("x"):rep(60 << 20) } } })
+  image = assert(loader.parse(bzimage { init_size = 128 << 20 }, "k"))
+  t.refuses("needs 0x8000000 bytes at 0x200000, RAM is 64M", loader.place, image, { ram = 64 << 20 })
+  -- No prefix and no damaged byte of the header may do more than be refused.
+  local whole = bzimage()
+  for at = 0x1f1, 0x268 do
+    for _, value in ipairs { 0, 1, 0x7f, 0x80, 0xff } do
+      local ok, parsed = pcall(loader.parse, whole:sub(1, at) .. string.char(value) .. whole:sub(at + 2), "k")
+      t.ok(ok, "%s", tostring(parsed))
+      if parsed then t.ok(pcall(loader.place, parsed, { ram = 32 << 20 })) end
+    end
+  end
+end)
+
+test("a kernel with a PVH note is entered by it", function(t)
+  local note = string.pack("<I4I4I4c4I4", 4, 4, 18, "Xen\0", 0x100010)
+  local code = ("\xf4"):rep(0x20) .. note
+  local load_at = 52 + 64
+  local function ph(kind, offset, size)
+    return string.pack("<I4I4I4I4I4I4I4I4", kind, offset, 0x100000, 0x100000, size, size, 5, 4)
+  end
+  local bytes = "\127ELF\1\1\1" .. ("\0"):rep(9)
+    .. string.pack("<I2I2I4I4I4I4I4I2I2I2I2I2I2", 2, 3, 1, 0x100000, 52, 0, 0, 52, 32, 2, 40, 0, 0)
+    .. ph(1, load_at, #code) .. ph(4, load_at + 0x20, #note) .. code
+  local image = assert(loader.parse(bytes, "k"))
+  t.eq(image.format, "pvh")
+  t.eq(image.entry, 0x100010)
+  local p = assert(loader.place(image, { ram = 16 << 20, cmdline = "hi", rsdp = 0xe0000, modules = { { name = "m", data = "abc" } } }))
+  local info
+  for _, s in ipairs(p.segments) do
+    if s.addr == p.registers.rbx then info = s end
+  end
+  local magic, version, _, modules, list, cmdline, rsdp, map, entries = string.unpack("<I4I4I4I4i8i8i8i8I4", info.data)
+  t.eq({ magic, version, modules, rsdp, entries }, { 0x336ec578, 1, 1, 0xe0000, 1 })
+  t.eq((string.unpack("z", info.data, cmdline - info.addr + 1)), "hi")
+  t.eq((string.unpack("<i8", info.data, list - info.addr + 9)), 3)
+  t.eq((string.unpack("<i8", info.data, map - info.addr + 9)), 16 << 20)
+end)
+
+test("a cpio archive holds files, folders, links and devices as cpio lists them", function(t)
+  local cpio = require "vmlua.cpio"
+  local bytes = cpio.pack { { "a/b/file", data = "hello", mode = "0755" }, { "link", link = "a/b/file" }, { "dev/console", char = { 5, 1 } } }
+  t.eq(#bytes % 512, 0)
+  local names = {}
+  local at = 1
+  while true do
+    t.eq(bytes:sub(at, at + 5), "070701")
+    local function field(n) return tonumber(bytes:sub(at + 6 + n * 8, at + 13 + n * 8), 16) end
+    local name = bytes:sub(at + 110, at + 108 + field(11))
+    if name == "TRAILER!!!" then break end
+    names[#names + 1] = ("%s %o %d"):format(name, field(1), field(6))
+    local data = (at + 110 + field(11) + 2) // 4 * 4 + 1
+    at = data + (field(6) + 3) // 4 * 4
+  end
+  t.eq(names, { "a 40755 0", "a/b 40755 0", "a/b/file 100755 5", "link 120777 8", "dev 40755 0", "dev/console 20600 0" })
+  t.raises('x: unknown option "dat" %(did you mean "data"%?%)', cpio.pack, { { "x", dat = "" } })
 end)
 
 test("symbols are found by name and by address", function(t)
