@@ -282,9 +282,11 @@ static void cmpxchg16b(SoftCpu *c, const SoftInsn *i)
     } else {
         uint64_t m[2], n[2] = { c->gpr[X86_RBX], c->gpr[X86_RCX] };
         soft_probe_write(c, linear, 16);
+        soft_exclusive_begin(c);
         soft_load_bytes(c, linear, m, 16);
         equal = m[0] == b[0] && m[1] == b[1];
         soft_store_bytes(c, linear, equal ? n : m, 16);
+        soft_exclusive_end(c);
         memcpy(b, m, sizeof(b));
     }
     if (!equal) {

@@ -59,8 +59,9 @@ static void mov_from_seg(SoftCpu *c, const SoftInsn *i)
 static void after_segment(SoftCpu *c, const SoftInsn *i)
 {
     soft_end_at_next(c, i);
-    if (i->aux == X86_SS) {
-        c->inhibit_interrupts = true;
+    /* Of several in a row only the first has the effect. */
+    if (i->aux == X86_SS && !(c->shadow_over & SHADOW_SS)) {
+        c->inhibit_interrupts = SHADOW_SS;
     }
 }
 

@@ -5,6 +5,7 @@
 #include <sys/random.h>
 
 #include "engine/accel/soft/exec.h"
+#include "engine/accel/soft/soft-mmu.h"
 #include "engine/accel/soft/soft-sys.h"
 
 static void need_ring0(SoftCpu *c)
@@ -15,6 +16,18 @@ static void need_ring0(SoftCpu *c)
 }
 
 /* ---- control registers ------------------------------------------------------------------- */
+
+/* PAE paging without long mode: entries with reserved bits are refused when they are loaded. */
+static void load_pdptes(SoftCpu *c, uint64_t cr3)
+{
+    uint64_t e[4];
+
+    if (!soft_read_pdptes(c, cr3, e)) {
+        soft_raise_error(c, EXC_GP, 0);
+    }
+    memcpy(c->pdpte, e, sizeof(e));
+    c->pdpte_cr3 = cr3;
+}
 
 void soft_set_cr0(SoftCpu *c, uint64_t v)
 {
@@ -34,6 +47,10 @@ void soft_set_cr0(SoftCpu *c, uint64_t v)
     }
     if (bad) {
         soft_raise_error(c, EXC_GP, 0);
+    }
+    if ((changed & (CR0_PG | CR0_CD | CR0_NW)) && (v & CR0_PG) && (c->cr4 & CR4_PAE) &&
+        !(c->efer & EFER_LME)) {
+        load_pdptes(c, c->cr3);
     }
     if (changed & CR0_PG) {
         if ((v & CR0_PG) && (c->efer & EFER_LME)) {
@@ -57,6 +74,9 @@ void soft_set_cr3(SoftCpu *c, uint64_t v)
     if (soft_lma(c) && v >> c->phys_bits) {
         soft_raise_error(c, EXC_GP, 0);
     }
+    if ((c->cr0 & CR0_PG) && (c->cr4 & CR4_PAE) && !soft_lma(c)) {
+        load_pdptes(c, v);
+    }
     c->cr3 = v;
     soft_tlb_flush(c, false);
 }
@@ -71,6 +91,10 @@ void soft_set_cr4(SoftCpu *c, uint64_t v)
     if (v & ~known || (soft_lma(c) && !(v & CR4_PAE)) ||
         ((changed & v & CR4_PCIDE) && (!soft_lma(c) || (c->cr3 & 0xfff)))) {
         soft_raise_error(c, EXC_GP, 0);
+    }
+    if ((changed & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP)) && (v & CR4_PAE) &&
+        (c->cr0 & CR0_PG) && !soft_lma(c)) {
+        load_pdptes(c, c->cr3);
     }
     c->cr4 = v;
     if (changed & (CR4_PGE | CR4_PAE | CR4_PSE | CR4_PCIDE | CR4_SMEP | CR4_SMAP)) {
@@ -498,7 +522,7 @@ static void sti(SoftCpu *c, const SoftInsn *i)
     check_iopl(c);
     if (!(c->flags & FLAG_IF)) {
         c->flags |= FLAG_IF;
-        c->inhibit_interrupts = true;
+        c->inhibit_interrupts = SHADOW_STI;
     }
     soft_end_at_next(c, i);
 }

@@ -270,9 +270,12 @@ ATOMIC_CAS(64)
             } while (!atomic_cas##N(p_, &a, r));      \
         } else {                                      \
             soft_probe_write((c), linear_, (N) / 8);  \
+            soft_exclusive_begin(c);                  \
+            soft_probe_write((c), linear_, (N) / 8);  \
             a = LOAD((c), N, linear_);                \
             r = (uint##N##_t)(expr);                  \
             STORE((c), N, linear_, r);                \
+            soft_exclusive_end(c);                    \
         }                                             \
     } while (0)
 #define RMW(c, i, N, a, r, expr) RMW_AT(c, mem_linear((c), (i), (N) / 8, true), N, a, r, expr)

@@ -1,6 +1,8 @@
 /* The accelerator object: soft.c, and who looks at the other vCPUs. */
 #pragma once
 
+#include <pthread.h>
+
 #include "engine/accel/soft/soft-priv.h"
 
 #define TYPE_SOFT_ACCEL "soft-accel"
@@ -10,6 +12,9 @@ struct SoftAccel {
     SoftCpu **cpus; /* max_cpus of them, RCU: NULL where there is none */
     MemoryListener listener;
     bool a20_closed;           /* atomic */
+    pthread_mutex_t exclusive; /* of the vCPU that runs alone */
+    SoftCpu *alone;            /* atomic: that vCPU */
+    uint64_t started, starts;  /* when the clock was last started, and how often. Engine lock */
     bool logging;              /* atomic: somebody reads dirty logs */
     struct SoftBreaks *breaks; /* RCU; NULL: none */
 };

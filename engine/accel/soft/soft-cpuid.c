@@ -2,11 +2,11 @@
  * CPUID: what this CPU implements, no bit more. Vector features are those that the host has too: it
  * does their arithmetic.
  */
-#include <cpuid.h>
 #include <pthread.h>
 #include <string.h>
 
 #include "engine/accel/soft/soft-sys.h"
+#include "engine/accel/soft/soft-thunk.h"
 
 #define BIT(n) (1u << (n))
 
@@ -15,35 +15,46 @@
     (BIT(13) /* CMPXCHG16B */ | BIT(17) /* PCID */ | BIT(21) /* x2APIC */ | BIT(22) /* MOVBE */ | \
      BIT(23) /* POPCNT */ | BIT(24) /* TSC deadline */ | BIT(26) /* XSAVE */ |                    \
      BIT(30) /* RDRAND */ | BIT(31) /* hypervisor */)
-#define ECX1_HOST                                                                             \
-    (BIT(0) /* SSE3 */ | BIT(1) /* PCLMULQDQ */ | BIT(9) /* SSSE3 */ | BIT(19) /* SSE4.1 */ | \
-     BIT(20) /* SSE4.2 */ | BIT(25) /* AES */)
-#define ECX1_HOST_AVX (BIT(12) /* FMA */ | BIT(28) /* AVX */ | BIT(29) /* F16C */)
 #define EDX1                                                                                       \
     (BIT(0) /* FPU */ | BIT(2) /* DE */ | BIT(3) /* PSE */ | BIT(4) /* TSC */ | BIT(5) /* MSR */ | \
      BIT(6) /* PAE */ | BIT(7) /* MCE */ | BIT(8) /* CX8 */ | BIT(9) /* APIC */ |                  \
      BIT(11) /* SEP */ | BIT(12) /* MTRR */ | BIT(13) /* PGE */ | BIT(14) /* MCA */ |              \
-     BIT(15) /* CMOV */ | BIT(16) /* PAT */ | BIT(19) /* CLFSH */ | BIT(23) /* MMX */ |            \
-     BIT(24) /* FXSR */ | BIT(25) /* SSE */ | BIT(26) /* SSE2 */)
+     BIT(15) /* CMOV */ | BIT(16) /* PAT */ | BIT(17) /* PSE-36 */ | BIT(19) /* CLFSH */ |         \
+     BIT(24) /* FXSR */)
 /* Leaf 7. */
 #define EBX7_INTEGER                                                                           \
     (BIT(0) /* FSGSBASE */ | BIT(1) /* TSC_ADJUST */ | BIT(3) /* BMI1 */ | BIT(7) /* SMEP */ | \
      BIT(8) /* BMI2 */ | BIT(9) /* ERMS */ | BIT(10) /* INVPCID */ |                           \
      BIT(13) /* no FPU CS and DS */ | BIT(18) /* RDSEED */ | BIT(19) /* ADX */ |               \
      BIT(20) /* SMAP */ | BIT(23) /* CLFLUSHOPT */ | BIT(24) /* CLWB */)
-#define EBX7_HOST     BIT(29) /* SHA */
-#define EBX7_HOST_AVX BIT(5)  /* AVX2 */
-#define ECX7          (BIT(2) /* UMIP */ | BIT(22) /* RDPID */)
+#define ECX7 (BIT(2) /* UMIP */ | BIT(22) /* RDPID */)
 /* Leaf 0x80000001. */
 #define ECX8 (BIT(0) /* LAHF in 64-bit mode */ | BIT(5) /* LZCNT */ | BIT(8) /* PREFETCHW */)
 #define EDX8                                                                                       \
     (BIT(11) /* SYSCALL */ | BIT(20) /* NX */ | BIT(26) /* 1 GiB pages */ | BIT(27) /* RDTSCP */ | \
      BIT(29) /* long mode */)
 
-#define SIGNATURE  0x000306a9u /* family 6: what operating systems have seen most */
-#define PHYS_BITS  40u
-#define CRYSTAL_HZ 25000000u
-#define TSC_RATIO  40u
+#define SIGNATURE 0x000306a9u /* family 6: what operating systems have seen most */
+#define PHYS_BITS 40u
+/* The time stamp counter, and the local APICs' timers: Linux takes the latter from the former. */
+#define CRYSTAL_HZ 1000000000u
+#define TSC_RATIO  1u
+
+/* What the host's CPU does for the guest's. */
+static const struct {
+    unsigned needs; /* HostFeature, all of them */
+    uint8_t leaf;
+    CpuidReg reg;
+    uint8_t bit;
+} host_features[] = {
+    { HOST_MMX, 1, CPUID_EDX, 23 },   { HOST_SSE2, 1, CPUID_EDX, 25 }, /* SSE */
+    { HOST_SSE2, 1, CPUID_EDX, 26 },  { HOST_SSE3, 1, CPUID_ECX, 0 },
+    { HOST_PCLMUL, 1, CPUID_ECX, 1 }, { HOST_SSSE3, 1, CPUID_ECX, 9 },
+    { HOST_FMA, 1, CPUID_ECX, 12 },   { HOST_SSE41, 1, CPUID_ECX, 19 },
+    { HOST_SSE42, 1, CPUID_ECX, 20 }, { HOST_AES, 1, CPUID_ECX, 25 },
+    { HOST_AVX, 1, CPUID_ECX, 28 },   { HOST_F16C, 1, CPUID_ECX, 29 },
+    { HOST_AVX2, 7, CPUID_EBX, 5 },   { HOST_SHA, 7, CPUID_EBX, 29 },
+};
 
 static void set(CpuidPolicy *p, uint32_t function, uint32_t index, bool has_index, uint32_t a,
                 uint32_t b, uint32_t c, uint32_t d)
@@ -67,18 +78,27 @@ static void set_text(CpuidPolicy *p)
 CpuidPolicy *soft_supported_cpuid(void)
 {
     CpuidPolicy *p = cpuid_policy_new();
-    uint32_t a, b, c1 = 0, d, b7 = 0, c7, d7, host_avx;
+    unsigned host = soft_thunk_host_features();
+    uint32_t c1 = 0, d1 = 0, b7 = 0;
+    bool host_avx = host & HOST_AVX;
 
-    __get_cpuid(1, &a, &b, &c1, &d);
-    __get_cpuid_count(7, 0, &a, &b7, &c7, &d7);
-    /* The host's AVX is there when its operating system saves it. */
-    host_avx = (c1 & BIT(27)) && (c1 & BIT(28)) && (__builtin_cpu_supports("avx") != 0);
-    c1 &= ECX1_HOST | (host_avx ? ECX1_HOST_AVX : 0);
-    b7 &= EBX7_HOST | (host_avx ? EBX7_HOST_AVX : 0);
+    for (unsigned i = 0; i < G_N_ELEMENTS(host_features); i++) {
+        uint32_t bit = BIT(host_features[i].bit);
 
+        if ((host & host_features[i].needs) != host_features[i].needs) {
+            continue;
+        }
+        if (host_features[i].leaf == 7) {
+            b7 |= bit;
+        } else if (host_features[i].reg == CPUID_ECX) {
+            c1 |= bit;
+        } else {
+            d1 |= bit;
+        }
+    }
     /* "GenuineIntel": the behaviour in corners is Intel's. */
     set(p, 0, 0, false, 0x15, 0x756e6547, 0x6c65746e, 0x49656e69);
-    set(p, 1, 0, false, SIGNATURE, 0x00010800, ECX1_INTEGER | c1, EDX1);
+    set(p, 1, 0, false, SIGNATURE, 0x00010800, ECX1_INTEGER | c1, EDX1 | d1);
     set(p, 2, 0, false, 0x00feff01, 0, 0, 0xf0); /* caches: leaf 4; TLBs: unknown */
     /* Level 1 data and instruction, level 2: sizes that software may tune to. */
     set(p, 4, 0, true, 0x00000121, 0x01c0003f, 0x3f, 1);

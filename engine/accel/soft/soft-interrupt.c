@@ -258,7 +258,7 @@ void soft_interrupt(SoftCpu *c, unsigned vector, SoftIntKind kind, bool has_erro
     c->delivering.active = kind == SOFT_INT_EXCEPTION;
     c->delivering.vector = (uint8_t)i.vector;
     c->ext = kind != SOFT_INT_SOFTWARE;
-    c->inhibit_interrupts = false;
+    c->inhibit_interrupts = 0;
     if (!soft_protected(c)) {
         deliver_real(c, i.vector, next_rip);
     } else {

@@ -417,6 +417,31 @@ void soft_store_system(SoftCpu *c, uint64_t linear, uint64_t value, unsigned len
     soft_store_slow(c, linear, value, len, true);
 }
 
+uint8_t soft_swap_system_byte(SoftCpu *c, uint64_t linear, uint8_t old, uint8_t new_)
+{
+    SoftTlbEntry *e;
+    uint8_t *p;
+
+    soft_tlb_select(c);
+    check_canonical(c, linear, true);
+    e = tlb_entry(c, linear, SOFT_WRITE, SOFT_TLB_SUPERVISOR);
+    if (!e->ram || !c->in_rcu) {
+        soft_store_system(c, linear, new_, 1);
+        return old;
+    }
+    p = (uint8_t *)(linear + e->host);
+    __atomic_compare_exchange_n(p, &old, new_, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    if (e->tag & TAG_SLOW) {
+        uint64_t offset = (uint64_t)(p - e->ram->host);
+
+        ram_block_set_dirty_clients(e->ram, offset, 1, 7);
+        if (ram_block_code_written(e->ram, offset, 1)) {
+            soft_cut_block(c);
+        }
+    }
+    return old;
+}
+
 void soft_probe_write(SoftCpu *c, uint64_t linear, unsigned len)
 {
     unsigned set = soft_tlb_set_now(c);

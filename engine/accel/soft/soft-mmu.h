@@ -11,6 +11,9 @@ typedef struct SoftPage {
 uint32_t soft_walk(SoftCpu *c, uint64_t linear, unsigned access, bool user, bool implicit,
                    SoftPage *out);
 
+/* The four PDPTEs that CR3 names; false: reserved bits are set. */
+bool soft_read_pdptes(SoftCpu *c, uint64_t cr3, uint64_t out[4]);
+
 /* Physical accesses. len 1..8; the address has the A20 mask applied. */
 uint64_t soft_phys_load(SoftCpu *c, uint64_t paddr, unsigned len);
 void soft_phys_store(SoftCpu *c, uint64_t paddr, uint64_t value, unsigned len);

@@ -8,6 +8,7 @@
 
 #include "engine/accel/soft/soft-sys.h"
 #include "engine/core/lock.h"
+#include "engine/core/log.h"
 #include "engine/cpu/cpu-apic.h"
 
 #define PAT_RESET      UINT64_C(0x0007040600070406)
@@ -68,6 +69,11 @@ static const struct {
     { 0xce, PLATFORM_INFO, false }, /* PLATFORM_INFO */
     { 0xfe, MTRR_CAP, false },      /* MTRRCAP */
     { 0x140, 0, true },             /* MISC_FEATURES_ENABLES */
+    { 0x198, 0x0a000a00, true },    /* PERF_STATUS: the one ratio there is */
+    { 0x199, 0x0a00, true },        /* PERF_CTL */
+    { 0x1a4, 0, true },             /* MISC_FEATURE_CONTROL */
+    { 0x1b0, 6, true },             /* ENERGY_PERF_BIAS */
+    { 0x1fc, 0, true },             /* POWER_CTL */
     { 0x179, MCG_CAP, false },      /* MCG_CAP */
     { 0x19a, 0, true },             /* CLOCK_MODULATION */
     { 0x19b, 0, true },             /* THERM_INTERRUPT */
@@ -135,9 +141,9 @@ uint64_t soft_tsc(SoftCpu *c)
     return now + c->tsc_offset;
 }
 
-static void set_tsc(SoftCpu *c, uint64_t v)
+static void set_tsc_offset(SoftCpu *c, uint64_t offset)
 {
-    c->tsc_offset += v - soft_tsc(c);
+    c->tsc_offset = offset;
     if (c->vcpu && c->vcpu->apic_ops && c->vcpu->apic_ops->set_tsc_offset) {
         bool held = engine_lock_held(), was_in = c->in_rcu;
 
@@ -157,7 +163,34 @@ static void set_tsc(SoftCpu *c, uint64_t v)
     }
 }
 
+static void set_tsc(SoftCpu *c, uint64_t v)
+{
+    set_tsc_offset(c, c->tsc_offset + v - soft_tsc(c));
+}
+
+/* Of the state: unchanged it goes on as it did; a new value was written while time stood still, in
+ * all vCPUs at once, though they take it one after the other. */
+static void load_tsc(SoftCpu *c, uint64_t v)
+{
+    uint64_t now = soft_tsc(c);
+
+    if (c->tsc_shown_valid && v == c->tsc_shown) {
+        return;
+    }
+    if (c->vcpu && c->tsc_since) {
+        now = c->tsc_since + c->tsc_offset;
+    }
+    set_tsc_offset(c, c->tsc_offset + v - now);
+}
+
 /* ---- reading ----------------------------------------------------------------------------- */
+
+static bool unknown(const SoftCpu *c, uint32_t index, const char *what, uint64_t v)
+{
+    log_mask(LOG_UNIMP, "cpu %d: %s of unknown MSR %#x (%#llx): #GP", c->vcpu ? c->vcpu->index : 0,
+             what, index, (unsigned long long)v);
+    return false;
+}
 
 bool soft_rdmsr(SoftCpu *c, uint32_t index, uint64_t *v)
 {
@@ -206,17 +239,17 @@ bool soft_rdmsr(SoftCpu *c, uint32_t index, uint64_t *v)
             return true;
         }
     }
-    return false;
+    return unknown(c, index, "read", 0);
 }
 
 /* ---- writing ----------------------------------------------------------------------------- */
 
-void soft_set_efer(SoftCpu *c, uint64_t v)
+bool soft_set_efer(SoftCpu *c, uint64_t v)
 {
     const uint64_t known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 
     if (v & ~known || ((c->cr0 & CR0_PG) && ((v ^ c->efer) & EFER_LME))) {
-        soft_raise_error(c, EXC_GP, 0);
+        return false;
     }
     v = (v & ~EFER_LMA) | (c->efer & EFER_LMA);
     if ((v ^ c->efer) & EFER_NXE) {
@@ -224,6 +257,7 @@ void soft_set_efer(SoftCpu *c, uint64_t v)
     }
     c->efer = v;
     soft_mode_changed(c);
+    return true;
 }
 
 static bool write_numbered(SoftCpu *c, uint32_t index, uint64_t *at, uint64_t v)
@@ -302,8 +336,7 @@ bool soft_wrmsr(SoftCpu *c, uint32_t index, uint64_t v)
     case 0xe8:
         return true;
     case 0xc0000080:
-        soft_set_efer(c, v);
-        return true;
+        return soft_set_efer(c, v);
     case 0xc0000100:
     case 0xc0000101:
         if (!soft_canonical(v)) {
@@ -328,7 +361,7 @@ bool soft_wrmsr(SoftCpu *c, uint32_t index, uint64_t v)
             return constants[i].ignore_writes || v == constants[i].value;
         }
     }
-    return false;
+    return unknown(c, index, "write", v);
 }
 
 /* ---- the state's list -------------------------------------------------------------------- */
@@ -354,7 +387,7 @@ void soft_msrs_load(SoftCpu *c, const X86CPUState *s)
             *at = s->msrs[n].value;
         }
     }
-    set_tsc(c, s->tsc);
+    load_tsc(c, s->tsc);
 }
 
 void soft_msrs_store(const SoftCpu *c, X86CPUState *s)
@@ -373,5 +406,6 @@ void soft_msrs_store(const SoftCpu *c, X86CPUState *s)
     for (unsigned i = 0; i < SOFT_MC_BANKS * 4; i++) {
         x86_msr_set(s, 0x400 + i, c->msr.mc[i]);
     }
-    s->tsc = soft_tsc(w);
+    s->tsc = w->tsc_shown = soft_tsc(w);
+    w->tsc_shown_valid = true;
 }

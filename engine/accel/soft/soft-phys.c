@@ -44,10 +44,19 @@ static void soft_catch_up(SoftCpu *c)
 
 void soft_rcu_enter(SoftCpu *c)
 {
-    rcu_enter();
-    c->in_rcu = true;
-    /* Either who asks us to drop entries sees that we run and waits, or we see the request. */
-    __atomic_store_n(&c->running, true, __ATOMIC_SEQ_CST);
+    for (;;) {
+        rcu_enter();
+        c->in_rcu = true;
+        /* Either who asks us to drop entries, or to stand still, sees that we run and waits, or we
+         * see the request. */
+        __atomic_store_n(&c->running, true, __ATOMIC_SEQ_CST);
+        if (!c->accel || !__atomic_load_n(&c->accel->alone, __ATOMIC_SEQ_CST) || c->exclusive) {
+            break;
+        }
+        soft_rcu_leave(c);
+        pthread_mutex_lock(&c->accel->exclusive);
+        pthread_mutex_unlock(&c->accel->exclusive);
+    }
     soft_catch_up(c);
 }
 
@@ -57,6 +66,61 @@ void soft_rcu_leave(SoftCpu *c)
     c->in_rcu = false;
     rcu_leave();
 }
+
+/* ---- alone --------------------------------------------------------------------------------- */
+
+static void wait_standing(SoftCpu *other)
+{
+    /* VIEW makes it leave the section and come back, where it finds that it has to wait. */
+    soft_attention(other, SOFT_ATTN_VIEW);
+    for (unsigned n = 0; __atomic_load_n(&other->running, __ATOMIC_SEQ_CST); n++) {
+        if (n < 1000) {
+            __builtin_ia32_pause();
+        } else {
+            sched_yield();
+        }
+    }
+}
+
+void soft_exclusive_begin(SoftCpu *c)
+{
+    SoftAccel *a = c->accel;
+    bool was_in = c->in_rcu;
+
+    if (!a || c->exclusive) {
+        return;
+    }
+    if (was_in) {
+        soft_rcu_leave(c);
+    }
+    pthread_mutex_lock(&a->exclusive);
+    c->exclusive = true;
+    __atomic_store_n(&a->alone, c, __ATOMIC_SEQ_CST);
+    for (unsigned i = 0; i < a->parent.config.max_cpus; i++) {
+        SoftCpu *other;
+
+        rcu_enter();
+        other = rcu_load(&a->cpus[i]);
+        if (other && other != c) {
+            wait_standing(other);
+        }
+        rcu_leave();
+    }
+    if (was_in) {
+        soft_rcu_enter(c);
+    }
+}
+
+void soft_exclusive_end(SoftCpu *c)
+{
+    if (c->exclusive) {
+        __atomic_store_n(&c->accel->alone, NULL, __ATOMIC_SEQ_CST);
+        c->exclusive = false;
+        pthread_mutex_unlock(&c->accel->exclusive);
+    }
+}
+
+/* ---- telling the others ---------------------------------------------------------------------- */
 
 /* Attention of this kind is paid in the middle of a wait too. */
 static void serve_shoot(SoftCpu *c)

@@ -204,6 +204,9 @@ typedef struct SoftTlbEntry {
     RamBlock *ram;
 } SoftTlbEntry;
 
+/* As X86Events.interrupt_shadow has it: MOV SS also holds debug exceptions back. */
+enum { SHADOW_SS = 1, SHADOW_STI = 2 };
+
 /* ---- MSRs that are plain storage or nearly (soft-msr.c) -------------------------------------- */
 
 #define SOFT_MTRR_VAR 8 /* pairs */
@@ -251,7 +254,7 @@ struct SoftCpu {
     union {
         uint64_t look;
         struct {
-            bool inhibit_interrupts; /* after STI, MOV SS: for one instruction */
+            uint8_t inhibit_interrupts; /* SHADOW_*: for one instruction */
             bool reset_soon, triple_fault, halted;
             bool step;        /* a debugger wants one instruction */
             bool watch_fetch; /* DR7 has an instruction breakpoint */
@@ -262,6 +265,14 @@ struct SoftCpu {
     uint8_t cpl;
     uint64_t icount; /* executed so far */
     uint64_t tsc_offset;
+    uint64_t tsc_shown; /* what the state was last told */
+    bool tsc_shown_valid;
+    uint64_t tsc_since;  /* the clock when it started; 0: the guest has run since */
+    uint64_t starts;     /* which start of the clock that was */
+    uint64_t pdpte[4];   /* of PAE paging, as CR3 was loaded */
+    uint64_t pdpte_cr3;  /* which they belong to; all ones: to be read at the next walk */
+    uint8_t shadow_over; /* SHADOW_* that the present single instruction runs under */
+    bool exclusive;      /* the others are held: soft_exclusive_begin */
     uint8_t fpu[X86_XSAVE_MAX] __attribute__((
         aligned(64))); /* x87, MMX, SSE, AVX: an XSAVE area of the host's own layout */
     struct {           /* delivery in progress: for double faults */
@@ -431,7 +442,7 @@ void soft_mode_changed(SoftCpu *c);
 void soft_set_cr0(SoftCpu *c, uint64_t v);
 void soft_set_cr3(SoftCpu *c, uint64_t v);
 void soft_set_cr4(SoftCpu *c, uint64_t v);
-void soft_set_efer(SoftCpu *c, uint64_t v);
+bool soft_set_efer(SoftCpu *c, uint64_t v);               /* false: #GP */
 bool soft_rdmsr(SoftCpu *c, uint32_t index, uint64_t *v); /* false: #GP */
 bool soft_wrmsr(SoftCpu *c, uint32_t index, uint64_t v);
 void soft_cpuid(SoftCpu *c, uint32_t leaf, uint32_t index, uint32_t out[4]);
@@ -523,6 +534,13 @@ void soft_rcu_leave(SoftCpu *c);
 /* Makes every vCPU of the machine forget that it may write to code pages; waits until they did. */
 void soft_shoot_writers(SoftCpu *c);
 void soft_attention(SoftCpu *c, uint32_t bits);
+/* Between the two no other vCPU of the machine runs guest code: locked accesses that the host
+ * cannot make in one piece. What leaves by a fault in between ends it. */
+void soft_exclusive_begin(SoftCpu *c);
+void soft_exclusive_end(SoftCpu *c);
+/* One byte of a descriptor table, as a supervisor, atomically from `old` to `new_`; answers what
+ * was there, which is `old` when it was written. */
+uint8_t soft_swap_system_byte(SoftCpu *c, uint64_t linear, uint8_t old, uint8_t new_);
 /* A write that soft_host allowed is done. */
 void soft_mmu_look(SoftCpu *c);
 /* ---- vectors: the host does the arithmetic ------------------------------------------------- */

@@ -154,14 +154,15 @@ static bool run_one(SoftCpu *c)
     bool single = tf || c->inhibit_interrupts || step || near || (c->flags & FLAG_RF);
     SoftBlock *b;
 
-    c->inhibit_interrupts = false;
+    c->shadow_over = c->inhibit_interrupts;
+    c->inhibit_interrupts = 0;
     if (near && c->breaks && !c->step_quiet && break_at(c, linear, linear)) {
         c->step_quiet = true; /* goes on from here the next time */
         c->debug_stop = CPU_DEBUG_BREAKPOINT;
         return false;
     }
     c->step_quiet = false;
-    if (near && c->watch_fetch) {
+    if (near && c->watch_fetch && !(c->shadow_over & SHADOW_SS)) {
         soft_debug_hit(c, linear, 1, SOFT_FETCH);
     }
     c->flags &= ~(uint32_t)FLAG_RF;
@@ -172,7 +173,8 @@ static bool run_one(SoftCpu *c)
         soft_log_exec(c);
     }
     soft_execute_block(c, b);
-    if (tf || c->db_pending) {
+    c->shadow_over = 0;
+    if ((tf || c->db_pending) && !(c->inhibit_interrupts & SHADOW_SS)) {
         bool trap = tf && ((c->flags & FLAG_TF) || (b->insns[0].flags & SOFT_I_TF_TRAP));
 
         if (soft_debug_trap(c, trap)) {
@@ -205,7 +207,8 @@ static bool look_around(SoftCpu *c, SoftStop *stop)
         c->nmi_pending = true;
     }
     soft_mmu_look(c);
-    if (c->db_pending && !(c->flags & FLAG_TF) && soft_debug_trap(c, false)) {
+    if (c->db_pending && !(c->flags & FLAG_TF) && !(c->inhibit_interrupts & SHADOW_SS) &&
+        soft_debug_trap(c, false)) {
         soft_interrupt(c, EXC_DB, SOFT_INT_EXCEPTION, false, 0, c->rip);
     }
     if (attention & SOFT_ATTN_KICK) {
@@ -281,12 +284,16 @@ SoftStop soft_run(SoftCpu *c, int64_t budget)
         c->block = NULL;
         c->last_block = NULL;
         c->single = false;
+        c->shadow_over = 0;
         c->db_pending = 0;
+        soft_exclusive_end(c);
         soft_mmu_look(c);
         soft_interrupt(c, c->raised.vector, SOFT_INT_EXCEPTION, c->raised.has_error,
                        c->raised.error, c->rip);
         break;
     case ESCAPE_LEAVE:
+        c->shadow_over = 0;
+        soft_exclusive_end(c);
         c->block = NULL;
         c->last_block = NULL;
         c->single = false;

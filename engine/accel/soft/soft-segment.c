@@ -94,13 +94,32 @@ static uint64_t descriptor_address(const SoftCpu *c, uint16_t selector)
 
 void soft_set_system_type(SoftCpu *c, uint16_t selector, uint64_t d, unsigned type)
 {
-    soft_store_system(c, descriptor_address(c, selector) + 5, (d >> 40 & 0xf0) | type, 1);
+    uint64_t at = descriptor_address(c, selector) + 5;
+    uint8_t old = (uint8_t)(d >> 40), seen;
+
+    seen = soft_swap_system_byte(c, at, old, (uint8_t)((old & 0xf0) | type));
+    /* Another processor wrote to it since it was read: a task that has become busy is that one's.
+     */
+    if (seen != old && (type & 2) && (seen & 2)) {
+        soft_fault(c, EXC_GP, selector);
+    }
 }
 
 void soft_mark_accessed(SoftCpu *c, uint16_t selector, uint64_t d)
 {
-    if (!(desc_type(d) & SEG_ACCESSED)) {
-        soft_store_system(c, descriptor_address(c, selector) + 5, (d >> 40 & 0xff) | 1, 1);
+    uint64_t at = descriptor_address(c, selector) + 5;
+    uint8_t old = (uint8_t)(d >> 40);
+
+    if (desc_type(d) & SEG_ACCESSED) {
+        return;
+    }
+    for (unsigned tries = 0; tries < 8 && !(old & SEG_ACCESSED); tries++) {
+        uint8_t seen = soft_swap_system_byte(c, at, old, old | SEG_ACCESSED);
+
+        if (seen == old) {
+            return;
+        }
+        old = seen;
     }
 }
 

@@ -56,6 +56,7 @@ static void load_system(SoftCpu *c, const X86CPUState *s)
     c->cr0 = s->cr0;
     c->cr2 = s->cr2;
     c->cr3 = s->cr3;
+    c->pdpte_cr3 = UINT64_MAX;
     c->cr4 = s->cr4;
     c->cr8 = s->cr8;
     c->efer = s->efer;
@@ -75,7 +76,7 @@ static void load_events(SoftCpu *c, const X86CPUState *s)
 {
     const X86Events *e = &s->events;
 
-    c->inhibit_interrupts = e->interrupt_shadow != 0;
+    c->inhibit_interrupts = e->interrupt_shadow & (SHADOW_SS | SHADOW_STI);
     c->nmi_pending = e->nmi_pending;
     c->nmi_masked = e->nmi_masked;
     c->triple_fault = e->triple_fault;
@@ -153,7 +154,7 @@ static void store_events(const SoftCpu *c, X86CPUState *s)
 
     *e = (X86Events){ .nmi_pending = c->nmi_pending,
                       .nmi_masked = c->nmi_masked,
-                      .interrupt_shadow = c->inhibit_interrupts ? 2 : 0,
+                      .interrupt_shadow = c->inhibit_interrupts,
                       .triple_fault = c->triple_fault,
                       .sipi_vector = c->saved->events.sipi_vector };
     if (__atomic_load_n(&c->attention, __ATOMIC_RELAXED) & SOFT_ATTN_NMI) {

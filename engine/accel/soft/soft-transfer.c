@@ -382,7 +382,6 @@ static void iret_real(SoftCpu *c, unsigned op_size)
     soft_set_sp(c, &s);
     soft_set_rflags(c, flags, iret_mask(c, op_size));
     enter_real(c, selector, rip);
-    c->nmi_masked = false;
 }
 
 static void iret_to_v86(SoftCpu *c, SoftStack *s, uint64_t rip, uint16_t cs, uint64_t flags)
@@ -408,7 +407,6 @@ static void iret_to_v86(SoftCpu *c, SoftStack *s, uint64_t rip, uint16_t cs, uin
     c->gpr[X86_RSP] = (uint32_t)esp;
     c->rip = (uint32_t)rip;
     c->cpl = 3;
-    c->nmi_masked = false;
     soft_mode_changed(c);
 }
 
@@ -419,6 +417,7 @@ void soft_iret(SoftCpu *c, unsigned op_size)
     uint16_t selector, ss = 0;
     bool new_stack;
 
+    c->nmi_masked = false; /* also by one that faults */
     if (!soft_segmented(c)) {
         iret_real(c, op_size);
         return;
@@ -431,7 +430,6 @@ void soft_iret(SoftCpu *c, unsigned op_size)
         }
         back = (uint16_t)soft_load_system(c, c->seg[X86_TR].base, 2);
         soft_task_switch(c, back, TASK_FROM_IRET, soft_next_rip(c, c->insn), false, 0);
-        c->nmi_masked = false;
         return;
     }
     soft_stack_present(c, &s);
@@ -453,7 +451,6 @@ void soft_iret(SoftCpu *c, unsigned op_size)
     finish_return(c, selector, d, rip, new_stack, ss, sp, 0);
     soft_set_rflags(c, flags, mask);
     soft_tlb_select(c); /* AC may have changed */
-    c->nmi_masked = false;
 }
 
 /* The bits of RFLAGS that exist. */

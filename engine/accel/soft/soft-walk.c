@@ -2,8 +2,8 @@
  * Paging structures: SDM 3A chapter 4, all modes, with accessed and dirty bits, access rights and
  * reserved bits. No TLB here.
  *
- * PDPTEs of PAE paging are read from memory at each walk, as AMD's processors do under nested
- * paging; Intel's keep them from the load of CR3 on.
+ * PDPTEs of PAE paging are kept from the load of CR3 on; a restored state reads them at its first
+ * walk.
  */
 #include "engine/accel/soft/soft-priv.h"
 
@@ -94,16 +94,36 @@ static void walk_32(SoftCpu *c, uint32_t linear, Walk *w)
     w->base = pte.value & 0xfffff000;
 }
 
+bool soft_read_pdptes(SoftCpu *c, uint64_t cr3, uint64_t out[4])
+{
+    bool good = true;
+
+    for (unsigned i = 0; i < 4; i++) {
+        out[i] = read_entry(c, (cr3 & 0xffffffe0) + i * 8, 8).value;
+        good &= !(out[i] & PTE_P) || !(out[i] & (bits_above(c->phys_bits, 63) | 0x1e6));
+    }
+    return good;
+}
+
+static Entry pae_entry(SoftCpu *c, unsigned index)
+{
+    if (c->pdpte_cr3 != c->cr3) {
+        soft_read_pdptes(c, c->cr3, c->pdpte);
+        c->pdpte_cr3 = c->cr3;
+    }
+    return (Entry){ .value = c->pdpte[index] };
+}
+
 static void walk_64(SoftCpu *c, uint64_t linear, Walk *w)
 {
     bool longs = c->efer & EFER_LMA;
     uint64_t high = bits_above(c->phys_bits, 51) | (c->efer & EFER_NXE ? 0 : PTE_NX);
-    uint64_t table = longs ? c->cr3 & PTE_ADDR : c->cr3 & 0xffffffe0;
+    uint64_t table = c->cr3 & PTE_ADDR;
 
     for (unsigned shift = longs ? 39 : 30;; shift -= 9) {
         bool pdpte = !longs && shift == 30;
         unsigned index = linear >> shift & (pdpte ? 3 : 511);
-        Entry e = read_entry(c, table + index * 8, 8);
+        Entry e = pdpte ? pae_entry(c, index) : read_entry(c, table + index * 8, 8);
         uint64_t v = e.value;
 
         w->entries[w->n++] = e;

@@ -66,6 +66,7 @@ static bool soft_create(Accel *accel, GError **error)
     accel->config.irqchip = IRQCHIP_OFF;
     accel->config.pit = false;
     a->cpus = g_new0(SoftCpu *, accel->config.max_cpus);
+    pthread_mutex_init(&a->exclusive, NULL);
     a->listener = (MemoryListener){
         .commit = soft_commit, .log_start = soft_log_start, .log_sync = soft_log_sync, .opaque = a
     };
@@ -80,6 +81,9 @@ static void soft_destroy(Accel *accel)
     if (a->listener.as) {
         memory_listener_unregister(&a->listener);
         a->listener.as = NULL;
+    }
+    if (a->cpus) {
+        pthread_mutex_destroy(&a->exclusive);
     }
     g_clear_pointer(&a->cpus, g_free);
     g_clear_pointer(&a->breaks, g_free);
@@ -273,9 +277,15 @@ static void soft_vcpu_run(VCpu *cpu)
     SoftStop stop;
 
     if (cpu->state_dirty) {
+        SoftAccel *a = SOFT_ACCEL(cpu->accel);
+        uint64_t starts = __atomic_load_n(&a->starts, __ATOMIC_SEQ_CST);
+
+        c->tsc_since = starts != c->starts ? a->started : 0;
         soft_state_load_groups(c, cpu->state, cpu->state_dirty);
+        c->tsc_since = 0;
         cpu->state_dirty = 0;
     }
+    c->starts = __atomic_load_n(&SOFT_ACCEL(cpu->accel)->starts, __ATOMIC_SEQ_CST);
     cpu->state_valid = 0;
     look_at_lines(c);
     if (c->wait_sipi) {
@@ -526,6 +536,17 @@ static bool soft_step(VCpu *cpu, GError **error)
     return true;
 }
 
+static void soft_clock_changed(Accel *accel, bool running)
+{
+    SoftAccel *a = SOFT_ACCEL(accel);
+    SoftCpu *c = a->cpus[0];
+
+    if (running && c) {
+        a->started = (uint64_t)event_hub_now(c->vcpu->events);
+        __atomic_add_fetch(&a->starts, 1, __ATOMIC_SEQ_CST);
+    }
+}
+
 static void soft_stats(Accel *accel, void (*fn)(const char *name, uint64_t value, void *opaque),
                        void *opaque)
 {
@@ -569,6 +590,7 @@ static void soft_accel_class_init(ObjectClass *klass, const void *data)
     ac->arm = soft_arm;
     ac->disarm = soft_disarm;
     ac->step = soft_step;
+    ac->clock_changed = soft_clock_changed;
     ac->stats = soft_stats;
 }
 

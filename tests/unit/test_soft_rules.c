@@ -1,0 +1,334 @@
+/* Rules of the system part that a real operating system meets: shadows, held debug exceptions,
+ * masked NMIs, kept PDPTEs, MSRs, CPUID. */
+#include <cpuid.h>
+
+#include "engine/core/lock.h"
+#include "tests/unit/soft_guest.h"
+
+#define HLT 0xf4
+#define NOP 0x90
+
+static void watch(unsigned n, uint64_t addr, unsigned kind, unsigned len)
+{
+    c->dr[n] = addr;
+    c->dr7 |= UINT64_C(2) << (n * 2) | (uint64_t)(kind | len << 2) << (16 + n * 4);
+    soft_debug_changed(c);
+}
+
+static uint64_t return_address(void)
+{
+    return top(0, slot_size());
+}
+
+/* ---- shadows --------------------------------------------------------------------------------- */
+
+START_TEST(a_single_step_over_mov_ss_traps_after_the_next_instruction)
+{
+    begin(PROT32, 0);
+    c->gpr[X86_RAX] = DS0;
+    c->flags |= FLAG_TF;
+    RUN(0x8e, 0xd0, NOP, NOP, HLT);
+    ck_assert_int_eq(handler(), EXC_DB);
+    ck_assert_uint_eq(return_address(), CODE + 3);
+    ck_assert_uint_eq(c->dr6 & 0xffff, 0x4ff0);
+}
+END_TEST
+
+START_TEST(of_two_loads_of_ss_only_the_first_has_a_shadow)
+{
+    begin(PROT32, 0);
+    c->gpr[X86_RAX] = DS0;
+    c->flags |= FLAG_TF;
+    RUN(0x8e, 0xd0, 0x8e, 0xd0, NOP, HLT);
+    ck_assert_int_eq(handler(), EXC_DB);
+    ck_assert_uint_eq(return_address(), CODE + 4);
+}
+END_TEST
+
+START_TEST(a_data_breakpoint_of_mov_ss_waits_for_the_next_instruction)
+{
+    begin(PROT32, 0);
+    put(0x600, DS0, 2);
+    watch(1, 0x600, 3, 1);
+    RUN(0x8e, 0x15, 0x00, 0x06, 0, 0, NOP, NOP, HLT);
+    ck_assert_int_eq(handler(), EXC_DB);
+    ck_assert_uint_eq(return_address(), CODE + 7);
+    ck_assert_uint_eq(c->dr6 & 0xf, 2);
+}
+END_TEST
+
+START_TEST(a_held_debug_exception_comes_in_the_handler_of_a_software_interrupt)
+{
+    begin(PROT32, 0);
+    put(0x600, DS0, 2);
+    idt_entry(0x30, CS0, HANDLER + 0x30 * 16, 0x8e);
+    watch(0, 0x600, 3, 1);
+    RUN(0x8e, 0x15, 0x00, 0x06, 0, 0, 0xcd, 0x30, HLT);
+    ck_assert_int_eq(handler(), EXC_DB);
+    ck_assert_uint_eq(return_address(), HANDLER + 0x30 * 16);
+}
+END_TEST
+
+START_TEST(a_code_breakpoint_is_not_seen_behind_mov_ss)
+{
+    begin(PROT32, 0);
+    c->gpr[X86_RAX] = DS0;
+    watch(0, CODE + 2, 0, 0);
+    RUN(0x8e, 0xd0, NOP, HLT);
+    ck_assert_int_eq(handler(), -1);
+    ck_assert_int_eq(stopped, SOFT_STOP_HALT);
+    begin(PROT32, 0);
+    watch(0, CODE + 1, 0, 0);
+    RUN(0xfb, NOP, HLT);
+    ck_assert_int_eq(handler(), EXC_DB);
+}
+END_TEST
+
+static int vector_40(void *opaque)
+{
+    c->irq_line = 0;
+    return 0x40;
+}
+
+START_TEST(interrupts_wait_one_instruction_after_sti)
+{
+    static const uint8_t shadows[] = { 1, 2 };
+
+    for (unsigned k = 0; k < 2; k++) {
+        begin(PROT32, 0);
+        idt_entry(0x40, CS0, HANDLER + 0x40 * 16, 0x8e);
+        c->irq_vector = vector_40;
+        c->irq_line = 1;
+        engine_unlock(); /* taken to ask for the vector */
+        if (shadows[k] == 1) {
+            RUN(0xfb, NOP, NOP, HLT); /* STI */
+            engine_lock();
+            ck_assert_uint_eq(return_address(), CODE + 2);
+        } else {
+            RUN(0xfb, 0xfa, NOP, HLT); /* STI; CLI: never open */
+            engine_lock();
+            ck_assert_int_eq(handler(), -1);
+            continue;
+        }
+        ck_assert_int_eq(handler(), 0x40);
+    }
+    c->irq_line = 0;
+}
+END_TEST
+
+START_TEST(a_shadow_is_part_of_the_state_and_names_its_kind)
+{
+    X86CPUState *s = g_aligned_alloc0(1, sizeof(*s), 64);
+
+    begin(PROT32, 0);
+    c->inhibit_interrupts = SHADOW_SS;
+    soft_state_store(c, s);
+    ck_assert_uint_eq(s->events.interrupt_shadow, 1);
+    c->inhibit_interrupts = 0;
+    soft_state_load(c, s);
+    ck_assert_uint_eq(c->inhibit_interrupts, SHADOW_SS);
+    g_aligned_free(s);
+}
+END_TEST
+
+/* ---- NMI ------------------------------------------------------------------------------------- */
+
+START_TEST(iret_opens_nmis_even_when_it_faults)
+{
+    begin(PROT32, 0);
+    c->nmi_masked = true;
+    c->nmi_pending = false;
+    RUN(0xcf); /* CS 0 on the stack */
+    ck_assert_int_eq(handler(), EXC_GP);
+    ck_assert(!c->nmi_masked);
+    begin(PROT32, 0);
+    c->nmi_masked = true;
+    c->nmi_pending = true;
+    RUN(NOP, HLT);
+    ck_assert_int_eq(handler(), -1);
+    c->nmi_pending = c->nmi_masked = false;
+}
+END_TEST
+
+/* ---- PAE ------------------------------------------------------------------------------------- */
+
+enum { PD_A = PAGES + 0x1000, PD_B = PAGES + 0x2000 };
+
+/* The first GiB through one of two directories that show its third 2 MiB page differently. */
+static void pae(void)
+{
+    begin(PROT32, 0);
+    put(PAGES, PD_A | 1, 8);
+    for (unsigned k = 0; k < 2; k++) {
+        uint64_t pd = k ? PD_B : PD_A;
+
+        put(pd, 0x83, 8);
+        put(pd + 8, k ? 0x200083 : 0x83, 8);
+    }
+    c->cr4 = CR4_PAE;
+    c->cr3 = PAGES;
+    c->gpr[X86_RAX] = c->cr0 | CR0_PG;
+    c->gpr[X86_RBX] = PAGES;
+    put(0x700, 0x11223344, 4);
+}
+
+START_TEST(pdptes_are_kept_until_cr3_is_loaded)
+{
+    pae();
+    /* mov cr0, eax; mov [PAGES], PD_B | 1; invlpg [0x200700]; mov ecx, [0x200700]; hlt */
+    RUN(0x0f, 0x22, 0xc0, 0xc7, 0x05, 0x00, 0x00, 0x04, 0x00, 0x01, 0x20, 0x04, 0x00, 0x0f, 0x01,
+        0x3d, 0x00, 0x07, 0x20, 0x00, 0x8b, 0x0d, 0x00, 0x07, 0x20, 0x00, HLT);
+    ck_assert_int_eq(stopped, SOFT_STOP_HALT);
+    ck_assert_uint_eq(get(PAGES, 4), PD_B | 1);
+    ck_assert_uint_eq(c->gpr[X86_RCX], 0x11223344);
+    /* mov cr3, ebx; mov ecx, [0x200700]: now beyond RAM */
+    c->rip = CODE;
+    soft_mode_changed(c);
+    c->halted = false;
+    RUN(0x0f, 0x22, 0xdb, 0x8b, 0x0d, 0x00, 0x07, 0x20, 0x00, HLT);
+    ck_assert_uint_eq(c->gpr[X86_RCX], 0xffffffff);
+}
+END_TEST
+
+START_TEST(pdptes_with_reserved_bits_are_refused_when_they_are_loaded)
+{
+    static const uint64_t bad[] = { 1 << 1, 1 << 2, 1 << 5,           1 << 6,
+                                    1 << 7, 1 << 8, UINT64_C(1) << 63 };
+
+    for (unsigned k = 0; k < G_N_ELEMENTS(bad); k++) {
+        pae();
+        put(PAGES + 24, 1 | bad[k], 8);
+        RUN(0x0f, 0x22, 0xc0, HLT);
+        expect_fault(EXC_GP, 0);
+        ck_assert(!(c->cr0 & CR0_PG));
+        /* Not present: anything goes. */
+        pae();
+        put(PAGES + 24, bad[k], 8);
+        RUN(0x0f, 0x22, 0xc0, HLT);
+        ck_assert_int_eq(handler(), -1);
+        ck_assert(c->cr0 & CR0_PG);
+        put(PAGES + 24, 1 | bad[k], 8);
+        c->rip = CODE;
+        c->halted = false;
+        c->gpr[X86_RSP] = STACK0;
+        RUN(0x0f, 0x22, 0xdb, HLT); /* mov cr3, ebx */
+        expect_fault(EXC_GP, 0);
+    }
+}
+END_TEST
+
+/* ---- MSRs ------------------------------------------------------------------------------------ */
+
+START_TEST(efer_refuses_unknown_bits_and_lme_under_paging)
+{
+    begin(PROT32, 0);
+    c->gpr[X86_RCX] = 0xc0000080;
+    c->gpr[X86_RAX] = 0x2;
+    RUN(0x0f, 0x30, HLT);
+    expect_fault(EXC_GP, 0);
+    ck_assert_uint_eq(c->efer, 0);
+    begin(LONG, 0);
+    c->gpr[X86_RCX] = 0xc0000080;
+    c->gpr[X86_RAX] = EFER_SCE; /* clears LME while paging is on */
+    RUN(0x0f, 0x30, HLT);
+    expect_fault(EXC_GP, 0);
+    ck_assert_uint_eq(c->efer, EFER_LME | EFER_LMA | EFER_SCE);
+    begin(LONG, 0);
+    c->gpr[X86_RCX] = 0xc0000080;
+    c->gpr[X86_RAX] = EFER_LME | EFER_NXE; /* LMA is not written */
+    RUN(0x0f, 0x30, HLT);
+    ck_assert_int_eq(handler(), -1);
+    ck_assert_uint_eq(c->efer, EFER_LME | EFER_LMA | EFER_NXE);
+}
+END_TEST
+
+START_TEST(a_state_that_is_put_back_unchanged_does_not_move_the_time_stamp_counter)
+{
+    X86CPUState *s = g_aligned_alloc0(1, sizeof(*s), 64);
+    uint64_t offset;
+
+    begin(PROT32, 0);
+    soft_state_store(c, s);
+    c->icount += 1000;
+    offset = c->tsc_offset;
+    soft_state_load(c, s);
+    ck_assert_uint_eq(c->tsc_offset, offset);
+    s->tsc += 5;
+    soft_state_load(c, s);
+    ck_assert_uint_eq(soft_tsc(c), s->tsc);
+    g_aligned_free(s);
+}
+END_TEST
+
+/* ---- CPUID ----------------------------------------------------------------------------------- */
+
+START_TEST(vector_features_are_those_of_the_host)
+{
+    uint32_t host[4] = { 0 }, out[4];
+
+    begin(PROT32, 0);
+    __get_cpuid(1, &host[0], &host[1], &host[2], &host[3]);
+    soft_cpuid(c, 1, 0, out);
+    /* SSE3 PCLMULQDQ SSSE3 FMA SSE4.1 SSE4.2 AES AVX F16C */
+    ck_assert_uint_eq(out[2] & 0x32181203 & ~host[2], 0);
+    ck_assert_uint_eq(out[2] & 0x02180201, host[2] & 0x02180201);
+    __get_cpuid_count(7, 0, &host[0], &host[1], &host[2], &host[3]);
+    soft_cpuid(c, 7, 0, out);
+    ck_assert_uint_eq(out[1] & (1u << 5 | 1u << 29) & ~host[1], 0);
+}
+END_TEST
+
+START_TEST(the_crystal_is_the_clock_of_counter_and_timer)
+{
+    uint32_t out[4];
+
+    soft_cpuid(c, 0x15, 0, out);
+    ck_assert_uint_eq(out[0], 1);
+    ck_assert_uint_eq(out[1], 1);
+    ck_assert_uint_eq(out[2], 1000000000);
+}
+END_TEST
+
+/* ---- locked accesses ------------------------------------------------------------------------- */
+
+START_TEST(a_locked_addition_over_two_pages_is_right_and_faults_before_it_writes)
+{
+    begin(PROT32, 0);
+    put(0x60ffe, 0xffff0001, 4);
+    /* lock add dword [0x60ffe], 0x20000 */
+    RUN(0xf0, 0x81, 0x05, 0xfe, 0x0f, 0x06, 0x00, 0x00, 0x00, 0x02, 0x00, HLT);
+    ck_assert_uint_eq(get(0x60ffe, 4), 0x00010001);
+    ck_assert(soft_rflags(c) & FLAG_CF);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("soft rules");
+    TCase *tc = tcase_create("rules");
+    SRunner *sr;
+    int failed;
+
+    tcase_add_checked_fixture(tc, guest_setup, guest_teardown);
+    tcase_add_test(tc, a_single_step_over_mov_ss_traps_after_the_next_instruction);
+    tcase_add_test(tc, of_two_loads_of_ss_only_the_first_has_a_shadow);
+    tcase_add_test(tc, a_data_breakpoint_of_mov_ss_waits_for_the_next_instruction);
+    tcase_add_test(tc, a_held_debug_exception_comes_in_the_handler_of_a_software_interrupt);
+    tcase_add_test(tc, a_code_breakpoint_is_not_seen_behind_mov_ss);
+    tcase_add_test(tc, interrupts_wait_one_instruction_after_sti);
+    tcase_add_test(tc, a_shadow_is_part_of_the_state_and_names_its_kind);
+    tcase_add_test(tc, iret_opens_nmis_even_when_it_faults);
+    tcase_add_test(tc, pdptes_are_kept_until_cr3_is_loaded);
+    tcase_add_test(tc, pdptes_with_reserved_bits_are_refused_when_they_are_loaded);
+    tcase_add_test(tc, efer_refuses_unknown_bits_and_lme_under_paging);
+    tcase_add_test(tc, a_state_that_is_put_back_unchanged_does_not_move_the_time_stamp_counter);
+    tcase_add_test(tc, vector_features_are_those_of_the_host);
+    tcase_add_test(tc, the_crystal_is_the_clock_of_counter_and_timer);
+    tcase_add_test(tc, a_locked_addition_over_two_pages_is_right_and_faults_before_it_writes);
+    suite_add_tcase(s, tc);
+    sr = srunner_create(s);
+    srunner_run_all(sr, CK_ENV);
+    failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
