@@ -1,0 +1,445 @@
+/*
+ * "file": its requests. Aligned reads, writes and flushes go to io_uring where there is one;
+ * everything else, and what direct I/O cannot take as it is, to a worker thread.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "engine/block/file_priv.h"
+#include "engine/core/units.h"
+
+#define BOUNCE_BYTES (1 << 20)
+#define ZERO_BYTES   (64 << 10)
+
+/* ---- plain transfers, in pieces as the kernel takes them ------------------------------------- */
+
+static int transfer(int fd, bool is_write, struct iovec *iov, unsigned niov, uint64_t offset,
+                    int flags)
+{
+    while (niov > 0) {
+        int n = (int)MIN(niov, IOV_MAX);
+        ssize_t r = is_write ? pwritev2(fd, iov, n, (off_t)offset, flags)
+                             : preadv(fd, iov, n, (off_t)offset);
+
+        if (r < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            return errno;
+        }
+        if (r == 0) {
+            if (is_write) {
+                return ENOSPC;
+            }
+            block_iov_zero(iov, niov, 0, UINT64_MAX); /* the end of the file */
+            return 0;
+        }
+        offset += (uint64_t)r;
+        while (niov > 0 && (size_t)r >= iov->iov_len) {
+            r -= (ssize_t)iov->iov_len;
+            iov++;
+            niov--;
+        }
+        if (niov > 0) {
+            iov->iov_base = (char *)iov->iov_base + r;
+            iov->iov_len -= (size_t)r;
+        }
+    }
+    return 0;
+}
+
+static int transfer_buf(int fd, bool is_write, void *buf, size_t len, uint64_t offset, int flags)
+{
+    struct iovec iov = { .iov_base = buf, .iov_len = len };
+
+    return transfer(fd, is_write, &iov, 1, offset, flags);
+}
+
+static bool is_aligned(const BlockFile *s, const BlockReq *req)
+{
+    if (!s->direct) {
+        return true;
+    }
+    if (((req->offset | req->bytes) & (s->parent.align - 1)) != 0) {
+        return false;
+    }
+    for (unsigned i = 0; i < req->niov; i++) {
+        if ((((uintptr_t)req->iov[i].iov_base | req->iov[i].iov_len) & (s->mem_align - 1)) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Direct I/O of a request that is not aligned: whole blocks through an aligned buffer. A write
+ * reads the blocks first that it covers partly; whoever calls has the range locked. */
+static int bounce(BlockFile *s, BlockReq *req, int flags)
+{
+    uint64_t align = MAX(s->parent.align, s->mem_align), end = req->offset + req->bytes;
+    uint64_t at = req->offset & ~(align - 1), old_length = block_node_length(&s->parent);
+    bool is_write = req->op == BLOCK_OP_WRITE;
+    size_t room = MAX(BOUNCE_BYTES, align);
+    char *buf;
+    int error = 0;
+
+    if (posix_memalign((void **)&buf, align, room) != 0) {
+        return ENOMEM;
+    }
+    while (at < end && !error) {
+        uint64_t stop = MIN(at + room, (end + align - 1) & ~(align - 1));
+        uint64_t from = MAX(at, req->offset), to = MIN(stop, end);
+
+        if (!is_write || from != at || to != stop) {
+            error = transfer_buf(s->fd, false, buf, stop - at, at, 0);
+        }
+        if (is_write && !error) {
+            block_iov_to_buf(req->iov, req->niov, from - req->offset, buf + (from - at), to - from);
+            error = transfer_buf(s->fd, true, buf, stop - at, at, flags);
+        } else if (!error) {
+            block_iov_from_buf(req->iov, req->niov, from - req->offset, buf + (from - at),
+                               to - from);
+        }
+        at = stop;
+    }
+    free(buf);
+    /* The last block may have made the file longer than anybody asked for. */
+    if (is_write && !s->is_device && !error && end > old_length && (end & (align - 1)) != 0 &&
+        ftruncate(s->fd, (off_t)MAX(end, block_node_length(&s->parent))) < 0) {
+        error = errno;
+    }
+    return error;
+}
+
+static void grow_to(BlockNode *node, uint64_t end)
+{
+    uint64_t length = block_node_length(node);
+
+    while (length < end && !__atomic_compare_exchange_n(&node->length, &length, end, true,
+                                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
+static int do_transfer(BlockFile *s, BlockReq *req)
+{
+    bool is_write = req->op == BLOCK_OP_WRITE;
+    int flags = is_write && (req->flags & BLOCK_FUA) && !s->volatile_ok ? RWF_DSYNC : 0, error;
+
+    if (!is_aligned(s, req)) {
+        error = bounce(s, req, flags);
+    } else {
+        struct iovec *iov = g_memdup2(req->iov, req->niov * sizeof(*iov));
+
+        error = transfer(s->fd, is_write, iov, req->niov, req->offset, flags);
+        g_free(iov);
+    }
+    if (is_write && !error) {
+        grow_to(&s->parent, req->offset + req->bytes);
+    }
+    return error;
+}
+
+static int do_flush(BlockFile *s)
+{
+    while (fdatasync(s->fd) < 0) {
+        if (errno != EINTR) {
+            return errno;
+        }
+    }
+    return 0;
+}
+
+/* ---- holes ----------------------------------------------------------------------------------- */
+
+static bool unsupported(int e)
+{
+    return e == EOPNOTSUPP || e == ENOTTY || e == ENOSYS || e == EINVAL || e == EPERM;
+}
+
+static int do_fallocate(BlockFile *s, int mode, uint64_t offset, uint64_t bytes)
+{
+    int r;
+
+    do {
+        r = fallocate(s->fd, mode, (off_t)offset, (off_t)bytes);
+    } while (r < 0 && errno == EINTR);
+    return r < 0 ? errno : 0;
+}
+
+static int punch(BlockFile *s, uint64_t offset, uint64_t bytes)
+{
+    int e;
+
+    if (__atomic_load_n(&s->no_punch, __ATOMIC_RELAXED)) {
+        return EOPNOTSUPP;
+    }
+    e = do_fallocate(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
+    if (unsupported(e)) {
+        __atomic_store_n(&s->no_punch, true, __ATOMIC_RELAXED);
+        e = EOPNOTSUPP;
+    }
+    return e;
+}
+
+static int do_discard(BlockFile *s, BlockReq *req)
+{
+    uint64_t length = block_node_length(&s->parent), bytes = req->bytes;
+    int e;
+
+    if (req->offset >= length) {
+        return 0;
+    }
+    bytes = MIN(bytes, length - req->offset);
+    if (s->is_device) {
+        uint64_t range[2] = { req->offset, bytes };
+
+        e = ioctl(s->fd, BLKDISCARD, range) < 0 ? errno : 0;
+        return unsupported(e) ? 0 : e;
+    }
+    e = punch(s, req->offset, bytes);
+    return e == EOPNOTSUPP ? 0 : e;
+}
+
+static int write_zeroes_slowly(BlockFile *s, uint64_t offset, uint64_t bytes)
+{
+    char *zeroes = g_malloc0(ZERO_BYTES);
+    struct iovec iov = { .iov_base = zeroes };
+    BlockReq req;
+    int error = 0;
+
+    while (bytes > 0 && !error) {
+        size_t n = MIN(bytes, ZERO_BYTES);
+
+        iov.iov_len = n;
+        block_req_init(&req, BLOCK_OP_WRITE, offset, n, &iov, 1, 0, 0, NULL, NULL);
+        error = do_transfer(s, &req);
+        block_req_clear(&req);
+        offset += n;
+        bytes -= n;
+    }
+    g_free(zeroes);
+    return error;
+}
+
+static int zero_fast(BlockFile *s, const BlockReq *req)
+{
+    uint64_t end = req->offset + req->bytes, length = block_node_length(&s->parent);
+    int e = EOPNOTSUPP;
+
+    if (s->is_device) {
+        uint64_t range[2] = { req->offset, req->bytes };
+
+        e = (end & 511) || (req->offset & 511)    ? EOPNOTSUPP
+            : ioctl(s->fd, BLKZEROOUT, range) < 0 ? errno
+                                                  : 0;
+        return unsupported(e) ? EOPNOTSUPP : e;
+    }
+    if ((req->flags & BLOCK_MAY_UNMAP) && !(req->flags & BLOCK_NO_UNMAP)) {
+        e = req->offset < length ? punch(s, req->offset, MIN(end, length) - req->offset) : 0;
+        if (!e && end > length) {
+            e = ftruncate(s->fd, (off_t)end) < 0 ? errno : 0;
+        }
+    }
+    if (e == EOPNOTSUPP && !__atomic_load_n(&s->no_zero_range, __ATOMIC_RELAXED)) {
+        e = do_fallocate(s, FALLOC_FL_ZERO_RANGE, req->offset, req->bytes);
+        if (unsupported(e)) {
+            __atomic_store_n(&s->no_zero_range, true, __ATOMIC_RELAXED);
+            e = EOPNOTSUPP;
+        }
+    }
+    return e;
+}
+
+static int do_zero(BlockFile *s, BlockReq *req)
+{
+    int e = zero_fast(s, req);
+
+    if (e == EOPNOTSUPP) {
+        e = req->flags & BLOCK_NO_FALLBACK ? ENOTSUP
+                                           : write_zeroes_slowly(s, req->offset, req->bytes);
+    }
+    if (!e) {
+        grow_to(&s->parent, req->offset + req->bytes);
+        if ((req->flags & BLOCK_FUA) && !s->volatile_ok) {
+            e = do_flush(s);
+        }
+    }
+    return e;
+}
+
+static int do_status(BlockFile *s, BlockReq *req)
+{
+    BlockStatus *out = req->status;
+    uint64_t length = block_node_length(&s->parent), end = req->offset + req->bytes;
+    off_t data, hole;
+
+    out->has_host_offset = true;
+    out->host_offset = req->offset;
+    out->bytes = req->bytes;
+    if (req->offset >= length) {
+        out->flags = BLOCK_STATUS_ZERO | BLOCK_STATUS_ALLOCATED;
+        return 0;
+    }
+    end = MIN(end, length);
+    out->bytes = end - req->offset;
+    out->flags = BLOCK_STATUS_DATA | BLOCK_STATUS_ALLOCATED;
+    if (s->is_device || __atomic_load_n(&s->no_seek_hole, __ATOMIC_RELAXED)) {
+        return 0;
+    }
+    data = lseek(s->fd, (off_t)req->offset, SEEK_DATA);
+    if (data < 0 && errno != ENXIO) {
+        __atomic_store_n(&s->no_seek_hole, true, __ATOMIC_RELAXED);
+        return 0;
+    }
+    if (data < 0 || (uint64_t)data > req->offset) {
+        out->flags = BLOCK_STATUS_ZERO | BLOCK_STATUS_ALLOCATED;
+        out->bytes = (data < 0 ? end : MIN((uint64_t)data, end)) - req->offset;
+        return 0;
+    }
+    hole = lseek(s->fd, (off_t)req->offset, SEEK_HOLE);
+    if (hole > data) {
+        out->bytes = MIN((uint64_t)hole, end) - req->offset;
+    }
+    return 0;
+}
+
+int block_file_sync(BlockNode *node, BlockReq *req)
+{
+    BlockFile *s = BLOCK_FILE(node);
+
+    switch (req->op) {
+    case BLOCK_OP_READ:
+    case BLOCK_OP_WRITE:
+        return do_transfer(s, req);
+    case BLOCK_OP_FLUSH:
+        return s->volatile_ok ? 0 : do_flush(s);
+    case BLOCK_OP_DISCARD:
+        return do_discard(s, req);
+    case BLOCK_OP_ZERO:
+        return do_zero(s, req);
+    case BLOCK_OP_STATUS:
+        return do_status(s, req);
+    case BLOCK_OP_COUNT:
+        break;
+    }
+    return ENOTSUP;
+}
+
+/* ---- asynchronously -------------------------------------------------------------------------- */
+
+/* What a request needs beyond itself while it is here. */
+typedef struct FileJob {
+    BlockWork work;
+    BlockFile *s;
+    BlockReq *req;
+    BlockRange range;
+    BlockReqFn done; /* of the request, while ours is in its place */
+    void *opaque;
+    bool on_worker;
+} FileJob;
+
+static void job_run(BlockWork *work)
+{
+    FileJob *job = (FileJob *)work;
+    BlockReq *req = job->req;
+
+    block_req_complete(req, block_file_sync(&job->s->parent, req));
+}
+
+static void job_done(BlockReq *req)
+{
+    FileJob *job = req->opaque;
+
+    if (req->op == BLOCK_OP_WRITE && !req->error) {
+        grow_to(&job->s->parent, req->offset + req->bytes);
+    }
+    req->done = job->done;
+    req->opaque = job->opaque;
+    req->priv = NULL;
+    if (job->range.end > job->range.start) {
+        block_range_unlock(&job->s->ranges, &job->range);
+    }
+    g_free(job);
+    req->done(req);
+}
+
+static void job_start(void *opaque)
+{
+    FileJob *job = opaque;
+
+    if (__atomic_load_n(&job->req->cancelled, __ATOMIC_RELAXED)) {
+        block_req_complete(job->req, ECANCELED);
+    } else if (job->on_worker) {
+        job->req->priv = job;
+        block_work_submit(&job->work);
+    } else {
+        block_uring_submit(job->req, job->s->fd);
+    }
+}
+
+void block_file_submit(BlockNode *node, BlockReq *req)
+{
+    BlockFile *s = BLOCK_FILE(node);
+    bool transfers = req->op == BLOCK_OP_READ || req->op == BLOCK_OP_WRITE;
+    bool aligned = !transfers || is_aligned(s, req);
+    bool writes = req->op == BLOCK_OP_WRITE || req->op == BLOCK_OP_ZERO ||
+                  req->op == BLOCK_OP_DISCARD;
+    bool ring = s->use_uring &&
+                (transfers ? aligned && req->niov <= IOV_MAX : req->op == BLOCK_OP_FLUSH);
+    FileJob *job;
+
+    if (req->op == BLOCK_OP_FLUSH && s->volatile_ok) {
+        block_req_complete(req, 0);
+        return;
+    }
+    if (s->volatile_ok) {
+        req->flags &= ~(unsigned)BLOCK_FUA;
+    }
+    if (ring && req->op != BLOCK_OP_WRITE) {
+        block_uring_submit(req, s->fd);
+        return;
+    }
+    job = g_new0(FileJob, 1);
+    job->work.run = job_run;
+    job->s = s;
+    job->req = req;
+    job->done = req->done;
+    job->opaque = req->opaque;
+    job->on_worker = !ring;
+    req->done = job_done;
+    req->opaque = job;
+    if (s->direct && writes && s->parent.align > 1) {
+        uint64_t align = MAX(s->parent.align, s->mem_align);
+        uint64_t start = req->offset & ~(align - 1);
+
+        /* A write that rewrites its neighbours' bytes is alone in its blocks. */
+        block_range_lock(&s->ranges, &job->range, start,
+                         (req->offset + req->bytes + align - 1) & ~(align - 1), aligned, job_start,
+                         job);
+        return;
+    }
+    job_start(job);
+}
+
+void block_file_cancel(BlockNode *node, BlockReq *req)
+{
+    BlockFile *s = BLOCK_FILE(node);
+    bool mine = req->done == job_done;
+    FileJob *job = mine ? req->opaque : NULL;
+
+    if (!req->priv) {
+        return; /* it waits for its range and will look, or is finished */
+    }
+    if (mine && job->on_worker) {
+        if (block_work_remove(&job->work)) {
+            block_req_complete(req, ECANCELED);
+        }
+    } else if (s->use_uring) {
+        block_uring_cancel(req);
+    }
+}

@@ -1,0 +1,24 @@
+/* Shared by file.c and file-io.c. */
+#pragma once
+
+#include "engine/block/block_priv.h"
+
+typedef struct BlockFile {
+    BlockNode parent;
+    int cache;   /* property: BlockCacheMode */
+    int aio;     /* property: BlockAioEngine */
+    int locking; /* property: auto, on, off */
+    int fd;
+    bool use_uring;
+    bool is_device;                             /* a block device */
+    bool direct;                                /* O_DIRECT: see align and mem_align */
+    bool volatile_ok;                           /* cache=unsafe: flushes do nothing */
+    uint32_t mem_align;                         /* of buffers */
+    bool no_zero_range, no_punch, no_seek_hole; /* atomic: the file system has said so */
+    BlockRanges ranges;                         /* direct writes: a detour rewrites whole blocks */
+} BlockFile;
+OBJECT_DECLARE_TYPE(BlockFile, BlockNodeClass, BLOCK_FILE, TYPE_BLOCK_FILE)
+
+int block_file_sync(BlockNode *node, BlockReq *req);
+void block_file_submit(BlockNode *node, BlockReq *req);
+void block_file_cancel(BlockNode *node, BlockReq *req);

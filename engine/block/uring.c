@@ -1,0 +1,307 @@
+/*
+ * The io_uring engine: one ring for the process, owned by the main loop. Whoever holds the engine
+ * lock submits; completions come through an eventfd. No thread hop: the kernel finishes a request,
+ * the main loop wakes and calls `done`.
+ */
+#include <errno.h>
+#include <liburing.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "engine/block/block_priv.h"
+#include "engine/core/error.h"
+#include "engine/core/lock.h"
+#include "engine/core/log.h"
+#include "engine/core/main-loop.h"
+#include "engine/core/units.h"
+
+#define RING_ENTRIES 256
+
+/* One request in the ring. Its vectors are its own, because a short transfer moves them. */
+struct BlockUringReq {
+    BlockReq *req;
+    int fd;
+    uint64_t offset;
+    struct iovec *iov;
+    unsigned niov, first;
+    bool in_kernel;
+    BlockUringReq *next; /* while it waits for room in the ring */
+    struct iovec small[BLOCK_INLINE_IOV];
+};
+
+static struct {
+    struct io_uring ring;
+    unsigned refs;
+    int event_fd;
+    GSource *source;
+    BlockUringReq *waiting, **waiting_last;
+    unsigned in_kernel;
+    unsigned prepared; /* entries that the kernel has not seen */
+    unsigned plugged;
+    bool reaping;
+    Timer retry; /* the kernel was short of something */
+} engine = { .event_fd = -1 };
+
+static void prepare(BlockUringReq *u, struct io_uring_sqe *sqe)
+{
+    switch (u->req->op) {
+    case BLOCK_OP_READ:
+        io_uring_prep_readv(sqe, u->fd, u->iov + u->first, u->niov - u->first, u->offset);
+        break;
+    case BLOCK_OP_WRITE:
+        io_uring_prep_writev(sqe, u->fd, u->iov + u->first, u->niov - u->first, u->offset);
+        if (u->req->flags & BLOCK_FUA) {
+            sqe->rw_flags = RWF_DSYNC;
+        }
+        break;
+    default:
+        io_uring_prep_fsync(sqe, u->fd, IORING_FSYNC_DATASYNC);
+        break;
+    }
+    io_uring_sqe_set_data(sqe, u);
+    u->in_kernel = true;
+    engine.in_kernel++;
+    engine.prepared++;
+}
+
+static void tell_kernel(void)
+{
+    while (engine.prepared > 0) {
+        int n = io_uring_submit(&engine.ring);
+
+        if (n > 0) {
+            engine.prepared -= MIN((unsigned)n, engine.prepared);
+        } else if (n != -EINTR) {
+            /* EAGAIN, EBUSY: the kernel is short of memory or its queue is full. What is prepared
+             * stays in the ring, and goes with the next completion, request or tick. */
+            timer_arm(&engine.retry, clock_now(clock_realtime()) + NS_PER_MS);
+            break;
+        }
+    }
+}
+
+static void fill_ring(void)
+{
+    while (engine.waiting) {
+        BlockUringReq *u = engine.waiting;
+        struct io_uring_sqe *sqe = io_uring_get_sqe(&engine.ring);
+
+        if (!sqe) {
+            tell_kernel();
+            sqe = io_uring_get_sqe(&engine.ring);
+        }
+        if (!sqe) {
+            return;
+        }
+        engine.waiting = u->next;
+        if (!engine.waiting) {
+            engine.waiting_last = &engine.waiting;
+        }
+        prepare(u, sqe);
+    }
+}
+
+static void enqueue(BlockUringReq *u)
+{
+    u->next = NULL;
+    *engine.waiting_last = u;
+    engine.waiting_last = &u->next;
+}
+
+static void kick(void)
+{
+    if (engine.plugged == 0 && !engine.reaping) {
+        fill_ring();
+        tell_kernel();
+    }
+}
+
+static void uring_req_free(BlockUringReq *u)
+{
+    if (u->iov != u->small) {
+        g_free(u->iov);
+    }
+    g_free(u);
+}
+
+static void finish(BlockUringReq *u, int error)
+{
+    BlockReq *req = u->req;
+
+    req->priv = NULL;
+    uring_req_free(u);
+    block_req_complete(req, error);
+}
+
+/* What has been transferred is cut from the front of the vectors; true: nothing is left. */
+static bool advance(BlockUringReq *u, size_t n)
+{
+    u->offset += n;
+    while (u->first < u->niov && n >= u->iov[u->first].iov_len) {
+        n -= u->iov[u->first++].iov_len;
+    }
+    if (u->first < u->niov) {
+        u->iov[u->first].iov_base = (char *)u->iov[u->first].iov_base + n;
+        u->iov[u->first].iov_len -= n;
+    }
+    return u->first == u->niov;
+}
+
+static void completed(BlockUringReq *u, int res)
+{
+    u->in_kernel = false;
+    engine.in_kernel--;
+    if (res == -EINTR || res == -EAGAIN) {
+        enqueue(u);
+    } else if (res < 0) {
+        finish(u, -res);
+    } else if (u->req->op == BLOCK_OP_FLUSH) {
+        finish(u, 0);
+    } else if (advance(u, (size_t)res)) {
+        finish(u, 0);
+    } else if (res > 0) {
+        enqueue(u);
+    } else if (u->req->op == BLOCK_OP_READ) { /* the end of the file */
+        block_iov_zero(u->iov + u->first, u->niov - u->first, 0, UINT64_MAX);
+        finish(u, 0);
+    } else {
+        finish(u, ENOSPC);
+    }
+}
+
+static void reap(void)
+{
+    struct io_uring_cqe *cqe;
+
+    engine.reaping = true;
+    while (io_uring_peek_cqe(&engine.ring, &cqe) == 0) {
+        BlockUringReq *u = io_uring_cqe_get_data(cqe);
+        int res = cqe->res;
+
+        io_uring_cqe_seen(&engine.ring, cqe);
+        if (u) {
+            completed(u, res);
+        }
+    }
+    engine.reaping = false;
+    kick();
+}
+
+static void retry_fired(void *opaque)
+{
+    kick();
+}
+
+static gboolean on_event(int fd, GIOCondition cond, void *opaque)
+{
+    uint64_t count;
+
+    while (read(fd, &count, sizeof(count)) < 0 && errno == EINTR) {
+    }
+    reap();
+    return G_SOURCE_CONTINUE;
+}
+
+bool block_uring_ref(GError **error)
+{
+    int r;
+
+    if (engine.refs > 0) {
+        engine.refs++;
+        return true;
+    }
+    r = io_uring_queue_init(RING_ENTRIES, &engine.ring, IORING_SETUP_CLAMP);
+    if (r < 0) {
+        return error_set(error, ENGINE_ERROR_UNSUPPORTED, "aio=io_uring: the kernel refuses it: %s",
+                         g_strerror(-r));
+    }
+    engine.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    r = engine.event_fd < 0 ? -errno : io_uring_register_eventfd(&engine.ring, engine.event_fd);
+    if (r < 0) {
+        if (engine.event_fd >= 0) {
+            close(engine.event_fd);
+        }
+        io_uring_queue_exit(&engine.ring);
+        return error_set(error, ENGINE_ERROR_UNSUPPORTED, "aio=io_uring: no eventfd for it: %s",
+                         g_strerror(-r));
+    }
+    engine.source = main_loop_add_fd(engine.event_fd, G_IO_IN, on_event, NULL);
+    timer_setup(&engine.retry, clock_realtime(), retry_fired, NULL);
+    engine.waiting = NULL;
+    engine.waiting_last = &engine.waiting;
+    engine.refs = 1;
+    return true;
+}
+
+void block_uring_unref(void)
+{
+    if (--engine.refs > 0) {
+        return;
+    }
+    timer_disarm(&engine.retry);
+    g_source_destroy(engine.source);
+    g_source_unref(engine.source);
+    io_uring_queue_exit(&engine.ring);
+    close(engine.event_fd);
+    engine.event_fd = -1;
+}
+
+void block_uring_submit(BlockReq *req, int fd)
+{
+    BlockUringReq *u = g_new(BlockUringReq, 1);
+
+    u->req = req;
+    u->fd = fd;
+    u->offset = req->offset;
+    u->niov = req->niov;
+    u->first = 0;
+    u->in_kernel = false;
+    u->iov = req->niov > BLOCK_INLINE_IOV ? g_new(struct iovec, req->niov) : u->small;
+    memcpy(u->iov, req->iov, req->niov * sizeof(*u->iov));
+    req->priv = u;
+    enqueue(u);
+    kick();
+}
+
+void block_uring_cancel(BlockReq *req)
+{
+    BlockUringReq *u = req->priv;
+
+    if (!u) {
+        return;
+    }
+    if (u->in_kernel) {
+        struct io_uring_sqe *sqe = io_uring_get_sqe(&engine.ring);
+
+        if (sqe) { /* the answer to the cancellation itself carries no request */
+            io_uring_prep_cancel(sqe, u, 0);
+            io_uring_sqe_set_data(sqe, NULL);
+            engine.prepared++;
+            kick();
+        }
+        return;
+    }
+    for (BlockUringReq **at = &engine.waiting; *at; at = &(*at)->next) {
+        if (*at == u) {
+            *at = u->next;
+            if (!*at) {
+                engine.waiting_last = at;
+            }
+            finish(u, ECANCELED);
+            return;
+        }
+    }
+}
+
+void block_plug(void)
+{
+    engine.plugged++;
+}
+
+void block_unplug(void)
+{
+    if (--engine.plugged == 0 && engine.refs > 0) {
+        kick();
+    }
+}
