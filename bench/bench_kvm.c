@@ -71,12 +71,27 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double floor_ns;
+static double floor_ns, middle_ns;
 
+/* The mean of the middle half: finer than the median where the TSC is coarse. */
+static double middle_half(unsigned n)
+{
+    double sum = 0;
+    for (unsigned i = n / 4; i < n * 3 / 4; i++) {
+        sum += outside[i];
+    }
+    return n >= 4 ? sum / (n * 3 / 4 - n / 4) * ns_per_tick : 0;
+}
+
+/* NULL: only measures. */
 static void print_row(const char *name, double wall_ns)
 {
     unsigned n = n_outside;
     qsort(outside, n, sizeof(*outside), compare);
+    middle_ns = middle_half(n);
+    if (!name) {
+        return;
+    }
     double median = n ? outside[n / 2] * ns_per_tick : 0;
     double p90 = n ? outside[n * 9 / 10] * ns_per_tick : 0;
     printf("%-40s %9.0f %9.0f %9.0f %9.0f\n", name, median, median - floor_ns, p90, wall_ns);
@@ -176,6 +191,24 @@ static void engine_row(const char *name, const char *guest, unsigned port, bool 
     memory_region_finalize(&dev);
 }
 
+/* Rows of one table are minutes apart, and the host changes its pace: here the device alone, with a
+ * hook elsewhere and with one that its filter keeps out take turns. */
+static void filtered_out(void)
+{
+    static const Mode modes[] = { PLAIN, HOOK_OTHER_PORT, HOOK_OTHER_VALUE };
+    enum { TURNS = 7 };
+    double best[G_N_ELEMENTS(modes)];
+    for (unsigned i = 0; i < TURNS; i++) {
+        for (unsigned k = 0; k < G_N_ELEMENTS(modes); k++) {
+            engine_row(NULL, "pioloop", 0x600, true, modes[k]);
+            best[k] = i ? MIN(best[k], middle_ns) : middle_ns;
+        }
+    }
+    printf("C device, port, best of %u turns: %.1f ns; with a hook on another port %.1f ns (%.2f); "
+           "with a hook on another value %.1f ns (%.2f)\n",
+           TURNS, best[0], best[1], best[1] / best[0], best[2], best[2] / best[0]);
+}
+
 static void first_instruction(void)
 {
     double best = 1e9, kvm_share = 0;
@@ -273,6 +306,7 @@ int main(void)
     engine_row("C device, port, hook on another value", "pioloop", 0x600, true, HOOK_OTHER_VALUE);
     engine_row("C device, port, hook in C", "pioloop", 0x600, true, HOOK_MATCH);
     engine_row("C device, port, ring of the last 64", "pioloop", 0x600, true, RING_MATCH);
+    filtered_out();
     first_instruction();
     snapshot_restore();
     g_free(outside);

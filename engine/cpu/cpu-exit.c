@@ -74,10 +74,14 @@ static void ask_for_pause(VCpu *cpu, EventSource source, uint64_t addr)
 
 /* ---- hooks ------------------------------------------------------------------------------- */
 
-static EventRecord make_record(const VCpu *cpu, EventSource source)
+static EventRecord make_record(VCpu *cpu, EventSource source)
 {
     const CpuExit *e = &cpu->exit;
 
+    if (cpu->gpr_at_hand && !(cpu->state_valid & X86_STATE_GPR) &&
+        cpu->ops->get_state(cpu, X86_STATE_GPR, NULL)) {
+        cpu->state_valid |= X86_STATE_GPR;
+    }
     return (EventRecord){
         .source = source,
         .cpu = cpu->index,
@@ -127,7 +131,7 @@ static void __attribute__((noinline)) handle_string_pio(VCpu *cpu)
         if (e->write) {
             memcpy(&v, p, e->size);
         }
-        if (event_hub_armed(cpu->events, EVENT_PIO)) {
+        if (event_hub_wants(cpu->events, EVENT_PIO, e->addr, e->size, e->write, v)) {
             access_hooked(cpu, EVENT_PIO, cpu->io, &cpu->io_cache, &v);
         } else {
             address_space_access(cpu->io, &cpu->io_cache, e->addr, cpu_attrs(cpu), &v, e->size,
@@ -145,7 +149,7 @@ static inline void handle_access(VCpu *cpu, EventSource source, AddressSpace *as
 {
     CpuExit *e = &cpu->exit;
 
-    if (event_hub_armed(cpu->events, source)) {
+    if (event_hub_wants(cpu->events, source, e->addr, e->size, e->write, e->value)) {
         access_hooked(cpu, source, as, cache, &e->value);
     } else {
         address_space_access(as, cache, e->addr, cpu_attrs(cpu), &e->value, e->size, e->write);
@@ -398,7 +402,7 @@ bool cpu_handle_exit(VCpu *cpu)
     cpu->last_next = (cpu->last_next + 1) % CPU_LAST_EXITS;
     e->handled = false;
     cpu->at_exit = true;
-    if (G_LIKELY(!event_hub_armed(cpu->events, EVENT_EXIT))) {
+    if (G_LIKELY(!event_hub_wants(cpu->events, EVENT_EXIT, e->kind, 1, e->write, e->value))) {
         more = dispatch(cpu);
     } else {
         more = dispatch_exit_hooked(cpu);

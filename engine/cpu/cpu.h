@@ -102,6 +102,7 @@ struct VCpu {
 
     X86CPUState *state;   /* allocated with the object */
     unsigned state_valid; /* X86_STATE_* groups that state holds; the rest is in the accelerator */
+    bool gpr_at_hand;     /* fetching X86_STATE_GPR costs no system call at this exit; set by run */
     unsigned
         state_dirty;    /* groups to put back before the guest runs: run does that and clears it;
                            it finds state_valid cleared, and sets what it fetched on the way out */

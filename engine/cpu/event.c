@@ -68,6 +68,66 @@ static int compare_entries(const void *a, const void *b)
     return x->hook->seq < y->hook->seq ? -1 : x->hook->seq > y->hook->seq;
 }
 
+static uint64_t places_of(const EventHook *hook)
+{
+    EventSource source = hook->filter.source;
+    /* Every unit of 4 bytes, or every number, may be a class of its own. */
+    uint64_t step = source == EVENT_MMIO ? 4 : 1, places = 0;
+
+    if (hook->last - hook->filter.addr >= 64 * step) {
+        return UINT64_MAX;
+    }
+    for (uint64_t at = hook->filter.addr; at < hook->last && hook->last - at > step; at += step) {
+        places |= event_place(source, at);
+    }
+    /* The last two by their ends: a range need not begin on a unit. */
+    if (hook->last - hook->filter.addr >= step) {
+        places |= event_place(source, hook->last - step);
+    }
+    return places | event_place(source, hook->filter.addr) | event_place(source, hook->last);
+}
+
+/* What all writes that any hook of the source matches have in common. One word, so that a reader
+ * never sees the mask of one time with the value of another. */
+static uint64_t common_pattern(const HookTable *t)
+{
+    uint32_t mask = UINT32_MAX, value = 0;
+
+    for (unsigned i = 0; i < t->n; i++) {
+        const EventFilter *f = &t->entries[i].hook->filter;
+
+        if (i == 0) {
+            value = (uint32_t)f->value;
+        }
+        mask &= (uint32_t)f->mask & ~((uint32_t)f->value ^ value);
+    }
+    return (uint64_t)mask << 32 | (value & mask);
+}
+
+/* What the table's hooks want lies behind the gate at any time that both are read. */
+static void set_gate(EventHub *hub, EventSource source, const HookTable *t)
+{
+    uint64_t places[2] = { 0, 0 };
+
+    for (unsigned i = 0; t && i < t->n; i++) {
+        const EventHook *hook = t->entries[i].hook;
+        uint64_t p = places_of(hook);
+
+        places[0] |= hook->filter.directions & EVENT_READS ? p : 0;
+        places[1] |= hook->filter.directions & EVENT_WRITES ? p : 0;
+    }
+    __atomic_store_n(&hub->gate.source[source].pattern, t ? common_pattern(t) : 0,
+                     __ATOMIC_SEQ_CST);
+    for (unsigned i = 0; i < 2; i++) {
+        __atomic_store_n(&hub->gate.source[source].places[i], places[i], __ATOMIC_SEQ_CST);
+    }
+    if (t) {
+        __atomic_fetch_or(&hub->gate.armed, 1u << source, __ATOMIC_SEQ_CST);
+    } else {
+        __atomic_fetch_and(&hub->gate.armed, ~(1u << source), __ATOMIC_SEQ_CST);
+    }
+}
+
 static void publish_table(EventHub *hub, EventSource source)
 {
     HookTable *old = hub->tables[source], *t = NULL;
@@ -100,11 +160,7 @@ static void publish_table(EventHub *hub, EventSource source)
         }
     }
     rcu_publish(&hub->tables[source], t);
-    if (t) {
-        __atomic_fetch_or(&hub->armed, 1u << source, __ATOMIC_SEQ_CST);
-    } else {
-        __atomic_fetch_and(&hub->armed, ~(1u << source), __ATOMIC_SEQ_CST);
-    }
+    set_gate(hub, source, t);
     if (old) {
         rcu_defer(table_free, old);
     }

@@ -101,12 +101,55 @@ uint64_t event_ring_total(EventRing *ring);
 unsigned event_ring_copy(EventRing *ring, EventRecord *out, unsigned max); /* oldest first */
 EventHook *event_ring_hook(EventRing *ring); /* NULL once the hook was removed */
 
-/* The question on the hot path. Inlined: one load while nothing of this source is armed. */
+/*
+ * What an EventHub begins with: the questions of the hot path, answered inline by one or two loads.
+ * A "no" is sure, a "yes" is for event_hub_fire to look at. All relaxed atomics.
+ */
+typedef struct EventGate {
+    uint32_t armed; /* a bit a source */
+    struct {
+        uint64_t places[2]; /* of reads, of writes: a bit for each class of places with a hook */
+        uint64_t pattern; /* mask << 32 | value: what the low half of any write has that matches */
+    } source[EVENT_SOURCES];
+} EventGate;
+
+/* Places of a source in 64 classes. MMIO by units of four bytes; what is 64 units apart, too, falls
+ * into different classes mostly: registers of one device and bases of several do not collide. */
+static inline uint64_t event_place(EventSource source, uint64_t addr)
+{
+    uint64_t unit = source == EVENT_MMIO ? addr >> 2 : addr;
+
+    return UINT64_C(1) << ((unit ^ unit >> 6 ^ unit >> 12) & 63);
+}
+
+/* Is anything of this source armed? */
 static inline bool event_hub_armed(const EventHub *hub, EventSource source)
 {
-    /* EventHub starts with `uint32_t armed`, a bit a source (relaxed atomic). */
-    return G_UNLIKELY(__atomic_load_n((const uint32_t *)(const void *)hub, __ATOMIC_RELAXED) &
-                      (1u << source));
+    const EventGate *gate = (const EventGate *)(const void *)hub;
+
+    return G_UNLIKELY(__atomic_load_n(&gate->armed, __ATOMIC_RELAXED) & (1u << source));
+}
+
+/* May a hook want this access or event? false: none does. */
+static inline bool event_hub_wants(const EventHub *hub, EventSource source, uint64_t addr,
+                                   unsigned size, bool write, uint64_t value)
+{
+    const EventGate *gate = (const EventGate *)(const void *)hub;
+    uint64_t hooked = __atomic_load_n(&gate->source[source].places[write], __ATOMIC_RELAXED);
+    uint64_t here, pattern;
+
+    if (G_LIKELY(hooked == 0)) {
+        return false;
+    }
+    here = event_place(source, addr);
+    for (unsigned i = 1; i < size; i++) {
+        here |= event_place(source, addr + i);
+    }
+    if (G_LIKELY(!(hooked & here))) {
+        return false;
+    }
+    pattern = __atomic_load_n(&gate->source[source].pattern, __ATOMIC_RELAXED);
+    return !write || ((uint32_t)value & (uint32_t)(pattern >> 32)) == (uint32_t)pattern;
 }
 /* Offers an event: filters are matched without the engine lock; it is taken (if not held) only for
  * a match that has a function. Returns EVENT_HANDLED, EVENT_PAUSE or both or-ed. Rings keep reads

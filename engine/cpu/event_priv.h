@@ -49,7 +49,7 @@ typedef struct HookTable {
 } HookTable;
 
 struct EventHub {
-    uint32_t armed; /* first: event_hub_armed reads it. A bit a source */
+    EventGate gate; /* first: its readers know no more of a hub */
     EventArmOps ops;
     GPtrArray *hooks;                 /* all, in order of addition; engine lock */
     GPtrArray *arms;                  /* engine lock */
@@ -57,7 +57,7 @@ struct EventHub {
     HookTable *tables[EVENT_SOURCES]; /* RCU */
     uint64_t next_seq;
 };
-G_STATIC_ASSERT(offsetof(EventHub, armed) == 0);
+G_STATIC_ASSERT(offsetof(EventHub, gate) == 0);
 G_STATIC_ASSERT(EVENT_SOURCES <= 32);
 
 void event_hook_ref(EventHook *hook);

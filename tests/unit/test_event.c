@@ -515,6 +515,89 @@ START_TEST(random_hooks_match_as_a_linear_search_would)
 }
 END_TEST
 
+/* What the inline question answers "no" to, no hook may want; and it answers "no" often. */
+START_TEST(the_gate_hides_nothing_from_random_hooks)
+{
+    enum { N = 4 };
+    uint32_t seed = 777;
+    unsigned noes = 0;
+
+    for (unsigned round = 0; round < 300; round++) {
+        static Seen s[N];
+        EventSource source = round & 1 ? EVENT_MMIO : EVENT_PIO;
+        uint64_t base = round & 2 ? UINT64_MAX - 0x1fff : 0;
+        unsigned n = 1 + random_below(&seed, N);
+
+        memset(s, 0, sizeof(s));
+        for (unsigned i = 0; i < n; i++) {
+            EventFilter f = { .source = source, .cpu = -1 };
+
+            f.addr = base + random_below(&seed, 0x1fff);
+            f.len = 1 + random_below(&seed, round % 5 ? 20 : 400);
+            f.directions = (uint8_t)random_below(&seed, 4);
+            if (random_below(&seed, 2)) {
+                f.mask = random_below(&seed, 16) | (uint64_t)random_below(&seed, 4) << 40;
+                f.value = f.mask &
+                          (random_below(&seed, 16) | (uint64_t)random_below(&seed, 4) << 40);
+            }
+            add(&s[i], f);
+        }
+        for (unsigned k = 0; k < 200; k++) {
+            const EventFilter *near = event_hook_filter(s[random_below(&seed, n)].self);
+            uint64_t addr = near->addr + random_below(&seed, 40) - 10;
+            uint64_t value = random_below(&seed, 16) | (uint64_t)random_below(&seed, 4) << 40;
+            uint8_t size = (uint8_t)(1u << random_below(&seed, 4));
+            bool write = random_below(&seed, 2), wants;
+            unsigned calls = 0;
+
+            wants = event_hub_wants(hub, source, addr, size, write, value);
+            for (unsigned i = 0; i < n; i++) {
+                s[i].calls = 0;
+            }
+            fire(source, addr, value, size, write);
+            for (unsigned i = 0; i < n; i++) {
+                calls += s[i].calls;
+            }
+            ck_assert_msg(wants || calls == 0, "round %u: %#llx/%u %s was wanted", round,
+                          (unsigned long long)addr, size, write ? "write" : "read");
+            noes += !wants;
+        }
+        for (unsigned i = 0; i < n; i++) {
+            event_hook_remove(s[i].self);
+        }
+        ck_assert(!event_hub_wants(hub, source, base, 8, true, 0));
+    }
+    ck_assert_uint_gt(noes, 10000);
+}
+END_TEST
+
+START_TEST(one_hook_lets_only_its_port_direction_and_value_through_the_gate)
+{
+    static Seen s = { 0 };
+    EventHook *h = add(&s,
+                       PIO(.addr = 0x80, .directions = EVENT_WRITES, .mask = 0xff, .value = 0x77));
+    unsigned passed = 0;
+
+    ck_assert(event_hub_wants(hub, EVENT_PIO, 0x80, 1, true, 0x77));
+    ck_assert(event_hub_wants(hub, EVENT_PIO, 0x80, 1, true, 0x177));
+    ck_assert(!event_hub_wants(hub, EVENT_PIO, 0x80, 1, true, 0x78));
+    ck_assert(!event_hub_wants(hub, EVENT_PIO, 0x80, 1, false, 0x77));
+    ck_assert(!event_hub_wants(hub, EVENT_PIO, 0x81, 1, true, 0x77));
+    ck_assert(event_hub_wants(hub, EVENT_PIO, 0x7f, 2, true, 0x77));
+    for (unsigned port = 0; port < 0x10000; port++) {
+        passed += event_hub_wants(hub, EVENT_PIO, port, 1, true, 0x77);
+    }
+    ck_assert_uint_eq(passed, 0x10000 / 64);
+    event_hook_remove(h);
+    h = add(&s, ((EventFilter){ .source = EVENT_EXIT, .addr = CPU_EXIT_SHUTDOWN, .cpu = -1 }));
+    for (unsigned kind = 0; kind < CPU_EXIT_KINDS; kind++) {
+        ck_assert(event_hub_wants(hub, EVENT_EXIT, kind, 1, false, 0) ==
+                  (kind == CPU_EXIT_SHUTDOWN));
+    }
+    event_hook_remove(h);
+}
+END_TEST
+
 /* ---- threads ----------------------------------------------------------------------------- */
 
 typedef struct Firer {
@@ -619,6 +702,8 @@ static Suite *event_suite(void)
     tcase_add_test(tc, a_ring_sees_what_a_hook_answered);
     tcase_add_test(tc, a_ring_outlives_its_hub);
     tcase_add_test(tc, random_hooks_match_as_a_linear_search_would);
+    tcase_add_test(tc, the_gate_hides_nothing_from_random_hooks);
+    tcase_add_test(tc, one_hook_lets_only_its_port_direction_and_value_through_the_gate);
     tcase_add_test(tc, hooks_come_and_go_while_other_threads_fire);
     return s;
 }

@@ -364,9 +364,7 @@ bool kvm_enter(KvmVcpu *kv, bool now)
         kvm_hold_notify(a);
     }
     kv->regs_cached = run->kvm_valid_regs & KVM_SYNC_X86_REGS;
-    if (G_UNLIKELY(kv->regs_cached) && !now) {
-        kvm_take_cached_regs(kv);
-    }
+    kv->cpu->gpr_at_hand = kv->regs_cached && !now;
     TRACE(kvm_exit, kv->index, run->exit_reason, r, r < 0 ? err : 0);
     if (G_UNLIKELY(now)) {
         __atomic_store_n(&run->immediate_exit, 0, __ATOMIC_SEQ_CST);

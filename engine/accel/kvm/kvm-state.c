@@ -69,13 +69,6 @@ static bool get_gpr(KvmVcpu *kv, X86CPUState *s, GError **error)
     return true;
 }
 
-/* Hooks are armed: whoever looks at the exit finds the general registers without a system call. */
-void kvm_take_cached_regs(KvmVcpu *kv)
-{
-    regs_to_state(&kv->run->s.regs.regs, kv->cpu->state);
-    kv->cpu->state_valid |= X86_STATE_GPR;
-}
-
 static bool put_gpr(KvmVcpu *kv, const X86CPUState *s, GError **error)
 {
     struct kvm_regs r;

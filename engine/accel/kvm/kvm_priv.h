@@ -288,7 +288,6 @@ bool kvm_msrs_init(KvmVcpu *kv, GError **error);
 bool kvm_get_msrs(KvmVcpu *kv, X86CPUState *s, GError **error);
 bool kvm_put_msrs(KvmVcpu *kv, const X86CPUState *s, GError **error);
 
-void kvm_take_cached_regs(KvmVcpu *kv);
 bool kvm_linear_pc(KvmVcpu *kv, uint64_t *pc);
 
 /* kvm-memory.c */
