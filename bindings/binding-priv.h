@@ -102,4 +102,6 @@ void binding_on_error(ScriptRef *fn); /* takes the reference */
 void bundle_open(lua_State *L, const char *file, const char *scripts, const char *version);
 void bundle_close(void);
 
-void binding_open_machine_state(lua_State *L); /* part of binding_open_machine */
+bool script_bool_key(lua_State *L, int idx, const char *key); /* machine-class.c */
+void binding_open_machine_class(lua_State *L); /* these are parts of binding_open_machine */
+void binding_open_machine_state(lua_State *L);
