@@ -153,7 +153,8 @@ end
 
 -- Modules whose functions people call; the others serve these.
 docgen.modules = {
-  "vmlua", "vmlua.machine", "vmlua.event", "vmlua.sched", "vmlua.qom", "vmlua.cpuid", "vmlua.loader", "vmlua.cpio", "vmlua.symbols", "vmlua.test",
+  "vmlua", "vmlua.machine", "vmlua.vm", "vmlua.event", "vmlua.sched", "vmlua.qom", "vmlua.cpuid", "vmlua.loader", "vmlua.cpio",
+  "vmlua.symbols", "vmlua.test",
   "vmlua.text", "vmlua.pretty", "vmlua.strict", "vmlua.options", "vmlua.help", "vmlua.docgen", "vmlua.irqchip",
 }
 
@@ -226,7 +227,13 @@ function docgen.collect()
         if known[target.functions[j].short] then table.remove(target.functions, j) end
       end
       for _, f in ipairs(e.functions) do target.functions[#target.functions + 1] = f end
-      for _, f in ipairs(e.fields) do target.fields[#target.fields + 1] = f end
+      for _, f in ipairs(e.fields) do
+        local at = #target.fields + 1
+        for j, g in ipairs(target.fields) do
+          if g.name == f.name then at = j end
+        end
+        target.fields[at] = f
+      end
       table.remove(out, i)
     end
   end
