@@ -230,7 +230,8 @@ end)
 
 test("modules and a command line need a kernel that takes them", function(t)
   local image = assert(loader.parse("\xf4", "k"))
-  t.refuses("modules %(%-initrd%) need a Multiboot, PVH or Linux kernel", loader.place, image, { ram = 1 << 20, modules = { { name = "m", data = "" } } })
+  t.refuses("modules %(%-initrd%) need a Multiboot, PVH or Linux kernel", loader.place, image, {
+    ram = 1 << 20, modules = { { name = "m", data = "" } } })
   t.refuses("command line %(%-append%) needs a Multiboot, PVH or Linux kernel", loader.place, image, { ram = 1 << 20, cmdline = "x" })
 end)
 
@@ -250,7 +251,8 @@ test("a Linux kernel is laid out by its boot protocol", function(t)
   local image = assert(loader.parse(bzimage(), "k"))
   t.eq(image.format, "linux")
   t.eq(image.mode, "long")
-  local p = assert(loader.place(image, { ram = 64 << 20, cmdline = "a b", modules = { { name = "i", data = "xyz" }, { name = "j", data = "4567" } } }))
+  local p = assert(loader.place(image, { ram = 64 << 20, cmdline = "a b",
+    modules = { { name = "i", data = "xyz" }, { name = "j", data = "4567" } } }))
   local function read(addr, format)
     for _, s in ipairs(p.segments) do
       if addr >= s.addr and addr < s.addr + s.size then return (string.unpack(format, s.data, addr - s.addr + 1)) end
@@ -330,7 +332,8 @@ end)
 
 test("a cpio archive holds files, folders, links and devices as cpio lists them", function(t)
   local cpio = require "vmlua.cpio"
-  local bytes = cpio.pack { { "a/b/file", data = "hello", mode = "0755" }, { "link", link = "a/b/file" }, { "dev/console", char = { 5, 1 } } }
+  local bytes = cpio.pack { { "a/b/file", data = "hello", mode = "0755" },
+    { "link", link = "a/b/file" }, { "dev/console", char = { 5, 1 } } }
   t.eq(#bytes % 512, 0)
   local names = {}
   local at = 1
