@@ -42,9 +42,12 @@ function bundle.build(scripts, shown, out, version)
       parts[#parts + 1] = ("<s4s4i8i8s4"):pack(m.name, m.path, st.size, st.mtime_ns, string.dump(chunk))
     end
   end
-  local f = assert(io.open(out, "wb"))
+  -- In one step: a vmlua that runs, the one that makes this among them, has the old file mapped.
+  local new = out .. ".new"
+  local f = assert(io.open(new, "wb"))
   assert(f:write(table.concat(parts)))
   assert(f:close())
+  assert(os.rename(new, out))
 end
 
 return bundle
