@@ -1,5 +1,5 @@
 /*
- * CPUID policies: leaves, topology, and the answer to a query.
+ * CPUID policies: leaves, features, and the answer to a query.
  *
  * Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E.
  */
@@ -113,79 +113,9 @@ void cpuid_policy_set_feature(CpuidPolicy *p, const CpuidFeature *f, bool on)
     *reg = on ? *reg | bit : *reg & ~bit;
 }
 
-/* ---- topology ---------------------------------------------------------------------------- */
-
-/* Level types of leaves 0xb and 0x1f. */
-enum { LEVEL_INVALID = 0, LEVEL_SMT = 1, LEVEL_CORE = 2 };
-
-static void set_extended_topology(CpuidPolicy *p, uint32_t leaf, unsigned apic_id)
-{
-    const CpuidEntry levels[] = {
-        { leaf, 0, true, 0, 1, LEVEL_SMT << 8 | 0, apic_id },
-        { leaf, 1, true, 0, 1, LEVEL_CORE << 8 | 1, apic_id },
-        { leaf, 2, true, 0, 0, LEVEL_INVALID << 8 | 2, apic_id },
-    };
-    unsigned n = 0;
-
-    /* The host's levels go, whatever their number. */
-    for (unsigned i = 0; i < p->n; i++) {
-        if (p->entries[i].function != leaf) {
-            p->entries[n++] = p->entries[i];
-        }
-    }
-    p->n = n;
-    for (unsigned i = 0; i < G_N_ELEMENTS(levels); i++) {
-        cpuid_policy_set(p, &levels[i], NULL);
-    }
-}
-
-void cpuid_policy_set_topology(CpuidPolicy *p, unsigned index, unsigned count)
-{
-    CpuidEntry *base = cpuid_policy_find(p, 0, 0), *e;
-    uint32_t max_basic = base ? base->eax : 0;
-    unsigned id_bits = 0;
-
-    while (id_bits < 8 && (1u << id_bits) < count) {
-        id_bits++;
-    }
-    e = cpuid_policy_find(p, 1, 0);
-    if (e) {
-        /* Initial APIC id, one logical processor a package; CLFLUSH size and brand stay. */
-        e->ebx = (e->ebx & 0x0000ffff) | 1u << 16 | (index & 0xff) << 24;
-        e->edx &= ~(1u << 28); /* HTT: the package has but one */
-    }
-    for (unsigned i = 0; i < p->n; i++) {
-        e = &p->entries[i];
-        if ((e->function == 4 || e->function == 0x8000001d) && (e->eax & 0x1f)) {
-            /* No cache is shared and a package has one core. */
-            e->eax &= e->function == 4 ? 0x00003fff : ~(0xfffu << 14);
-        }
-    }
-    if (max_basic >= 0xb) {
-        set_extended_topology(p, 0xb, index);
-    }
-    if (max_basic >= 0x1f) {
-        set_extended_topology(p, 0x1f, index);
-    }
-    e = cpuid_policy_find(p, 0x80000008, 0);
-    if (e) {
-        e->ecx = (e->ecx & ~0xf0ffu) | id_bits << 12; /* one core; width of APIC ids */
-    }
-    e = cpuid_policy_find(p, 0x80000001, 0);
-    if (e) {
-        e->ecx &= ~(1u << 1); /* CmpLegacy */
-    }
-    e = cpuid_policy_find(p, 0x8000001e, 0);
-    if (e) {
-        e->eax = index;
-        e->ebx = index & 0xff; /* core id, one thread a core */
-        e->ecx = 0;            /* node 0, one node a package */
-    }
-}
-
 /* ---- query ------------------------------------------------------------------------------- */
 
-static bool vendor_is_amd(const CpuidPolicy *p)
+bool cpuid_policy_is_amd(const CpuidPolicy *p)
 {
     const CpuidEntry *e = find_const(p, 0, 0);
 
@@ -217,7 +147,7 @@ void cpuid_policy_query(const CpuidPolicy *p, uint32_t function, uint32_t index,
         const CpuidEntry *base = find_const(p, 0, 0);
 
         /* Intel: the data of the highest basic leaf. AMD: zeros. */
-        if (!base || vendor_is_amd(p)) {
+        if (!base || cpuid_policy_is_amd(p)) {
             return;
         }
         function = base->eax;

@@ -38,9 +38,18 @@ CpuidEntry *cpuid_policy_find(CpuidPolicy *p, uint32_t function, uint32_t index)
 bool cpuid_policy_set(CpuidPolicy *p, const CpuidEntry *e, GError **error);
 bool cpuid_policy_get_feature(CpuidPolicy *p, const CpuidFeature *f);
 void cpuid_policy_set_feature(CpuidPolicy *p, const CpuidFeature *f, bool on);
-/* Leaves that say which vCPU this is: APIC id in 1, 0xb/0x1f, 0x8000001e, for `index` of `count`
- * (sockets, one thread a core). */
-void cpuid_policy_set_topology(CpuidPolicy *p, unsigned index, unsigned count);
+bool cpuid_policy_is_amd(const CpuidPolicy *p); /* or Hygon */
+
+/* Threads a core, cores a die, dies a socket. */
+typedef struct CpuTopology {
+    uint32_t sockets, dies, cores, threads;
+} CpuTopology;
+/* Fills in what is 0: cores of one socket if all are, else 1. false + error: so many CPUs do not
+ * fit, or their APIC ids would have gaps. */
+bool cpu_topology_check(CpuTopology *t, unsigned cpus, GError **error);
+/* Leaves that say which vCPU this is and with whom it shares what: 1, 4, 0xb, 0x1f and AMD's, for
+ * the vCPU `index`, whose APIC id that is. `t` is checked. */
+void cpuid_policy_set_topology(CpuidPolicy *p, unsigned index, const CpuTopology *t);
 /* CPUID as the guest executes it: basic and extended ranges, out-of-range leaves as Intel defines.
  */
 void cpuid_policy_query(const CpuidPolicy *p, uint32_t function, uint32_t index, uint32_t out[4]);

@@ -355,10 +355,13 @@ bool machine_finish_init(Machine *m, GError **error)
     if (m->cpus->len == 0) {
         return error_set(error, ENGINE_ERROR_INVALID, "%s has no vCPU", OBJECT(m)->name);
     }
+    if (!cpu_topology_check(&m->topology, m->cpus->len, error)) {
+        return false;
+    }
     for (unsigned i = 0; i < m->cpus->len; i++) {
         VCpu *cpu = g_ptr_array_index(m->cpus, i);
 
-        cpuid_policy_set_topology(cpu->cpuid, i, m->cpus->len);
+        cpuid_policy_set_topology(cpu->cpuid, i, &m->topology);
         if (machine_accel_class(m)->set_cpuid && !machine_accel_class(m)->set_cpuid(cpu, error)) {
             return false;
         }
@@ -537,6 +540,13 @@ static const char *const on_event_words[] = { "default", "pause", "shutdown", "r
 
 static const Property machine_properties[] = {
     { PROP_FIELD_("ram-size", Machine, ram_size, PROP_SIZE, 64, 0, "Size of the main memory.") },
+    { PROP_FIELD_("sockets", Machine, topology.sockets, PROP_UINT, 32, 0,
+                  "Sockets that the vCPUs are in; 0: one.") },
+    { PROP_FIELD_("dies", Machine, topology.dies, PROP_UINT, 32, 0, "Dies a socket; 0: one.") },
+    { PROP_FIELD_("cores", Machine, topology.cores, PROP_UINT, 32, 0,
+                  "Cores a die; 0: as many as there are vCPUs, if none of the four is given.") },
+    { PROP_FIELD_("threads", Machine, topology.threads, PROP_UINT, 32, 0,
+                  "Threads a core; 0: one.") },
     { PROP_FIELD_("no-reboot", Machine, no_reboot, PROP_BOOL, 0, 0,
                   "A reset ends the machine instead.") },
     { PROP_FIELD_("on-triple-fault", Machine, on_triple_fault, PROP_ENUM, 0, 0,

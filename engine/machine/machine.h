@@ -53,6 +53,7 @@ struct Machine {
     int exit_code; /* what the launcher ends with once SHUTDOWN: isa-debug-exit and the like set it
                     */
     uint64_t ram_size;
+    CpuTopology topology; /* zeros until the board is complete: cores of one socket */
     bool no_reboot; /* a reset request ends the machine */
     OnEvent on_triple_fault;
     RamTracker *ram_tracker;

@@ -77,6 +77,7 @@ local conf_keys = {
   debugcon = "string|table|userdata", rtc = "table", console = "string|table|userdata",
   no_reboot = "boolean", on_triple_fault = "string",
 }
+local topology_levels = { sockets = "integer", dies = "integer", cores = "integer", threads = "integer" }
 -- Asked for by the user, meaningful only to a board that looks at them.
 local board_keys = { "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc" }
 
@@ -392,6 +393,9 @@ local function build(m, class, conf)
   if cpus < 1 or max and cpus > max then
     error(("%s takes 1 to %d CPUs, not %d"):format(what, max or 255, cpus), 0)
   end
+  local topology = conf.topology or {}
+  check("topology", topology, -1, { cpus = "integer", maxcpus = "integer" }, topology_levels)
+  for level in pairs(topology_levels) do m[level] = topology[level] or 0 end
   local model = conf.cpu or class.cpu
   local policy
   if model then

@@ -67,9 +67,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             set_feature(&in, p);
             break;
         case 3: {
+            CpuTopology t = { fuzz_u8(&in), fuzz_u8(&in), fuzz_u8(&in), fuzz_u8(&in) };
             unsigned count = 1 + fuzz_u8(&in);
 
-            cpuid_policy_set_topology(p, fuzz_u8(&in) % count, count);
+            if (cpu_topology_check(&t, count, NULL)) {
+                cpuid_policy_set_topology(p, fuzz_u8(&in) % count, &t);
+            }
             break;
         }
         case 4:

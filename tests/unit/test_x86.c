@@ -242,36 +242,160 @@ START_TEST(out_of_range_leaves_give_the_highest_basic_leaf_on_intel_and_zeros_on
 }
 END_TEST
 
-START_TEST(topology_gives_each_vcpu_a_package_of_its_own)
+static CpuidPolicy *host_like_policy(bool amd)
 {
-    g_autofree CpuidPolicy *p = cpuid_policy_new();
-    uint32_t out[4];
+    CpuidPolicy *p = cpuid_policy_new();
 
-    put_leaf(p, 0, -1, 0x1f, 0, 0, 0);
+    put_leaf(p, 0, -1, amd ? 0x10 : 0x16, amd ? 0x68747541 : 0, amd ? 0x444d4163 : 0,
+             amd ? 0x69746e65 : 0);
     put_leaf(p, 1, -1, 0, 0x05100800, 0, 1u << 28);
     put_leaf(p, 4, 0, 0xfc01c121, 0, 0, 0);
+    put_leaf(p, 4, 3, 0xfc03c163, 0, 0, 0);
     for (int i = 0; i < 5; i++) {
         put_leaf(p, 0xb, i, 7, 8, 9, 10);
     }
-    put_leaf(p, 0x80000000, -1, 0x80000008, 0, 0, 0);
+    put_leaf(p, 0x80000000, -1, 0x8000001e, 0, 0, 0);
+    put_leaf(p, 0x80000001, -1, 0, 0, 2, 0);
     put_leaf(p, 0x80000008, -1, 0, 0, 0x4007, 0);
-    cpuid_policy_set_topology(p, 5, 6);
+    put_leaf(p, 0x8000001d, 0, 0x3ffc121, 0, 0, 0);
+    put_leaf(p, 0x8000001d, 3, 0x3ffc163, 0, 0, 0);
+    put_leaf(p, 0x8000001e, -1, 7, 7, 7, 0);
+    return p;
+}
+
+static CpuTopology topology(unsigned sockets, unsigned dies, unsigned cores, unsigned threads,
+                            unsigned cpus)
+{
+    CpuTopology t = { sockets, dies, cores, threads };
+
+    ck_assert(cpu_topology_check(&t, cpus, NULL));
+    return t;
+}
+
+START_TEST(cpus_of_which_nothing_is_said_are_the_cores_of_one_socket)
+{
+    g_autofree CpuidPolicy *p = host_like_policy(false);
+    CpuTopology t = topology(0, 0, 0, 0, 6);
+    uint32_t out[4];
+
+    cpuid_policy_set_topology(p, 5, &t);
     cpuid_policy_query(p, 1, 0, out);
-    ck_assert_uint_eq(out[1], 0x05010800);
-    ck_assert_uint_eq(out[3], 0);
+    ck_assert_uint_eq(out[1], 0x05080800);
+    ck_assert_uint_eq(out[3], 1u << 28);
     cpuid_policy_query(p, 4, 0, out);
-    ck_assert_uint_eq(out[0], 0x121);
+    ck_assert_uint_eq(out[0], 7u << 26 | 0x121);
+    cpuid_policy_query(p, 4, 3, out);
+    ck_assert_uint_eq(out[0], 7u << 26 | 7u << 14 | 0x163);
     cpuid_policy_query(p, 0xb, 0, out);
-    ck_assert_uint_eq(out[1], 1);
-    ck_assert_uint_eq(out[2], 0x100);
-    ck_assert_uint_eq(out[3], 5);
+    ck_assert_mem_eq(out, ((uint32_t[]){ 0, 1, 0x100, 5 }), sizeof(out));
+    cpuid_policy_query(p, 0xb, 1, out);
+    ck_assert_mem_eq(out, ((uint32_t[]){ 3, 6, 0x201, 5 }), sizeof(out));
+    cpuid_policy_query(p, 0xb, 2, out);
+    ck_assert_mem_eq(out, ((uint32_t[]){ 0, 0, 2, 5 }), sizeof(out));
     cpuid_policy_query(p, 0xb, 9, out);
     ck_assert_uint_eq(out[2], 9);
     ck_assert_uint_eq(out[3], 5);
+}
+END_TEST
+
+START_TEST(a_cpu_alone_shares_nothing)
+{
+    g_autofree CpuidPolicy *p = host_like_policy(false);
+    CpuTopology t = topology(1, 1, 1, 1, 1);
+    uint32_t out[4];
+
+    cpuid_policy_set_topology(p, 0, &t);
+    cpuid_policy_query(p, 1, 0, out);
+    ck_assert_uint_eq(out[1], 0x00010800);
+    ck_assert_uint_eq(out[3], 0);
+    cpuid_policy_query(p, 4, 3, out);
+    ck_assert_uint_eq(out[0], 0x163);
+    cpuid_policy_query(p, 0xb, 1, out);
+    ck_assert_mem_eq(out, ((uint32_t[]){ 0, 1, 0x201, 0 }), sizeof(out));
+}
+END_TEST
+
+START_TEST(sockets_cores_and_threads_show_in_every_leaf)
+{
+    g_autofree CpuidPolicy *p = host_like_policy(false);
+    CpuTopology t = topology(2, 1, 4, 2, 16);
+    uint32_t out[4];
+
+    cpuid_policy_set_topology(p, 11, &t);
+    cpuid_policy_query(p, 1, 0, out);
+    ck_assert_uint_eq(out[1], 0x0b080800);
+    cpuid_policy_query(p, 4, 0, out);
+    ck_assert_uint_eq(out[0], 3u << 26 | 1u << 14 | 0x121);
+    cpuid_policy_query(p, 4, 3, out);
+    ck_assert_uint_eq(out[0], 3u << 26 | 7u << 14 | 0x163);
+    cpuid_policy_query(p, 0xb, 0, out);
+    ck_assert_mem_eq(out, ((uint32_t[]){ 1, 2, 0x100, 11 }), sizeof(out));
+    cpuid_policy_query(p, 0xb, 1, out);
+    ck_assert_mem_eq(out, ((uint32_t[]){ 3, 8, 0x201, 11 }), sizeof(out));
+}
+END_TEST
+
+START_TEST(dies_show_in_leaf_0x1f_which_then_is_there)
+{
+    g_autofree CpuidPolicy *p = host_like_policy(false);
+    CpuTopology t = topology(2, 2, 2, 2, 16);
+    uint32_t out[4];
+
+    cpuid_policy_set_topology(p, 15, &t);
+    cpuid_policy_query(p, 0, 0, out);
+    ck_assert_uint_eq(out[0], 0x1f);
     cpuid_policy_query(p, 0x1f, 1, out);
-    ck_assert_uint_eq(out[2], 0x201);
+    ck_assert_mem_eq(out, ((uint32_t[]){ 2, 4, 0x201, 15 }), sizeof(out));
+    cpuid_policy_query(p, 0x1f, 2, out);
+    ck_assert_mem_eq(out, ((uint32_t[]){ 3, 8, 0x502, 15 }), sizeof(out));
+    cpuid_policy_query(p, 0x1f, 3, out);
+    ck_assert_mem_eq(out, ((uint32_t[]){ 0, 0, 3, 15 }), sizeof(out));
+    cpuid_policy_query(p, 0xb, 1, out);
+    ck_assert_mem_eq(out, ((uint32_t[]){ 3, 8, 0x201, 15 }), sizeof(out));
+}
+END_TEST
+
+START_TEST(amd_has_its_own_leaves_for_the_same)
+{
+    g_autofree CpuidPolicy *p = host_like_policy(true);
+    CpuTopology t = topology(2, 1, 4, 2, 16);
+    uint32_t out[4];
+
+    cpuid_policy_set_topology(p, 13, &t);
+    cpuid_policy_query(p, 0x80000001, 0, out);
+    ck_assert_uint_eq(out[2], 2);
     cpuid_policy_query(p, 0x80000008, 0, out);
-    ck_assert_uint_eq(out[2], 0x3000);
+    ck_assert_uint_eq(out[2], 0x3007);
+    cpuid_policy_query(p, 0x8000001d, 0, out);
+    ck_assert_uint_eq(out[0], 1u << 14 | 0x121);
+    cpuid_policy_query(p, 0x8000001d, 3, out);
+    ck_assert_uint_eq(out[0], 7u << 14 | 0x163);
+    cpuid_policy_query(p, 0x8000001e, 0, out);
+    ck_assert_uint_eq(out[0], 13);
+    ck_assert_uint_eq(out[1], 2 | 1u << 8);
+    ck_assert_uint_eq(out[2], 1);
+}
+END_TEST
+
+START_TEST(topologies_that_cannot_be_are_refused_by_name)
+{
+    GError *error = NULL;
+    CpuTopology t = { .sockets = 1, .cores = 2 };
+
+    ck_assert(!cpu_topology_check(&t, 3, &error));
+    ck_error(error, "3 CPUs do not fit");
+    g_clear_error(&error);
+    t = (CpuTopology){ .sockets = 2, .cores = 3 };
+    ck_assert(!cpu_topology_check(&t, 6, &error));
+    ck_error(error, "cores=3 below sockets=2");
+    g_clear_error(&error);
+    t = (CpuTopology){ .sockets = 1, .cores = 3, .threads = 2 };
+    ck_assert(cpu_topology_check(&t, 6, &error));
+    t = (CpuTopology){ .sockets = 1, .cores = 1, .threads = 3 };
+    ck_assert(cpu_topology_check(&t, 3, &error));
+    t = (CpuTopology){ UINT32_MAX, UINT32_MAX, 4, UINT32_MAX };
+    ck_assert(!cpu_topology_check(&t, 3, &error));
+    g_clear_error(&error);
 }
 END_TEST
 
@@ -336,7 +460,12 @@ static Suite *x86_suite(void)
     tcase_add_test(tc, a_dump_names_mode_and_flags);
     tcase_add_test(tc, segments_are_made_as_the_cpu_loads_them);
     tcase_add_test(tc, out_of_range_leaves_give_the_highest_basic_leaf_on_intel_and_zeros_on_amd);
-    tcase_add_test(tc, topology_gives_each_vcpu_a_package_of_its_own);
+    tcase_add_test(tc, cpus_of_which_nothing_is_said_are_the_cores_of_one_socket);
+    tcase_add_test(tc, a_cpu_alone_shares_nothing);
+    tcase_add_test(tc, sockets_cores_and_threads_show_in_every_leaf);
+    tcase_add_test(tc, dies_show_in_leaf_0x1f_which_then_is_there);
+    tcase_add_test(tc, amd_has_its_own_leaves_for_the_same);
+    tcase_add_test(tc, topologies_that_cannot_be_are_refused_by_name);
     tcase_add_test(tc, features_have_one_bit_each_and_both_spellings);
     tcase_add_test(tc, a_full_policy_says_so);
     return s;
