@@ -104,6 +104,7 @@ lua_State *bindings_open(int argc, char **argv)
     binding_open_chardev_front(L);
     binding_open_text_ring(L);
     binding_open_rtc(L);
+    binding_open_display(L);
     binding_open_edit(L);
 
     lua_createtable(L, argc, 1);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/core/lock.h"
+#include "engine/core/main-loop.h"
 #include "engine/core/units.h"
 #include "engine/display/console_priv.h"
 
@@ -197,6 +198,21 @@ void console_watch_due(void *opaque)
     object_unref(con);
 }
 
+static void look_soon(void *opaque)
+{
+    Console *con = opaque;
+
+    if (con->ops) {
+        console_watches_check(con);
+    }
+    object_unref(con);
+}
+
+void console_watches_soon(Console *con)
+{
+    bh_once(look_soon, object_ref(con));
+}
+
 ConsoleWatch *console_watch_text(Console *con, const char *text, bool already, ConsoleTextFn fn,
                                  ConsoleTextFn gone, void *opaque)
 {
@@ -213,14 +229,15 @@ ConsoleWatch *console_watch_text(Console *con, const char *text, bool already, C
     if (!w->con) {
         return w; /* nothing will ever come */
     }
-    if (!already) {
+    if (already) {
+        console_watches_soon(con); /* also while the machine stands */
+    } else {
         w->standing = console_shows_text(con, text);
         w->looked = con->text_generation;
     }
     con->watches = g_slist_append(con->watches, w);
     if (first) {
-        /* The first look of those that count what is there already comes at once. */
-        timer_arm(&con->watch_timer, clock_now(con->clock));
+        console_watches_arm(con);
     }
     return w;
 }

@@ -249,9 +249,16 @@ void console_detach(Console *con)
 void console_kick(Console *con)
 {
     if (con && con->ops) {
-        con->stale = true;
-        console_watches_arm(con);
         console_watches_check(con);
+    }
+}
+
+void console_state_loaded(Console *con)
+{
+    con->stale = true;
+    console_watches_arm(con);
+    if (con->watches) {
+        console_watches_soon(con);
     }
 }
 

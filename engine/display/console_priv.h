@@ -6,4 +6,5 @@
 void console_watch_due(void *opaque); /* a TimerFn; opaque: Console */
 void console_watches_arm(Console *con);
 void console_watches_check(Console *con);
+void console_watches_soon(Console *con);
 void console_watches_gone(Console *con);

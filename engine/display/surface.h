@@ -117,8 +117,11 @@ static inline uint32_t *console_pixels(const Console *con, unsigned y)
 void console_damage(Console *con, unsigned x, unsigned y, unsigned width, unsigned height);
 /* The next refresh draws everything: state was restored, a palette is new. Any time. */
 void console_invalidate(Console *con);
-/* Timers are armed anew and texts looked for: the machine's clock jumped or its state changed. */
+/* Texts are looked for now: the machine's clock stops. NULL is fine. */
 void console_kick(Console *con);
+/* State was loaded: everything is drawn again, timers are armed anew, as the clock may have jumped,
+ * and texts are looked for soon, when memory has come back too. */
+void console_state_loaded(Console *con);
 /* Room for columns * rows cells; those there were are in no order. */
 void console_text_resize(ConsoleText *text, unsigned columns, unsigned rows);
 
@@ -137,7 +140,7 @@ const char *console_text_utf8(Console *con);
 
 /* Calls fn when `text` (UTF-8; '\n' goes from one row to the next) comes to stand on the screen: it
  * was not there when looked before, and is now. With `already` what stands there at the beginning
- * counts, from the first look on, which is made by the machine's clock or console_kick. Looks every
+ * counts: the first look comes soon, from the main loop. Looks every
  * 10 ms of the machine's time, which costs a comparison of the cells while they stay the same. fn
  * may free the watch; `gone` (may be NULL) is told when the console is detached, and the watch is
  * of no use from then on but to be freed. */

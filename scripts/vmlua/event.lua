@@ -189,6 +189,17 @@ local function new_source(machine, what, arm, ring)
   return setmetatable({ machine = machine, what = what, _arm = arm, _ring = ring }, Source)
 end
 
+--- A source of another module: what it is for messages, how a hook is armed, how a ring is made.
+---@param machine machine
+---@param what string
+---@param arm fun(fn: fun(cpu: x86-cpu?, x: table): any, once: boolean): table
+---@param ring fun(n: integer): table
+---@return Source
+function event.source(machine, what, arm, ring)
+  local source = new_source(machine, what, arm, ring)
+  return source
+end
+
 local function hub_source(machine, what, filter)
   return new_source(machine, what,
     function(fn) return machine:_hook(filter, fn) end,

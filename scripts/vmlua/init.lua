@@ -9,7 +9,7 @@ local modules = {
   machine = "vmlua.machine", event = "vmlua.event", sched = "vmlua.sched", qom = "vmlua.qom", cpuid = "vmlua.cpuid",
   test = "vmlua.test", acpi = "vmlua.acpi", loader = "vmlua.loader", cpio = "vmlua.cpio", symbols = "vmlua.symbols",
   pretty = "vmlua.pretty", text = "vmlua.text",
-  strict = "vmlua.strict", log = "vmlua.core.log", fs = "vmlua.core.fs",
+  strict = "vmlua.strict", screen = "vmlua.screen", log = "vmlua.core.log", fs = "vmlua.core.fs",
 }
 
 ---@class vmlua

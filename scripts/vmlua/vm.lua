@@ -241,6 +241,13 @@ for _, name in ipairs { "pio", "mmio", "msr", "hypercall", "exec", "irq", "exit"
     return vm[name](...)
   end
 end
+local console = api.methods "console"
+for _, name in ipairs { "text", "match" } do
+  console[name] = function(...)
+    require "vmlua.screen"
+    return console[name](...)
+  end
+end
 local chardev = api.methods "chardev"
 function chardev.text(...)
   require "vmlua.event"

@@ -194,7 +194,7 @@ static bool vga_post_load(void *opaque, unsigned version, GError **error)
     vga->font_written = true;
     vga_window_hide(vga); /* whatever it was, it is made anew */
     vga_window_update(vga);
-    console_kick(vga->con);
+    console_state_loaded(vga->con);
     return true;
 }
 

@@ -1,0 +1,661 @@
+/*
+ * Screens as scripts see them: vm.screen, its characters, pixels and pictures, and texts that are
+ * waited for. The source `screen:text "…"` is made of _watch and _ring by scripts/vmlua/screen.lua.
+ *
+ * Everything that reads pixels brings the picture up to date first.
+ */
+#include "bindings/binding.h"
+
+#include "engine/display/surface.h"
+#include "engine/machine/machine.h"
+
+#define WATCH    "console-watch"
+#define RING     "console-ring"
+#define RING_MAX 1000000
+
+static Console *check_console(lua_State *L)
+{
+    return binding_check_object(L, 1, TYPE_CONSOLE);
+}
+
+static Console *check_alive(lua_State *L)
+{
+    Console *con = check_console(L);
+    if (!con->ops) {
+        luaL_error(L, "%s: its device is gone", object_get_name(OBJECT(con)));
+    }
+    return con;
+}
+
+/* ---- characters ----------------------------------------------------------------------------- */
+
+static int no_text(lua_State *L, const Console *con)
+{
+    lua_pushnil(L);
+    lua_pushfstring(L, "the screen is in a graphics mode (%d x %d)", (int)con->width,
+                    (int)con->height);
+    return 2;
+}
+
+static int con_text(lua_State *L)
+{
+    Console *con = check_console(L);
+    const char *text = console_text_utf8(con);
+    if (!text) {
+        console_refresh(con);
+        return no_text(L, con);
+    }
+    lua_pushstring(L, text);
+    return 1;
+}
+
+static void push_cell(lua_State *L, const Console *con, const ConsoleCell *cell)
+{
+    char utf8[8];
+    const int n = g_unichar_to_utf8(console_cell_unicode(con, cell), utf8);
+    lua_createtable(L, 0, 6);
+    lua_pushlstring(L, utf8, (size_t)n);
+    lua_setfield(L, -2, "char");
+    lua_pushinteger(L, cell->code);
+    lua_setfield(L, -2, "code");
+    lua_pushinteger(L, cell->fg);
+    lua_setfield(L, -2, "fg");
+    lua_pushinteger(L, cell->bg);
+    lua_setfield(L, -2, "bg");
+    lua_pushboolean(L, cell->flags & CELL_BLINK);
+    lua_setfield(L, -2, "blink");
+    lua_pushboolean(L, cell->flags & CELL_UNDERLINE);
+    lua_setfield(L, -2, "underline");
+}
+
+static int con_cells(lua_State *L)
+{
+    Console *con = check_console(L);
+    const ConsoleText *text = console_text(con);
+    if (!text) {
+        console_refresh(con);
+        return no_text(L, con);
+    }
+    lua_createtable(L, (int)text->rows, 0);
+    for (unsigned row = 0; row < text->rows; row++) {
+        lua_createtable(L, (int)text->columns, 0);
+        for (unsigned col = 0; col < text->columns; col++) {
+            push_cell(L, con, &text->cells[row * text->columns + col]);
+            lua_rawseti(L, -2, (lua_Integer)col + 1);
+        }
+        lua_rawseti(L, -2, (lua_Integer)row + 1);
+    }
+    return 1;
+}
+
+static int con_cursor(lua_State *L)
+{
+    Console *con = check_console(L);
+    const ConsoleText *text = console_text(con);
+    if (!text || !text->cursor_visible) {
+        lua_pushnil(L);
+        return 1;
+    }
+    lua_pushinteger(L, (lua_Integer)text->cursor_column + 1);
+    lua_pushinteger(L, (lua_Integer)text->cursor_row + 1);
+    return 2;
+}
+
+static int con_get_mode(lua_State *L)
+{
+    lua_pushstring(L, console_text(check_console(L)) ? "text" : "graphics");
+    return 1;
+}
+
+/* ---- pixels --------------------------------------------------------------------------------- */
+
+static Console *refreshed(lua_State *L)
+{
+    Console *con = check_console(L);
+    console_refresh(con);
+    return con;
+}
+
+static int con_refresh(lua_State *L)
+{
+    lua_pushinteger(L, (lua_Integer)refreshed(L)->generation);
+    return 1;
+}
+
+static int con_size(lua_State *L)
+{
+    const Console *con = refreshed(L);
+    lua_pushinteger(L, con->width);
+    lua_pushinteger(L, con->height);
+    return 2;
+}
+
+static int con_pixel(lua_State *L)
+{
+    const Console *con = refreshed(L);
+    const unsigned x = (unsigned)binding_check_range(L, 2, 0, con->width - 1, "x");
+    const unsigned y = (unsigned)binding_check_range(L, 3, 0, con->height - 1, "y");
+    lua_pushinteger(L, console_pixels(con, y)[x] & 0xffffff);
+    return 1;
+}
+
+static int con_png(lua_State *L)
+{
+    const Console *con = refreshed(L);
+    const char *path = luaL_checkstring(L, 2);
+    GError *error = NULL;
+    if (!png_write(path, con->surface, &error)) {
+        return binding_fail(L, error);
+    }
+    lua_pushboolean(L, true);
+    return 1;
+}
+
+typedef struct Box {
+    unsigned x, y, width, height;
+} Box;
+
+static unsigned box_number(lua_State *L, int idx, int i, unsigned max)
+{
+    lua_rawgeti(L, idx, i);
+    lua_Integer v = lua_tointeger(L, -1);
+    if (!lua_isinteger(L, -1) || v < 0 || v > (lua_Integer)max) {
+        luaL_error(L, "roi: value %d is to be 0 to %d", i, (int)max);
+    }
+    lua_pop(L, 1);
+    return (unsigned)v;
+}
+
+/* { x, y, width, height } within the screen; all of it where idx holds nothing. */
+static Box check_box(lua_State *L, int idx, const Console *con)
+{
+    Box box = { 0, 0, con->width, con->height };
+    if (lua_isnoneornil(L, idx)) {
+        return box;
+    }
+    luaL_checktype(L, idx, LUA_TTABLE);
+    box.x = box_number(L, idx, 1, con->width - 1);
+    box.y = box_number(L, idx, 2, con->height - 1);
+    box.width = box_number(L, idx, 3, con->width - box.x);
+    box.height = box_number(L, idx, 4, con->height - box.y);
+    if (!box.width || !box.height) {
+        luaL_error(L, "roi: it is empty");
+    }
+    return box;
+}
+
+static int con_hash(lua_State *L)
+{
+    const Console *con = refreshed(L);
+    const Box box = check_box(L, 2, con);
+    luaL_Buffer b;
+    char *to = luaL_buffinitsize(L, &b, 65);
+    char *hash = picture_hash(con->surface, box.x, box.y, box.width, box.height);
+    g_strlcpy(to, hash, 65);
+    g_free(hash);
+    luaL_pushresultsize(&b, 64);
+    return 1;
+}
+
+static bool has_size(pixman_image_t *image, unsigned width, unsigned height)
+{
+    return (unsigned)pixman_image_get_width(image) == width &&
+           (unsigned)pixman_image_get_height(image) == height;
+}
+
+/* The box of an image of the whole screen; else the image, which is of the box. Consumes it. */
+static pixman_image_t *crop(pixman_image_t *image, const Console *con, const Box *box)
+{
+    if (has_size(image, box->width, box->height) || !has_size(image, con->width, con->height)) {
+        return image;
+    }
+    pixman_image_t *part = pixman_image_create_bits(PIXMAN_a8r8g8b8, (int)box->width,
+                                                    (int)box->height, NULL, 0);
+    const unsigned stride = (unsigned)pixman_image_get_stride(image) / 4;
+    for (unsigned y = 0; part && y < box->height; y++) {
+        memcpy(pixman_image_get_data(part) +
+                   (size_t)y * (unsigned)pixman_image_get_stride(part) / 4,
+               pixman_image_get_data(image) + (size_t)(box->y + y) * stride + box->x,
+               box->width * sizeof(uint32_t));
+    }
+    pixman_image_unref(image);
+    return part;
+}
+
+static pixman_image_t *read_part(const char *path, const Console *con, const Box *box,
+                                 GError **error)
+{
+    pixman_image_t *image = png_read(path, error);
+    if (!image) {
+        return NULL;
+    }
+    const int width = pixman_image_get_width(image), height = pixman_image_get_height(image);
+    image = crop(image, con, box);
+    if (image && !has_size(image, box->width, box->height)) {
+        g_set_error(error, g_quark_from_static_string("vmlua-screen"), 0,
+                    "%s has %d x %d pixels, what is compared %u x %u", path, width, height,
+                    box->width, box->height);
+        pixman_image_unref(image);
+        return NULL;
+    }
+    return image;
+}
+
+/* screen:_compare(file, roi, mask, tolerance) -> compared, different, worst, x, y */
+static int con_compare(lua_State *L)
+{
+    const Console *con = refreshed(L);
+    const char *path = luaL_checkstring(L, 2);
+    const Box box = check_box(L, 3, con);
+    const char *mask_path = luaL_optstring(L, 4, NULL);
+    const unsigned tolerance = (unsigned)binding_check_range(L, 5, 0, 255, "tolerance");
+    GError *error = NULL;
+    PictureDiff diff = { 0 };
+    pixman_image_t *mask = NULL, *reference = read_part(path, con, &box, &error);
+    if (reference && mask_path) {
+        mask = read_part(mask_path, con, &box, &error);
+    }
+    if (!error && reference) {
+        picture_compare(con->surface, box.x, box.y, reference, mask, tolerance, &diff);
+    }
+    if (mask) {
+        pixman_image_unref(mask);
+    }
+    if (reference) {
+        pixman_image_unref(reference);
+    }
+    if (error) {
+        return binding_fail(L, error);
+    }
+    lua_pushinteger(L, (lua_Integer)diff.compared);
+    lua_pushinteger(L, (lua_Integer)diff.different);
+    lua_pushinteger(L, diff.worst);
+    lua_pushinteger(L, diff.x);
+    lua_pushinteger(L, diff.y);
+    return 5;
+}
+
+static int con_get_width(lua_State *L)
+{
+    lua_pushinteger(L, refreshed(L)->width);
+    return 1;
+}
+
+static int con_get_height(lua_State *L)
+{
+    lua_pushinteger(L, refreshed(L)->height);
+    return 1;
+}
+
+static int con_get_generation(lua_State *L)
+{
+    lua_pushinteger(L, (lua_Integer)refreshed(L)->generation);
+    return 1;
+}
+
+/* ---- texts that are waited for -----------------------------------------------------------------
+ */
+
+typedef struct TextWatch {
+    Console *con;
+    ConsoleWatch *watch;
+    ScriptRef *fn;
+    struct WatchBox *box; /* NULL: its handle was collected */
+    uint64_t hits;
+    bool in_call, dead;
+} TextWatch;
+typedef struct WatchBox {
+    TextWatch *watch; /* NULL: removed */
+    uint64_t hits;
+} WatchBox;
+
+static void watch_free(TextWatch *w)
+{
+    if (w->box) {
+        w->box->hits = w->hits;
+        w->box->watch = NULL;
+    }
+    console_watch_free(w->watch);
+    script_ref_free(w->fn);
+    object_unref(w->con);
+    g_free(w);
+}
+
+static void watch_drop(TextWatch *w)
+{
+    if (w->in_call) {
+        w->dead = true;
+    } else {
+        watch_free(w);
+    }
+}
+
+static void watch_gone(void *opaque)
+{
+    watch_drop(opaque);
+}
+
+/* An error in a callback pauses the machine that the screen belongs to. */
+static void callback_failed(Console *con, GError *error)
+{
+    for (Object *o = OBJECT(con); o; o = o->parent) {
+        if (object_dynamic_cast(o, TYPE_MACHINE)) {
+            machine_fail(MACHINE(o), error->message);
+            g_error_free(error);
+            return;
+        }
+    }
+    binding_report(error);
+}
+
+static void on_text(void *opaque)
+{
+    TextWatch *w = opaque;
+    lua_State *L = binding_state();
+    GError *error = NULL;
+    w->hits++;
+    if (!script_ref_push(L, w->fn)) {
+        return;
+    }
+    char what[160];
+    g_strlcpy(what, script_ref_what(w->fn), sizeof what);
+    lua_pushinteger(L, (lua_Integer)w->con->text_generation);
+    w->in_call = true;
+    if (!binding_call(L, 1, 0, true, what, &error)) {
+        callback_failed(w->con, error);
+    }
+    w->in_call = false;
+    if (w->dead) {
+        watch_free(w);
+    }
+}
+
+/* screen:_watch(text, fn, already) */
+static int con_watch(lua_State *L)
+{
+    Console *con = check_alive(L);
+    const char *text = luaL_checkstring(L, 2);
+    luaL_checktype(L, 3, LUA_TFUNCTION);
+    luaL_argcheck(L, *text, 2, "an empty text is everywhere");
+    const bool already = lua_toboolean(L, 4);
+    WatchBox *box = binding_new_userdata(L, WATCH, sizeof *box);
+    ScriptRef *fn = script_ref_new(L, 3, OBJECT(con), "screen text");
+    TextWatch *w = g_new0(TextWatch, 1);
+    w->fn = fn;
+    w->con = CONSOLE(object_ref(con));
+    w->box = box;
+    box->watch = w;
+    w->watch = console_watch_text(con, text, already, on_text, watch_gone, w);
+    return 1;
+}
+
+static int watch_gc(lua_State *L)
+{
+    /* A watch belongs to its screen, not to its handle: it stays armed. */
+    WatchBox *box = lua_touserdata(L, 1);
+    if (box->watch) {
+        box->watch->box = NULL;
+        box->watch = NULL;
+    }
+    return 0;
+}
+
+static int watch_remove(lua_State *L)
+{
+    WatchBox *box = binding_check_userdata(L, 1, WATCH);
+    TextWatch *w = box->watch;
+    if (w) {
+        box->hits = w->hits;
+        box->watch = NULL;
+        w->box = NULL;
+        watch_drop(w);
+    }
+    return 0;
+}
+
+static int watch_get_hits(lua_State *L)
+{
+    const WatchBox *box = binding_check_userdata(L, 1, WATCH);
+    lua_pushinteger(L, (lua_Integer)(box->watch ? box->watch->hits : box->hits));
+    return 1;
+}
+
+static int watch_get_how(lua_State *L)
+{
+    const WatchBox *box = binding_check_userdata(L, 1, WATCH);
+    lua_pushstring(L, box->watch ? "looks every 10 ms" : "removed");
+    return 1;
+}
+
+static int watch_get_armed(lua_State *L)
+{
+    const WatchBox *box = binding_check_userdata(L, 1, WATCH);
+    lua_pushboolean(L, box->watch != NULL);
+    return 1;
+}
+
+/* ---- rings ----------------------------------------------------------------------------------- */
+
+typedef struct Occurrence {
+    uint64_t generation;
+    int64_t time; /* of the machine */
+} Occurrence;
+
+typedef struct TextRing {
+    Console *con;
+    ConsoleWatch *watch; /* NULL: removed, or its screen is gone */
+    uint64_t total;
+    unsigned n;
+    Occurrence list[];
+} TextRing;
+
+static void ring_text(void *opaque)
+{
+    TextRing *r = opaque;
+    r->list[r->total++ % r->n] = (Occurrence){ r->con->text_generation,
+                                               r->con->clock ? clock_now(r->con->clock) : 0 };
+}
+
+static void ring_disarm(TextRing *r)
+{
+    console_watch_free(r->watch);
+    r->watch = NULL;
+}
+
+static void ring_gone(void *opaque)
+{
+    ring_disarm(opaque);
+}
+
+static void ring_free(void *opaque)
+{
+    TextRing *r = opaque;
+    ring_disarm(r);
+    object_unref(r->con);
+    g_free(r);
+}
+
+static int ring_gc(lua_State *L)
+{
+    TextRing **box = lua_touserdata(L, 1);
+    if (*box) {
+        binding_defer(ring_free, *box);
+        *box = NULL;
+    }
+    return 0;
+}
+
+/* screen:_ring(text, n) */
+static int con_ring(lua_State *L)
+{
+    Console *con = check_alive(L);
+    const char *text = luaL_checkstring(L, 2);
+    luaL_argcheck(L, *text, 2, "an empty text is everywhere");
+    const unsigned n = (unsigned)binding_check_range(L, 3, 1, RING_MAX, "ring size");
+    TextRing **box = binding_new_userdata(L, RING, sizeof *box);
+    TextRing *r = g_malloc0(sizeof *r + n * sizeof r->list[0]);
+    r->n = n;
+    r->con = CONSOLE(object_ref(con));
+    r->watch = console_watch_text(con, text, false, ring_text, ring_gone, r);
+    *box = r;
+    lua_pushvalue(L, 2);
+    lua_setiuservalue(L, -2, 1);
+    return 1;
+}
+
+static TextRing *check_ring(lua_State *L)
+{
+    TextRing **box = binding_check_userdata(L, 1, RING);
+    if (!*box) {
+        luaL_error(L, "this ring was removed");
+    }
+    return *box;
+}
+
+static int ring_list(lua_State *L)
+{
+    const TextRing *r = check_ring(L);
+    const unsigned count = (unsigned)MIN(r->total, r->n);
+    const uint64_t first = r->total - count;
+    lua_getiuservalue(L, 1, 1);
+    lua_createtable(L, (int)count, 0);
+    for (unsigned i = 0; i < count; i++) {
+        const Occurrence x = r->list[(first + i) % r->n];
+        lua_createtable(L, 0, 4);
+        lua_pushliteral(L, "text");
+        lua_setfield(L, -2, "kind");
+        lua_pushvalue(L, 2);
+        lua_setfield(L, -2, "text");
+        lua_pushinteger(L, (lua_Integer)x.generation);
+        lua_setfield(L, -2, "value");
+        lua_pushinteger(L, x.time);
+        lua_setfield(L, -2, "time");
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+static int ring_remove(lua_State *L)
+{
+    TextRing **box = binding_check_userdata(L, 1, RING);
+    if (*box) {
+        ring_free(*box);
+        *box = NULL;
+    }
+    return 0;
+}
+
+static int ring_get_total(lua_State *L)
+{
+    lua_pushinteger(L, (lua_Integer)check_ring(L)->total);
+    return 1;
+}
+
+static int ring_get_how(lua_State *L)
+{
+    lua_pushstring(L, check_ring(L)->watch ? "looks every 10 ms" : "closed");
+    return 1;
+}
+
+/* ---- the screens of a machine -----------------------------------------------------------------
+ */
+
+/* Calls itself for what is below; pushes consoles into the list on top of the stack. */
+static void collect(lua_State *L, Object *obj)
+{
+    for (unsigned i = 0; i < object_child_count(obj); i++) {
+        Object *child = object_child_at(obj, i);
+        if (object_dynamic_cast(child, TYPE_CONSOLE)) {
+            binding_push_object(L, child);
+            lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+        }
+        luaL_checkstack(L, 4, "screens");
+        collect(L, child);
+    }
+}
+
+static int machine_get_screens(lua_State *L)
+{
+    Object *m = binding_check_object(L, 1, TYPE_MACHINE);
+    lua_newtable(L);
+    collect(L, m);
+    return 1;
+}
+
+static int machine_get_screen(lua_State *L)
+{
+    machine_get_screens(L);
+    lua_rawgeti(L, -1, 1);
+    return 1;
+}
+
+static const ApiFunction console_methods[] = {
+    { "_text", con_text, "(): string?, string?", "What screen:text() answers." },
+    { "_cells", con_cells, "(): table[][]?, string?", "What screen:text{ cells = true } answers." },
+    { "cursor", con_cursor, "(): integer?, integer?",
+      "Column and row of the cursor, from 1; nil when none shows, and in graphics modes." },
+    { "refresh", con_refresh, "(): integer",
+      "Brings the picture up to date; its generation, which rises when a pixel has changed." },
+    { "size", con_size, "(): integer, integer", "Width and height in pixels." },
+    { "pixel", con_pixel, "(x: integer, y: integer): integer",
+      "0xRRGGBB; from 0, 0 at the top "
+      "left." },
+    { "png", con_png, "(file: string): boolean?, string?", "Writes the picture to a PNG file." },
+    { "hash", con_hash, "(roi?: integer[]): string",
+      "SHA-256 of size and pixels, of all or of { x, y, width, height }: equal pictures, equal "
+      "hashes." },
+    { "_compare", con_compare,
+      "(file: string, roi?: integer[], mask?: string, tolerance: integer): integer?, "
+      "integer|string, integer?, integer?, integer?",
+      "What screen:match is made of: compared, different, worst, x, y." },
+    { "_watch", con_watch,
+      "(text: string, fn: fun(generation: integer), already: boolean): console-watch",
+      "Calls fn when text comes to stand on the screen; screen:text(…) is the way to say it." },
+    { "_ring", con_ring, "(text: string, n: integer): console-ring",
+      "Keeps the last n times that text came; screen:text(…):trace(n) is the way to say it." },
+    { 0 },
+};
+static const ApiField console_fields[] = {
+    { "width", con_get_width, NULL, "integer", "In pixels." },
+    { "height", con_get_height, NULL, "integer", "In pixels." },
+    { "generation", con_get_generation, NULL, "integer",
+      "Rises when the picture has changed since it was looked at last." },
+    { "mode", con_get_mode, NULL, "string", "\"text\" or \"graphics\"." },
+    { 0 },
+};
+static const ApiFunction watch_methods[] = {
+    { "remove", watch_remove, "()", "Ends it; fine to call twice, and from its own callback." },
+    { 0 },
+};
+static const ApiField watch_fields[] = {
+    { "hits", watch_get_hits, NULL, "integer", "How often it called." },
+    { "how", watch_get_how, NULL, "string", "How it is served." },
+    { "armed", watch_get_armed, NULL, "boolean", "False once removed or its screen is gone." },
+    { 0 },
+};
+static const ApiFunction ring_methods[] = {
+    { "list", ring_list, "(): table[]", "What it holds, oldest first: text, value, time, kind." },
+    { "remove", ring_remove, "()", "Ends and frees it." },
+    { 0 },
+};
+static const ApiField ring_fields[] = {
+    { "total", ring_get_total, NULL, "integer", "How often the text came." },
+    { "how", ring_get_how, NULL, "string", "How it is served." },
+    { 0 },
+};
+static const ApiField machine_fields[] = {
+    { "screen", machine_get_screen, NULL, "console?",
+      "What its first display shows; nil without one." },
+    { "screens", machine_get_screens, NULL, "console[]", "Those of all displays." },
+    { 0 },
+};
+
+void binding_open_display(lua_State *L)
+{
+    binding_userdata_class(L, WATCH, "A function that waits for a text on a screen.", watch_methods,
+                           watch_fields, watch_gc);
+    binding_userdata_class(L, RING, "A ring of the last times a text came on a screen.",
+                           ring_methods, ring_fields, ring_gc);
+    binding_class(L, TYPE_CONSOLE, "What a display shows.", console_methods, console_fields);
+    binding_class(L, TYPE_MACHINE, NULL, NULL, machine_fields);
+}
