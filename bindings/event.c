@@ -8,6 +8,7 @@
  */
 #include "bindings/binding-priv.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "engine/core/error.h"
@@ -122,6 +123,32 @@ static int event_newindex(lua_State *L)
         return luaL_error(L, "an event's %s cannot be assigned to (value and fault can)", key);
     }
     return 0;
+}
+
+/* "pio write of 1 byte at 0x80: 0x41 (cpu 1)" */
+static int event_tostring(lua_State *L)
+{
+    const EventBox *box = luaL_checkudata(L, 1, EVENT);
+    const EventRecord *r = box->record;
+    char text[160], cpu[24] = "";
+
+    if (!r) {
+        lua_pushliteral(L, "event (over)");
+        return 1;
+    }
+    if (r->cpu >= 0) {
+        g_snprintf(cpu, sizeof cpu, " (cpu %d)", r->cpu + 1);
+    }
+    if (r->size) {
+        g_snprintf(text, sizeof text, "%s %s of %u byte%s at 0x%" PRIx64 ": 0x%" PRIx64 "%s",
+                   event_source_name(r->source), r->write ? "write" : "read", r->size,
+                   r->size == 1 ? "" : "s", r->addr, r->value, cpu);
+    } else {
+        g_snprintf(text, sizeof text, "%s 0x%" PRIx64 ": 0x%" PRIx64 "%s",
+                   event_source_name(r->source), r->addr, r->value, cpu);
+    }
+    lua_pushstring(L, text);
+    return 1;
 }
 
 static EventBox *new_event(lua_State *L)
@@ -569,6 +596,7 @@ void binding_open_event(lua_State *L)
     static const luaL_Reg event_meta[] = {
         { "__index", event_index },
         { "__newindex", event_newindex },
+        { "__tostring", event_tostring },
         { NULL, NULL },
     };
     luaL_newmetatable(L, EVENT);

@@ -113,7 +113,7 @@ static void wake_watch(void)
 static void remember(lua_State *L, const ScriptThread *st)
 {
     if (st == script_main_thread() && ended.why != st->why) {
-        luaL_traceback(L, L, NULL, 1);
+        luaL_traceback(L, L, NULL, 0);
         g_free(ended.traceback);
         ended.traceback = g_strdup(lua_tostring(L, -1));
         ended.why = st->why;
@@ -139,7 +139,10 @@ static void interrupt_hook(lua_State *L, lua_Debug *ar)
         lua_sethook(L, NULL, 0, 0);
     }
     remember(L, st);
-    luaL_error(L, "%s", st->why ? st->why : "interrupted");
+    luaL_where(L, 0); /* what runs; in a hook its caller would be level 1 */
+    lua_pushstring(L, st->why ? st->why : "interrupted");
+    lua_concat(L, 2);
+    lua_error(L);
 }
 
 static void set_interrupt_hook(ScriptThread *st)

@@ -105,14 +105,38 @@ static void hide_breakpoints(const Space *s, hwaddr addr, void *buf, uint64_t le
     }
 }
 
-/* nil, "0xf0000: rom bios refuses writes" */
-static int access_failed(lua_State *L, const Space *s, hwaddr addr, bool is_write)
+/* nil, "memory: nothing is mapped at 0x8000000": the first byte of the span that nothing answers
+ * for, else what is at its beginning. */
+static int write_failed(lua_State *L, const Space *s, hwaddr addr, uint64_t len)
 {
-    char *what = address_space_describe(space_as(s), addr);
+    const char *space = s->io ? "I/O" : "memory";
+    hwaddr at = addr;
+    bool unassigned = false;
+    char text[64];
+
+    rcu_enter();
+    const FlatView *view = address_space_flat_view(space_as(s));
+    while (len && !unassigned) {
+        const FlatRange *r = flat_view_find(view, at);
+        if (!r) {
+            unassigned = true;
+        } else if (r->last - at >= len - 1) {
+            len = 0;
+        } else {
+            len -= r->last - at + 1;
+            at = r->last + 1;
+        }
+    }
+    rcu_leave();
     lua_pushnil(L);
-    lua_pushfstring(L, "%s: %s takes no such %s", s->io ? "I/O" : "memory", what,
-                    is_write ? "write" : "read");
-    g_free(what);
+    g_snprintf(text, sizeof text, "nothing is mapped at 0x%" PRIx64, at);
+    if (unassigned) {
+        lua_pushfstring(L, "%s: %s", space, text);
+    } else {
+        char *what = address_space_describe(space_as(s), addr);
+        lua_pushfstring(L, "%s: %s takes no such write", space, what);
+        g_free(what);
+    }
     return 2;
 }
 
@@ -136,7 +160,7 @@ static int space_write(lua_State *L)
     const char *bytes = luaL_checklstring(L, 3, &len);
     hwaddr addr = check_span(L, s, 2, len);
     if (address_space_write(space_as(s), addr, MEMTXATTRS_NONE, bytes, len) != MEMTX_OK) {
-        return access_failed(L, s, addr, true);
+        return write_failed(L, s, addr, len);
     }
     lua_pushboolean(L, true);
     return 1;
@@ -149,7 +173,7 @@ static int space_poke(lua_State *L)
     const char *bytes = luaL_checklstring(L, 3, &len);
     hwaddr addr = check_span(L, s, 2, len);
     if (address_space_write_rom(space_as(s), addr, bytes, len) != MEMTX_OK) {
-        return access_failed(L, s, addr, true);
+        return write_failed(L, s, addr, len);
     }
     lua_pushboolean(L, true);
     return 1;
@@ -186,7 +210,7 @@ static int write_sized(lua_State *L, unsigned size)
     MemTxResult res;
     address_space_stn(space_as(s), addr, value, size, MEMTXATTRS_NONE, &res);
     if (res != MEMTX_OK) {
-        return access_failed(L, s, addr, true);
+        return write_failed(L, s, addr, size);
     }
     lua_pushboolean(L, true);
     return 1;
@@ -220,7 +244,7 @@ static int space_fill(lua_State *L)
     while (len) {
         uint64_t n = MIN(len, sizeof chunk);
         if (address_space_write(space_as(s), addr, MEMTXATTRS_NONE, chunk, n) != MEMTX_OK) {
-            return access_failed(L, s, addr, true);
+            return write_failed(L, s, addr, len);
         }
         addr += n;
         len -= n;

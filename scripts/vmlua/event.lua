@@ -28,7 +28,7 @@ function Source:__tostring()
 end
 
 -- A refusal is the mistake of whoever called the verb: no place in this file belongs into it.
-local function refusal(err) return (tostring(err):gsub("^[^\n]-vmlua/event%.lua:%d+: ", "")) end
+local refusal = text.without_place
 
 local function served(arm, ...)
   local ok, handle = pcall(arm, ...)

@@ -34,12 +34,35 @@ local function print_entry(out, e)
   end
 end
 
+-- How people call what they have: `help "vm:pio"`.
+local usual = {
+  vm = "machine", m = "machine", dev = "device", cpu = "x86-cpu", src = "Source", source = "Source", h = "event-hook",
+  hook = "event-hook", handle = "event-hook", ring = "event-ring", chr = "chardev", port = "chardev", serial = "chardev",
+  task = "Task", mem = "address-space", memory = "address-space", io = "address-space", region = "memory-region",
+  obj = "object", x = "event", line = "vmlua.irq", front = "vmlua.front",
+}
+
+-- "vm.memory:read" is a member of what the field is: an address space.
+local function spelled(entries, name)
+  local head, sep, member = name:match "^(.-)([%.:])([%w_]+)$"
+  if not head then return usual[name] or name end
+  local last = head:gsub("%[%d+%]$", ""):match "([%w_]+)$"
+  if last == "cpus" then last = "cpu" end
+  for _, e in ipairs(entries) do
+    if e.name == head then return name end -- a module or class of that very name
+  end
+  local class = usual[last or ""]
+  return class and class:match "[%w_%-]+$" .. sep .. member or name
+end
+
 local function by_name(entries, name)
   local out, names = {}, {}
+  local asked = name
+  name = spelled(entries, name)
   for _, e in ipairs(entries) do
     names[#names + 1] = e.name
     names[#names + 1] = e.name:match("[%w_%-]+$")
-    if e.name == name or e.name:match("[%w_%-]+$") == name then print_entry(out, e) end
+    if e.name == name or asked == name and e.name:match("[%w_%-]+$") == name then print_entry(out, e) end
   end
   local plain = name:gsub("^vmlua%.", ""):gsub(":", ".")
   for _, e in ipairs(entries) do
@@ -50,10 +73,13 @@ local function by_name(entries, name)
       end
     end
     for _, f in ipairs(e.fields) do
-      if f.name == name then out[#out + 1] = ("%s.%s: %s\n    %s"):format(e.name, f.name, f.type or "any", f.doc or "") end
+      local short = e.name:match("[%w_%-]+$")
+      if f.name == name or short .. "." .. f.name == name or short .. ":" .. f.name == name then out[#out + 1] = ("%s.%s: %s\n    %s"):format(e.name, f.name, f.type or "any", f.doc or "") end
     end
   end
   if #out > 0 then return out end
+  local register = name:match "^x86%-cpu%.(%l[%l%d]+)$"
+  if register then return { name, "    A register, where the CPU has one of that name: cpu:get() lists them; cpu:set{ … } sets several." } end
   return { text.unknown("name", name, names) }
 end
 

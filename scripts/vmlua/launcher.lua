@@ -154,6 +154,7 @@ local function print_properties(type_name)
   local qom = require "vmlua.core.qom"
   local list, err = qom.properties(type_name)
   if not list then options.usage_error("%s", err or ("unknown type " .. type_name)) end
+  if #list == 0 then print(type_name .. " has no properties") end
   for _, p in ipairs(list) do
     print(("  %-20s %-12s %s%s"):format(p.name, p.type or "", p.doc or "",
       p.default ~= nil and (" (default: %s)"):format(tostring(p.default)) or ""))
@@ -199,9 +200,13 @@ local queries = {
     for _, p in ipairs(require("vmlua.core.log").trace_points()) do print(("  %-32s %s"):format(p.name, p.format)) end
   end,
   device = function(detail)
-    if detail then return print_properties(detail) end
+    if detail then
+      local why = require("vmlua.vm").refuse_type(detail)
+      if why then options.usage_error("-device: %s", why) end
+      return print_properties(detail)
+    end
     local qom = require "vmlua.core.qom"
-    print "Devices:"
+    print "Devices (-device NAME,help lists the properties):"
     for _, c in ipairs(qom.classes "device") do
       if not c.abstract and c.user_creatable ~= false then print(("  %-20s %s"):format(c.name, c.doc or "")) end
     end
@@ -366,6 +371,14 @@ local function stay(vm, s, session, console)
   return left
 end
 
+-- A message about what the user asked for names the option, and is wrong use.
+local function option_of(err)
+  local key, rest = tostring(err):match "^(%l+): (.*)$"
+  local known = { ram = "m", machine = "machine", device = "device" }
+  if not key or not known[key] or options.is_usage_error(err) then return err end
+  return options.make_usage_error(("-%s: %s"):format(known[key], rest))
+end
+
 --- Builds a machine from a class and settings and runs it to its end. Answers the exit status.
 ---@param class any
 ---@param s LaunchSettings
@@ -383,7 +396,7 @@ function launcher.launch(class, s)
   local ran, built, result = run_task(pcall, machine.new, class, s.conf)
   local status = judge(ran, built)
   if status then return status end
-  if not built then return judge(false, result) end
+  if not built then return judge(false, option_of(result)) end
   vm = result
   if s.run.pidfile then write_pidfile(s.run.pidfile) end
   local process = require "vmlua.core.process"

@@ -314,14 +314,14 @@ local function add_devices(m, list, what)
   for i, spec in ipairs(list or {}) do
     if type(spec) == "string" then spec = { spec } end
     if type(spec) ~= "table" or type(spec[1]) ~= "string" then
-      error(("%s %d: a type name at [1] expected"):format(what, i), 0)
+      error(("%s: a type name at [1] of %d expected"):format(what, i), 0)
     end
     local props = {}
     for k, v in pairs(spec) do
       if k ~= 1 then props[k] = v end
     end
     local dev, err = vm.make_device(m, spec[1], props)
-    if not dev then error(err, 0) end
+    if not dev then error(("%s: %s"):format(what, err), 0) end
   end
 end
 
@@ -354,6 +354,7 @@ local function build(m, class, conf)
 
   local ram, err = text.size(conf.ram or class.ram or "128M")
   if not ram then error(("%s: ram: %s"):format(what, err), 0) end
+  if ram == 0 or ram % 4096 ~= 0 then error(("ram: %d bytes are no whole number of 4 KiB pages"):format(ram), 0) end
   m.ram_size = ram
   m.no_reboot = (conf.no_reboot or class.no_reboot) and true or false
   m.on_triple_fault = conf.on_triple_fault or class.on_triple_fault or "default"
@@ -381,10 +382,9 @@ local function build(m, class, conf)
     if key == "memory-backend" then
       data.ram_backend = memory_backend(m, conf, value)
       m.ram_size = data.ram_backend.size
-    elseif type(value) == "string" then
-      m:parse(key, value)
     else
-      m[key] = value
+      local set, why_not = pcall(type(value) == "string" and m.parse or m.set, m, key, value)
+      if not set then error("machine: " .. text.without_place(why_not), 0) end
     end
   end
 
@@ -465,14 +465,14 @@ function machine.new(board, conf)
   check("machine " .. class.name, conf, 2, conf_keys, option_keys(class))
   local m, err = core.new(class.name, conf.name)
   if not m then error(err, 2) end
-  local ok, problem = xpcall(build, function(e)
-    if type(e) ~= "string" then return e end
-    -- What the board's author did wrong is at his line; what the user asked for needs no place.
-    return e
-  end, m, class, conf)
+  -- What the board's author did wrong is at his line; what the user asked for needs no place.
+  local ok, problem = pcall(build, m, class, conf)
   if not ok then
     m:close()
-    if type(problem) == "string" and not problem:match "^[^\n:]+:%d+: " then error(problem, 2) end
+    if type(problem) == "string" then
+      problem = text.without_place(problem)
+      if not problem:match "^[^\n:]+:%d+: " then error(problem, 2) end
+    end
     error(problem, 0)
   end
   return m

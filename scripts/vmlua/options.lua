@@ -25,6 +25,11 @@ function options.usage_error(format, ...)
 end
 local refuse = options.usage_error
 
+--- The error value itself, for who has a message already.
+---@param message string
+---@return table
+function options.make_usage_error(message) return setmetatable({ usage = true, message = message }, Usage) end
+
 --- Whether an error value is one of the command line.
 ---@param e any
 ---@return boolean

@@ -53,6 +53,15 @@ function text.unknown(what, word, words)
   return ('unknown %s "%s"%s'):format(what, word, near and (' (did you mean "%s"?)'):format(near) or "")
 end
 
+--- An error's text without the places of vmlua's own files that stand before it: the mistake is its caller's.
+---@param message any
+---@return string
+function text.without_place(message)
+  local s, n = tostring(message), 1
+  while n > 0 do s, n = s:gsub("^[^\n:]*/vmlua/[%w_%-/]+%.lua:%d+: ", "") end
+  return s
+end
+
 local suffixes = { b = 0, k = 10, m = 20, g = 30, t = 40, p = 50, e = 60 }
 
 --- Bytes from an integer or a text like "64K", "1.5G", "0x1000". A bare number counts `unit` bytes.

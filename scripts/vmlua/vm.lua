@@ -59,7 +59,8 @@ end
 function get.ram(m)
   local data = api.data(m)
   if not data.ram then
-    local region, err = m:region { kind = "ram", name = "ram", size = m.ram_size, backend = data.ram_backend }
+    local ok, region, err = pcall(m.region, m, { kind = "ram", name = "ram", size = m.ram_size, backend = data.ram_backend })
+    if not ok then region, err = nil, text.without_place(region) end
     if not region then error(("%s of RAM: %s"):format(text.format_size(m.ram_size), err), 0) end
     data.ram = region
   end
@@ -77,11 +78,31 @@ local function wire_isa(dev)
   end
 end
 
+-- Why there is no such device to make; nil: there is.
+function own.refuse_type(name)
+  local qom = require "vmlua.core.qom"
+  local class = qom.class(name)
+  if not class then
+    local names = {}
+    for _, c in ipairs(qom.classes "device") do
+      if c.user_creatable ~= false then names[#names + 1] = c.name end
+    end
+    return text.unknown("device", tostring(name), names)
+  end
+  for _, ancestor in ipairs(qom.ancestors(name)) do
+    if ancestor == "device" then
+      return class.abstract and ("'%s' is a kind of devices, not one that can be made"):format(name) or nil
+    end
+  end
+  return ("'%s' is no device"):format(name)
+end
+
 -- Makes, sets and realizes a device; nil and a message without a place in this file.
 function own.make_device(m, type, props)
+  local why = own.refuse_type(type)
+  if why then return nil, why end
   local ok, dev = pcall(require("vmlua.core.qom").new, type)
-  if not ok then return nil, dev end
-  if not dev:is_a "device" then return nil, ("'%s' is no device"):format(type) end
+  if not ok then return nil, text.without_place(dev) end
   local id, err
   for k, v in pairs(props or {}) do
     if k == "id" then
@@ -89,7 +110,7 @@ function own.make_device(m, type, props)
     else
       if k == "chardev" and _G.type(v) == "string" then
         ok, v = pcall(chardev_of, v, m)
-        if not ok then return nil, v end
+        if not ok then return nil, text.without_place(v) end
       end
       -- Text is read as the command line's is: "0x2f8", "on", "2G".
       if _G.type(v) == "string" then
@@ -97,7 +118,7 @@ function own.make_device(m, type, props)
       else
         ok, err = pcall(dev.set, dev, k, v)
       end
-      if not ok then return nil, err end
+      if not ok then return nil, text.without_place(err) end
     end
   end
   ok, err = dev:realize(m, id)
@@ -159,8 +180,10 @@ end
 ---@param addr integer|string
 ---@return integer size
 function vm:load(path, addr)
+  if type(path) ~= "string" then error(("load: the name of a file expected, got %s"):format(type(path)), 2) end
   path = resolve(self, path)
-  local size, err = self.memory:load(path, addr)
+  local ok, size, err = pcall(self.memory.load, self.memory, path, addr)
+  if not ok then error("load: " .. text.without_place(size), 2) end
   if not size then error(err, 2) end
   if not api.data(self).built then
     local handle = self
@@ -170,11 +193,15 @@ function vm:load(path, addr)
 end
 
 --- Writes bytes into memory (ROM too), now and again at each reset.
----@param addr integer
+---@param addr integer|string
 ---@param bytes string
 function vm:place(addr, bytes)
+  local at, why = text.size(addr)
+  if not at then error("place: " .. why, 2) end
+  if type(bytes) ~= "string" then error(("place: bytes as a string expected, got %s"):format(type(bytes)), 2) end
+  addr = at
   local ok, err = self.memory:poke(addr, bytes)
-  if not ok then error(err, 2) end
+  if not ok then error("place: " .. err, 2) end
   if not api.data(self).built then
     local handle = self
     self:on_reset(function() assert(handle.memory:poke(addr, bytes)) end)
@@ -230,7 +257,7 @@ function vm:restore(snapshot)
   data.restoring = true -- on the way it is paused, which is nothing to wake up for
   local ok, err = pcall(restore, self, snapshot)
   data.restoring = nil
-  if not ok then error((tostring(err):gsub("^[^\n]-vmlua/vm%.lua:%d+: ", "")), 2) end -- refused: it goes on as it was
+  if not ok then error(text.without_place(err), 2) end -- refused: it goes on as it was
   sched.interrupt(self, "restored")
 end
 

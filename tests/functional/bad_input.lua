@@ -55,9 +55,9 @@ test("a device with an unknown property, type or value is refused by name", func
 end)
 
 test("the same of -device on the command line is refused in one line", function(t)
-  one_line(t, run(t, "bare.lua", "-idle", "-device", "isa-seriel"), "isa%-seriel.*isa%-serial")
-  one_line(t, run(t, "bare.lua", "-idle", "-device", "isa-serial,iobsae=1"), "iobsae.*iobase")
-  one_line(t, run(t, "bare.lua", "-idle", "-device", "isa-serial,iobase=there"), "iobase.*there")
+  one_line(t, run(t, "bare.lua", "-idle", "-device", "isa-seriel"), "isa%-seriel.*isa%-serial", 2)
+  one_line(t, run(t, "bare.lua", "-idle", "-device", "isa-serial,iobsae=1"), "iobsae.*iobase", 2)
+  one_line(t, run(t, "bare.lua", "-idle", "-device", "isa-serial,iobase=there"), "iobase.*there", 2)
 end)
 
 test("a device that -device adds is there", function(t)
@@ -291,4 +291,21 @@ test("an undeclared global is an error that names it, in a script", function(t)
   r = run(t, t.file("leak.lua", "counter = 1\n"))
   t.eq(r.status, 1)
   t.match(r.err, "leak%.lua:1: assignment to undeclared global 'counter'")
+end)
+
+test("what a board puts where no memory is, is refused with the address", function(t)
+  local vm = t.machine("bare", { idle = true })
+  t.raises("place: memory: nothing is mapped at 0xfffff000", vm.place, vm, 0xfffff000, "abc")
+  t.raises("place: memory: nothing is mapped at 0x1000000$", vm.place, vm, 0xfffffe, "abc")
+  t.raises("bad_input.lua:%d+: place: expected a size", function() vm:place("x", "abc") end)
+  t.raises("bad_input.lua:%d+: place: bytes as a string expected, got table", function() vm:place(0, {}) end)
+  t.raises("bad_input.lua:%d+: load: the name of a file", function() vm:load(nil, 0) end)
+end)
+
+test("a mistake in the settings of a machine is at the caller's line", function(t)
+  local machine = require "vmlua.machine"
+  local function make(conf) return function() local vm = machine.new("bare", conf) return vm end end
+  t.raises("^[^\n]*bad_input.lua:%d+: ram: 1024 bytes", make { idle = true, ram = "1K" })
+  t.raises("^[^\n]*bad_input.lua:%d+: device: unknown device", make { idle = true, device = { { "zork" } } })
+  t.raises("^[^\n]*bad_input.lua:%d+: machine: bare", make { idle = true, props = { foo = 1 } })
 end)

@@ -37,6 +37,16 @@ test("help has a topic for each thing that is generated", function(t)
   t.match(run(t, "help", "reference").out, "^# Script reference")
   t.match(run(t, "help", "luals").out, "^%-%-%-@meta")
   t.match(run(t, "help", "loader.parse").out, "Reads an image out of the bytes of a file")
+  -- The names that people give to what they have.
+  t.match(run(t, "help", "vm:pio").out, "^machine:pio%(")
+  t.match(run(t, "help", "dev:pio").out, "^device:pio%(")
+  t.match(run(t, "help", "src:on").out, "^Source:on%(")
+  t.match(run(t, "help", "h:remove").out, "^event%-hook:remove%(")
+  t.match(run(t, "help", "vm.memory:read").out, "^address%-space:read%(")
+  t.match(run(t, "help", "vm.cpus[1]:dump").out, "^x86%-cpu:dump%(")
+  t.match(run(t, "help", "cpu.rip").out, "A register")
+  t.match(run(t, "help", "vm.status").out, "^machine%.status")
+  t.match(run(t, "help", "vm").out, "^class machine")
   local r = run(t, "help", "lodaer")
   t.eq(r.status, 2)
   t.match(r.err, 'unknown name "lodaer" %(did you mean')
@@ -116,6 +126,15 @@ test("wrong options end with status 2 and say what was wrong", function(t)
     { { "bare.lua", "-enabel-kvm" }, 'unknown option "%-enabel%-kvm" %(did you mean "%-enable%-kvm"%?%)' },
     { { "bare.lua", "-vnc", ":1" }, "%-vnc: needs the display subsystem" },
     { { "bare.lua", "-m", "much" }, "%-m: expected a size" },
+    { { "bare.lua", "-idle", "-m", "1K" }, "^vmlua: %-m: 1024 bytes are no whole number of 4 KiB pages" },
+    { { "-machine", "bare,foo=1", "-idle" }, "^vmlua: %-machine: bare%-0: a 'bare' has no property 'foo'" },
+    { { "bare.lua", "-machine", "bare,no-rebot=on", "-idle" }, "did you mean 'no%-reboot'" },
+    { { "bare.lua", "-idle", "-device", "isa-serail" }, '^vmlua: %-device: unknown device "isa%-serail" %(did you mean "isa%-serial"' },
+    { { "bare.lua", "-idle", "-device", "machine" }, "^vmlua: %-device: 'machine' is no device" },
+    { { "bare.lua", "-idle", "-device", "device" }, "'device' is a kind of devices" },
+    { { "bare.lua", "-idle", "-device", "isa-serial,iobas=1" }, "did you mean 'iobase'" },
+    { { "-device", "machine,help" }, "'machine' is no device" },
+    { { "-device", "isa-serail,help" }, 'did you mean "isa%-serial"' },
     { { "bare.lua", "-m" }, "%-m: expected an argument" },
     { { "bare.lua", "-smp", "0" }, "%-smp: cpus: expected a number" },
     { { "bare.lua", "stray" }, '"stray" is not an option' },

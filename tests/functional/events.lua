@@ -166,3 +166,16 @@ guest("a restore that is refused ends no wait", function(t)
   t.eq({ task:join() }, { "shutdown", "over" })
   second:cancel()
 end)
+
+guest("an event says what it is, also when it is over", function(t)
+  local vm = t.machine(board())
+  local seen, kept
+  vm:pio { port = 0x80, write = true }:on(function(_, x)
+    seen, kept = tostring(x), x
+    return "pause"
+  end)
+  vm:resume()
+  vm:wait { rt = 20 }
+  t.eq(seen, "pio write of 1 byte at 0x80: 0x0 (cpu 1)")
+  t.eq(tostring(kept), "event (over)")
+end)

@@ -302,3 +302,73 @@ end)]])
   t.eq(r.status, 1)
   t.match(r.out, "not ok 2 %- [^\n]*: no process is left behind\n")
 end)
+
+test("a test that loops without a pause is ended where it is, with the machine's report, and the next one runs", function(t)
+  local r = run(t, [[
+test("it spins", { timeout = 1 }, function(t)
+  local vm = t.machine("bare", { idle = true })
+  local function spin() while true do end end
+  spin()
+end)
+test("it catches errors", { timeout = 1 }, function()
+  while true do pcall(function() while true do end end) end
+end)
+test("it sleeps where it cannot yield", { timeout = 1 }, function()
+  table.sort({ 1, 2 }, function() require("vmlua.sched").sleep(60) end)
+end)
+test("its cleanup spins", function(t) t.cleanup(function() error "in the cleanup" end) end)
+test("the next one holds", function() end)]])
+  t.eq(r.status, 1)
+  t.match(r.out, "not ok 1 %- [^\n]*it spins\n#   [^\n]*case.lua:4: timed out after 1 seconds without a pause\n")
+  t.match(r.out, "case.lua:4: in [^\n]*spin")
+  t.match(r.out, "case.lua:5: in function")
+  t.match(r.out, "#   machine /machines/bare%-0: paused")
+  t.match(r.out, "#   cpu 1:")
+  t.match(r.out, "not ok 2 %- [^\n]*it catches errors\n#   timed out after 1 seconds without a pause\n")
+  t.match(r.out, "not ok 3 %- [^\n]*it sleeps where it cannot yield\n#   [^\n]*timed out after 1 seconds")
+  t.match(r.out, "not ok 4 %- [^\n]*\n#   cleanup failed: [^\n]*in the cleanup\n")
+  t.match(r.out, "\nok 5 %- [^\n]*the next one holds\n")
+end)
+
+test("a file that loops while it is loaded is ended with what it was", function(t)
+  local r = run(t, "while true do end", "--timeout", "1")
+  t.eq(r.status, 1)
+  t.match(r.out, "case.lua:2: loading took longer than 1 seconds")
+end)
+
+test("Ctrl-C ends the tests, and the processes that they started", function(t)
+  local path = t.file("case.lua", [[
+local test = require "vmlua.test"
+test("waits", function(t)
+  local path = t.file("wait.lua", "io.write('ready ', require('vmlua.core.process').pid(), '\\n') io.flush() require('vmlua.sched').sleep(60)")
+  t.vmlua { path, on_start = function(_, r)
+    t.wait_for(function() return r.out:find "\n" end)
+    io.stderr:write("child ", r.out)
+  end }
+end)]])
+  local r = t.vmlua { "test", "--verbose", path, on_start = function(child, r)
+    -- What a test says is shown when it has ended: the process is looked for instead.
+    local fs = require "vmlua.core.fs"
+    t.wait_for(function() return #(fs.listdir("/proc/" .. child.pid .. "/task/" .. child.pid) or {}) > 0 end)
+    t.wait_for(function()
+      local f = io.open(("/proc/%d/task/%d/children"):format(child.pid, child.pid))
+      local pids = f and f:read "a" or ""
+      if f then f:close() end
+      local grandchild = pids:match "%d+"
+      local g = grandchild and io.open(("/proc/%s/task/%s/children"):format(grandchild, grandchild))
+      r.grandchildren = g and g:read "a" or ""
+      if g then g:close() end
+      return r.grandchildren:match "%d+"
+    end)
+    child:kill(2)
+  end }
+  t.eq(r.status, 130)
+  t.match(r.err, "interrupted; 0 passed")
+  local pid = t.match(r.grandchildren, "%d+")
+  t.wait_for(function()
+    local f = io.open("/proc/" .. pid .. "/cmdline")
+    local line = f and f:read "a" or ""
+    if f then f:close() end
+    return not line:find("wait.lua", 1, true)
+  end)
+end)
