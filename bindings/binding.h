@@ -173,6 +173,7 @@ void binding_open_machine(lua_State *L); /* vmlua.core.machine, class "machine",
 void binding_open_chardev(lua_State *L); /* vmlua.core.chardev, class "chardev" */
 void binding_open_chardev_front(lua_State *L); /* dev:front: the device's end */
 void binding_open_text_ring(lua_State *L);     /* chr:text(…):trace(n) */
+void binding_open_input(lua_State *L);         /* class "input": keys and pointers */
 void binding_open_rtc(lua_State *L);           /* class "mc146818rtc" */
 void binding_open_display(lua_State *L);       /* class "console", vm.screen */
 void binding_open_edit(lua_State *L);    /* vmlua.core.edit: a line editor driven by the loop */

@@ -51,7 +51,8 @@ static int l_set_time(lua_State *L)
 
 static const ApiFunction methods[] = {
     { "get_nvram", l_get_nvram, "(self, index: integer): integer",
-      "A byte of the clock and its RAM as the guest would read it: 0 to 127 those of ports 0x70 and "
+      "A byte of the clock and its RAM as the guest would read it: 0 to 127 those of ports 0x70 "
+      "and "
       "0x71,\n128 to 255 those of 0x72 and 0x73." },
     { "set_nvram", l_set_nvram, "(self, index: integer, value: integer)",
       "Writes a byte. The RAM is on a battery: it keeps the byte through resets." },

@@ -54,6 +54,14 @@ function get.serial(m)
   return list
 end
 
+--- Its keyboard, to type on: vm.keyboard:type "ls\n".
+---@return Keyboard
+function get.keyboard(m) return require("vmlua.input").keyboard(m) end
+
+--- Its mouse: vm.mouse:click().
+---@return Mouse
+function get.mouse(m) return require("vmlua.input").mouse(m) end
+
 --- The machine's RAM as a region, of the size that was asked for: m.memory:add(0, m.ram).
 ---@return memory-region
 function get.ram(m)
