@@ -9,6 +9,40 @@
 #include "engine/core/lock.h"
 #include "engine/core/main-loop.h"
 
+/* The root goes below its drive when it belongs to nobody. */
+static bool take_root(BlockBackend *be, BlockNode *root, GError **error)
+{
+    if (root && !OBJECT(root)->parent && !OBJECT(root)->gone &&
+        !object_add_child(OBJECT(be), "node", OBJECT(root), error)) {
+        return false;
+    }
+    be->root = root ? block_node_use(root) : NULL;
+    return true;
+}
+
+static void drop_root(BlockBackend *be)
+{
+    BlockNode *root = g_steal_pointer(&be->root);
+
+    if (root && OBJECT(root)->parent == OBJECT(be)) {
+        object_unparent(OBJECT(root));
+    }
+    block_node_unuse(root);
+}
+
+void block_backend_unparent(Object *obj)
+{
+    BlockBackend *be = BLOCK_BACKEND(obj);
+
+    block_detach(be);
+    for (BlockAio *aio = be->first; aio; aio = aio->next) {
+        if (aio->state != AIO_STARTED) {
+            block_cancel(aio);
+        }
+    }
+    drop_root(be);
+}
+
 BlockBackend *block_backend_new(Object *parent, const char *id, BlockNode *root, GError **error)
 {
     static unsigned unnamed; /* engine lock; names only have to differ */
@@ -24,7 +58,6 @@ BlockBackend *block_backend_new(Object *parent, const char *id, BlockNode *root,
     }
     name = id ? g_strdup(id) : g_strdup_printf("drive%u", unnamed++);
     be->id = g_strdup(name);
-    be->root = (BlockNode *)object_ref(root);
     if (!parent) {
         parent = object_get_container(object_get_root(), "drives");
     }
@@ -33,6 +66,10 @@ BlockBackend *block_backend_new(Object *parent, const char *id, BlockNode *root,
         be = NULL;
     } else {
         object_unref(be); /* the tree's remains */
+        if (!take_root(be, root, error)) {
+            object_unparent(OBJECT(be));
+            be = NULL;
+        }
     }
     g_free(name);
     return be;
@@ -164,7 +201,7 @@ static bool take_out(BlockBackend *be, bool force, GError **error)
         return false;
     }
     block_forget_held_back(be);
-    object_unref(g_steal_pointer(&be->root));
+    drop_root(be);
     block_quiesce_end(be);
     return true;
 }
@@ -188,10 +225,10 @@ bool block_eject(BlockBackend *be, bool force, GError **error)
 
 bool block_change_medium(BlockBackend *be, BlockNode *root, bool force, GError **error)
 {
-    if (!block_node_open(root, error) || !take_out(be, force, error)) {
+    if (!block_node_open(root, error) || !take_out(be, force, error) ||
+        !take_root(be, root, error)) {
         return false;
     }
-    be->root = (BlockNode *)object_ref(root);
     be->tray_open = false;
     tell_device(be);
     return true;

@@ -109,7 +109,7 @@ static void start(BlockBackend *be, BlockAio *aio)
     if (!be->write_cache && (aio->op == BLOCK_OP_WRITE || aio->op == BLOCK_OP_ZERO)) {
         aio->req.flags |= BLOCK_FUA;
     }
-    aio->node = (BlockNode *)object_ref(be->root);
+    aio->node = block_node_use(be->root);
     block_node_submit(aio->node, &aio->req);
 }
 
@@ -229,8 +229,7 @@ static void aio_done(BlockReq *req)
 
     be->started--;
     be->writes_started -= changes_medium(aio->op);
-    object_unref(aio->node);
-    aio->node = NULL;
+    block_node_unuse(g_steal_pointer(&aio->node));
     account(be, aio, error);
     if (error && policy == BLOCK_ERROR_STOP) {
         hold(be, aio, error);
@@ -610,11 +609,12 @@ static void backend_instance_finalize(Object *obj)
             break;
         }
     }
-    object_unref(be->root);
+    block_node_unuse(be->root);
 }
 
 static void backend_class_init(ObjectClass *klass, const void *data)
 {
+    klass->unparent = block_backend_unparent;
     object_class_add_properties(klass, backend_properties, G_N_ELEMENTS(backend_properties));
 }
 

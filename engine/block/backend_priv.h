@@ -43,4 +43,4 @@ struct BlockBackend {
 OBJECT_DECLARE_TYPE(BlockBackend, ObjectClass, BLOCK_BACKEND, TYPE_BLOCK_BACKEND)
 
 BlockBackend *block_backends_first(void);
-bool block_drain_for(BlockBackend *be, GError **error);
+void block_backend_unparent(Object *obj);

@@ -45,18 +45,20 @@ struct BlockReq {
 struct BlockNode {
     Object parent;
     uint64_t length; /* bytes; atomic: a file's grows on a worker */
-    bool opened;
+    bool opened, opening;
+    unsigned users; /* backends, nodes and requests that hold it open */
     bool read_only; /* property; open may set it (auto-read-only) */
     bool auto_read_only;
     bool discard; /* property: unmap */
     int discard_mode;
     int detect_zeroes;
-    bool probed;      /* its format was guessed from the content */
-    unsigned depth;   /* nodes above it in its backing chain */
-    char *node_name;  /* property */
-    char *filename;   /* property of those that have one */
-    Object *file;     /* link: the child that filters and formats read */
-    Object *backing;  /* link: what an overlay does not hold */
+    bool probed;                         /* its format was guessed from the content */
+    unsigned depth;                      /* nodes above it in its backing chain */
+    char *node_name;                     /* property */
+    char *filename;                      /* property of those that have one */
+    BlockNode *file_node, *backing_node; /* what the links pointed at when it was opened: counted */
+    Object *file;                        /* link: the child that filters and formats read */
+    Object *backing;                     /* link: what an overlay does not hold */
     unsigned drained; /* atomic: > 0 while somebody drains: nothing may be delayed */
     uint32_t align;   /* of requests to it that need no detour; a power of 2, at least 1 */
 };
@@ -128,12 +130,17 @@ OBJECT_DECLARE_TYPE(BlockNode, BlockNodeClass, BLOCK_NODE, TYPE_BLOCK_NODE)
 
 static inline BlockNode *block_node_file(const BlockNode *node)
 {
-    return (BlockNode *)node->file;
+    return node->file_node;
 }
 static inline BlockNode *block_node_backing(const BlockNode *node)
 {
-    return (BlockNode *)node->backing;
+    return node->backing_node;
 }
+
+/* A reference that keeps an open node open when it has left the tree. Nodes are closed when they
+ * have left it and the last user is gone. */
+BlockNode *block_node_use(BlockNode *node);
+void block_node_unuse(BlockNode *node); /* NULL is ignored */
 
 /* ---- requests -------------------------------------------------------------------------------- */
 

@@ -34,7 +34,7 @@ const char *block_node_name(const BlockNode *node)
     if (node->filename) {
         return node->filename;
     }
-    return node->file ? block_node_name(block_node_file(node)) : block_node_driver(node);
+    return node->file_node ? block_node_name(node->file_node) : block_node_driver(node);
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -43,22 +43,84 @@ static unsigned chain_depth(const BlockNode *node)
 {
     unsigned below = 0;
 
-    if (node->file) {
-        below = chain_depth(block_node_file(node));
+    if (node->file_node) {
+        below = chain_depth(node->file_node);
     }
-    if (node->backing) {
-        below = MAX(below, chain_depth(block_node_backing(node)));
+    if (node->backing_node) {
+        below = MAX(below, chain_depth(node->backing_node));
     }
     return below + 1;
+}
+
+/* What an open node uses stays with it, whatever becomes of the tree. One that belongs to nobody
+ * goes below its user, and out of the tree with it. */
+static bool take_child(BlockNode *node, Object *link, const char *name, BlockNode **slot,
+                       GError **error)
+{
+    BlockNode *child = (BlockNode *)link;
+
+    if (!child || *slot) {
+        return true;
+    }
+    for (Object *up = OBJECT(node); up; up = up->parent) {
+        if (up == link) {
+            return error_set(error, ENGINE_ERROR_INVALID, "node '%s' would lie on itself",
+                             block_node_name(node));
+        }
+    }
+    if (!block_node_open(child, error)) {
+        return false;
+    }
+    if (!link->parent && !link->gone && !object_add_child(OBJECT(node), name, link, error)) {
+        return false;
+    }
+    *slot = block_node_use(child);
+    return true;
+}
+
+static void drop_children(BlockNode *node)
+{
+    block_node_unuse(g_steal_pointer(&node->file_node));
+    block_node_unuse(g_steal_pointer(&node->backing_node));
+}
+
+static bool open_with_children(BlockNode *node, GError **error)
+{
+    BlockNodeClass *klass = BLOCK_NODE_GET_CLASS(node);
+    BlockNode *below;
+
+    if (!take_child(node, node->file, "file", &node->file_node, error) ||
+        !take_child(node, node->backing, "backing", &node->backing_node, error)) {
+        return false;
+    }
+    if (chain_depth(node) > BLOCK_MAX_DEPTH) {
+        return error_set(error, ENGINE_ERROR_LIMIT,
+                         "node '%s': more than %d nodes on top of each other",
+                         block_node_name(node), BLOCK_MAX_DEPTH);
+    }
+    below = node->file_node;
+    if (below && klass->needs_file && below->read_only && !node->read_only) {
+        if (!node->auto_read_only && !below->auto_read_only) {
+            return error_set(error, ENGINE_ERROR_INVALID, "node '%s': '%s' below it is read-only",
+                             block_node_name(node), block_node_name(below));
+        }
+        node->read_only = true;
+    }
+    node->align = 1;
+    return !klass->open || klass->open(node, error);
 }
 
 bool block_node_open(BlockNode *node, GError **error)
 {
     BlockNodeClass *klass = BLOCK_NODE_GET_CLASS(node);
-    BlockNode *children[] = { block_node_file(node), block_node_backing(node) };
+    bool ok;
 
     if (node->opened) {
         return true;
+    }
+    if (node->opening) {
+        return error_set(error, ENGINE_ERROR_INVALID, "node '%s' would lie on itself",
+                         block_node_name(node));
     }
     if (!object_check_required(OBJECT(node), error)) {
         return false;
@@ -68,28 +130,11 @@ bool block_node_open(BlockNode *node, GError **error)
                          block_node_name(node), klass->driver);
     }
     node->discard = node->discard_mode >= 2;
-    for (unsigned i = 0; i < G_N_ELEMENTS(children); i++) {
-        if (children[i] && !block_node_open(children[i], error)) {
-            return false;
-        }
-    }
-    if (chain_depth(node) > BLOCK_MAX_DEPTH) {
-        return error_set(error, ENGINE_ERROR_LIMIT,
-                         "node '%s': more than %d nodes on top of each other",
-                         block_node_name(node), BLOCK_MAX_DEPTH);
-    }
-    if (node->file && klass->needs_file) {
-        if (block_node_file(node)->read_only && !node->read_only) {
-            if (!node->auto_read_only && !block_node_file(node)->auto_read_only) {
-                return error_set(error, ENGINE_ERROR_INVALID,
-                                 "node '%s': '%s' below it is read-only", block_node_name(node),
-                                 block_node_name(block_node_file(node)));
-            }
-            node->read_only = true;
-        }
-    }
-    node->align = 1;
-    if (klass->open && !klass->open(node, error)) {
+    node->opening = true;
+    ok = open_with_children(node, error);
+    node->opening = false;
+    if (!ok) {
+        drop_children(node);
         return false;
     }
     node->opened = true;
@@ -106,6 +151,24 @@ static void node_close(BlockNode *node)
             BLOCK_NODE_GET_CLASS(node)->close(node);
         }
     }
+    drop_children(node);
+}
+
+BlockNode *block_node_use(BlockNode *node)
+{
+    node->users++;
+    return (BlockNode *)object_ref(node);
+}
+
+void block_node_unuse(BlockNode *node)
+{
+    if (!node) {
+        return;
+    }
+    if (--node->users == 0 && OBJECT(node)->gone) {
+        node_close(node);
+    }
+    object_unref(node);
 }
 
 typedef struct DriverSearch {
@@ -194,10 +257,10 @@ void block_node_drain_begin(BlockNode *node)
     if (__atomic_fetch_add(&node->drained, 1, __ATOMIC_RELAXED) == 0 && klass->drain) {
         klass->drain(node);
     }
-    if (node->file) {
+    if (node->file_node) {
         block_node_drain_begin(block_node_file(node));
     }
-    if (node->backing) {
+    if (node->backing_node) {
         block_node_drain_begin(block_node_backing(node));
     }
 }
@@ -205,10 +268,10 @@ void block_node_drain_begin(BlockNode *node)
 void block_node_drain_end(BlockNode *node)
 {
     __atomic_fetch_sub(&node->drained, 1, __ATOMIC_RELAXED);
-    if (node->file) {
+    if (node->file_node) {
         block_node_drain_end(block_node_file(node));
     }
-    if (node->backing) {
+    if (node->backing_node) {
         block_node_drain_end(block_node_backing(node));
     }
 }
@@ -258,7 +321,11 @@ static const Property node_properties[] = {
 
 static void node_unparent(Object *obj)
 {
-    /* A node in use stays open: whoever uses it has a reference. */
+    BlockNode *node = BLOCK_NODE(obj);
+
+    if (node->users == 0) {
+        node_close(node);
+    }
 }
 
 static void node_finalize(Object *obj)

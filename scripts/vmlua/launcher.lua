@@ -220,6 +220,15 @@ local queries = {
     print "Character devices (-chardev NAME,help lists the properties):"
     for _, name in ipairs(names) do print(("  %-10s %s"):format(name, qom.class(backends[name]).doc or "")) end
   end,
+  blockdev = function(detail)
+    local drivers, names = require("vmlua.core.block").drivers(), {}
+    if detail then return print_properties(drivers[detail] or detail) end
+    local qom = require "vmlua.core.qom"
+    for name in pairs(drivers) do names[#names + 1] = name end
+    table.sort(names)
+    print "Nodes of the block layer (-blockdev DRIVER,help lists the properties):"
+    for _, name in ipairs(names) do print(("  %-14s %s"):format(name, qom.class(drivers[name]).doc or "")) end
+  end,
   object = function(detail)
     if detail then return print_properties(detail) end
     local qom = require "vmlua.core.qom"

@@ -75,11 +75,16 @@ local conf_keys = {
   pit = "boolean", cpu = "string", uuid = "string", props = "table", device = "table", object = "table", kernel = "string",
   initrd = "string", append = "string", bios = "string", chardev = "table", serial = "string|table|userdata|boolean",
   debugcon = "string|table|userdata", rtc = "table", console = "string|table|userdata",
+  hda = "string|table", hdb = "string|table", hdc = "string|table", hdd = "string|table", cdrom = "string|table",
+  fda = "string|table", fdb = "string|table", drive = "table", blockdev = "table", snapshot = "boolean",
   no_reboot = "boolean", on_triple_fault = "string",
 }
 local topology_levels = { sockets = "integer", dies = "integer", cores = "integer", threads = "integer" }
 -- Asked for by the user, meaningful only to a board that looks at them.
 local board_keys = { "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc" }
+
+-- Those that name disks: the block layer is loaded when one is there.
+local drive_settings = { "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "drive", "blockdev" }
 
 -- ---- defining ---------------------------------------------------------------------------------------------
 
@@ -388,6 +393,13 @@ local function build(m, class, conf)
     end
   end
 
+  for _, key in ipairs(drive_settings) do
+    if conf[key] ~= nil then
+      require("vmlua.block").add_configured(m, conf)
+      break
+    end
+  end
+
   local cpus = conf.smp or class.cpus or 1
   local max = class.max_cpus
   if cpus < 1 or max and cpus > max then
@@ -430,6 +442,7 @@ local function build(m, class, conf)
   if asked > ports and not data.serial_ignored then
     error(("%s has %d serial ports, %d were asked for"):format(what, ports, asked), 0)
   end
+  if data.drives then require("vmlua.block").check_taken(m) end
   m:finish_init()
   data.built = true
 end

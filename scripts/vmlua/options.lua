@@ -206,6 +206,32 @@ local function chardev(s, value)
   push(s.conf, "chardev", { id = values.id, text = value })
 end
 
+local function drive(s, value)
+  local values = keyval(value, "file")
+  local ok, err = pcall(require("vmlua.block").check_drive, values)
+  if not ok then refuse("%s", err) end
+  push(s.conf, "drive", values)
+end
+
+local function blockdev(s, value)
+  if value == "help" then return ask(s, "blockdev") end
+  local of = value:match("^([^,]+),help$")
+  if of then return ask(s, "blockdev", of) end
+  local values
+  if value:match "^%s*{" then
+    local found, json = pcall(require, "cjson")
+    if not found then refuse "JSON needs the Lua module cjson" end
+    local ok, decoded = pcall(json.decode, value)
+    if not ok or type(decoded) ~= "table" then refuse("%s is no JSON object", value) end
+    values = decoded
+  else
+    values = keyval(value, "driver")
+  end
+  if not values.driver then refuse "driver=NAME is expected" end
+  if not values["node-name"] then refuse("a node needs a name: %s,node-name=NAME", values.driver) end
+  push(s.conf, "blockdev", values)
+end
+
 local function monitor(s, value)
   s.run.monitor = value
 end
@@ -256,15 +282,23 @@ options.list = {
   { name = "pflash", arg = "FILE", group = "boot", needs = "flash", doc = "Firmware in a flash chip." },
   { name = "boot", arg = "ORDER", group = "boot", needs = "firmware", doc = "Boot order." },
 
-  { name = "fda", arg = "FILE", group = "block", needs = "block", doc = "Floppy disk image." },
-  { name = "hda", arg = "FILE", group = "block", needs = "block", doc = "First hard disk image." },
-  { name = "hdb", arg = "FILE", group = "block", needs = "block", doc = "Second hard disk image." },
-  { name = "hdc", arg = "FILE", group = "block", needs = "block", doc = "Third hard disk image." },
-  { name = "hdd", arg = "FILE", group = "block", needs = "block", doc = "Fourth hard disk image." },
-  { name = "cdrom", arg = "FILE", group = "block", needs = "block", doc = "CD-ROM image." },
-  { name = "drive", arg = "file=FILE[,…]", group = "block", needs = "block", doc = "A drive, with all its properties." },
-  { name = "blockdev", arg = "DRIVER[,…]", group = "block", needs = "block", doc = "A node of the block layer." },
-  { name = "snapshot", group = "block", needs = "block", doc = "Writes to disks go to temporary files." },
+  { name = "fda", arg = "FILE", group = "block", handler = set "fda", doc = "Floppy disk image." },
+  { name = "fdb", arg = "FILE", group = "block", handler = set "fdb", doc = "Second floppy disk image." },
+  { name = "hda", arg = "FILE", group = "block", handler = set "hda", doc = "First hard disk image (IDE 0, master)." },
+  { name = "hdb", arg = "FILE", group = "block", handler = set "hdb", doc = "Second hard disk image (IDE 0, slave)." },
+  { name = "hdc", arg = "FILE", group = "block", handler = set "hdc", doc = "Third hard disk image (IDE 1, master)." },
+  { name = "hdd", arg = "FILE", group = "block", handler = set "hdd", doc = "Fourth hard disk image (IDE 1, slave)." },
+  { name = "cdrom", arg = "FILE", group = "block", handler = set "cdrom", doc = "CD-ROM image (IDE 1, master)." },
+  { name = "drive", arg = "file=FILE[,if=…][,index=N][,media=disk|cdrom][,format=…][,cache=…][,…]", group = "block", handler = drive,
+    doc = "A drive. if=ide|floppy|virtio|none, index=, bus=, unit=; media=disk|cdrom; format= (guessed when it is not said); "
+      .. "cache=writeback|none|writethrough|directsync|unsafe; aio=io_uring|threads|native; readonly=, snapshot=, copy-on-read=on|off; "
+      .. "discard=unmap|ignore; detect-zeroes=on|off|unmap; throttling.iops-total=N and kin; werror=, rerror=report|ignore|stop|enospc; "
+      .. "id=, serial=. `-device …,drive=ID` takes one of if=none." },
+  { name = "blockdev", arg = "driver=DRIVER,node-name=NAME[,…]|help", group = "block", handler = blockdev,
+    doc = "A node of the block layer, for `-device …,drive=NAME` or another node's file= or backing=. `help` lists the drivers, "
+      .. "`DRIVER,help` the properties of one." },
+  { name = "snapshot", group = "block", handler = flag "snapshot",
+    doc = "Writes to disks go to temporary files, and are gone at the end." },
 
   { name = "netdev", arg = "TYPE,id=ID[,…]", group = "network", needs = "network", doc = "A network back end." },
   { name = "net", arg = "nic|user|…", group = "network", needs = "network", doc = "A network card or back end, the old way." },

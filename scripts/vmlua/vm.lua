@@ -119,6 +119,9 @@ function own.make_device(m, type, props)
       if k == "chardev" and _G.type(v) == "string" then
         ok, v = pcall(chardev_of, v, m)
         if not ok then return nil, text.without_place(v) end
+      elseif k == "drive" and _G.type(v) == "string" then
+        ok, v = pcall(require("vmlua.block").find, m, v)
+        if not ok then return nil, text.without_place(v) end
       end
       -- Text is read as the command line's is: "0x2f8", "on", "2G".
       if _G.type(v) == "string" then
@@ -275,6 +278,17 @@ for _, name in ipairs { "pio", "mmio", "msr", "hypercall", "exec", "irq", "exit"
     require "vmlua.event"
     return vm[name](...)
   end
+end
+-- Drives (vmlua.block) likewise.
+for _, name in ipairs { "drive", "drives_of" } do
+  vm[name] = function(...)
+    require "vmlua.block"
+    return vm[name](...)
+  end
+end
+function get.drives(m)
+  require "vmlua.block"
+  return get.drives(m)
 end
 local console = api.methods "console"
 for _, name in ipairs { "text", "match" } do

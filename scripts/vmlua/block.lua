@@ -1,0 +1,454 @@
+--[[
+Drives: what -hda, -cdrom, -drive, -blockdev and boards say about disks.
+
+    m:drive "disk.img"                                       a drive, for a device's property `drive`
+    m:drive { file = "disk.img", format = "raw", cache = "none", id = "d0" }
+    vm.drives.hda:read(0, 512)                               requests of a script's own
+    vm.drives.cdrom:change "other.iso"
+
+A board asks for what the user gave it a place for: m:drives_of("ide") is a table by index (0-3 on a PC) of
+{ drive =, media = "disk"|"cdrom" }. A drive that nobody takes is an error that names it.
+]]
+local api = require "vmlua.core.api"
+local core = require "vmlua.core.block"
+local sched = require "vmlua.sched"
+require "vmlua.machine" -- whose place-holders for what is here are replaced
+local text = require "vmlua.text"
+
+local block = {}
+
+-- ---- the options --------------------------------------------------------------------------------
+
+local interfaces = { "ide", "floppy", "virtio", "scsi", "sd", "mtd", "pflash", "none" }
+local caches = { "writeback", "none", "writethrough", "directsync", "unsafe" }
+
+-- Keys of -drive; throttling.* are looked at apart.
+local drive_keys = {
+  "file", "if", "bus", "unit", "index", "media", "format", "cache", "aio", "readonly", "read-only", "snapshot", "discard",
+  "detect-zeroes", "id", "werror", "rerror", "serial", "copy-on-read", "locking", "file.locking", "auto-read-only", "driver",
+  "node-name", "max-in-flight",
+}
+local throttle_keys = {}
+for _, kind in ipairs { "iops", "bps" } do
+  for _, way in ipairs { "total", "read", "write" } do
+    for _, suffix in ipairs { "", "-max", "-max-length" } do
+      throttle_keys[#throttle_keys + 1] = ("throttling.%s-%s%s"):format(kind, way, suffix)
+    end
+  end
+end
+throttle_keys[#throttle_keys + 1] = "throttling.iops-size"
+
+local function fail(format, ...) error(format:format(...), 0) end
+
+local function one_of(key, value, words)
+  for _, w in ipairs(words) do
+    if w == value then return value end
+  end
+  fail("%s: %s", key, text.unknown("word", tostring(value), words))
+end
+
+local function boolean(key, value)
+  if value == nil or type(value) == "boolean" then return value end
+  local b, err = text.boolean(value)
+  if b == nil then fail("%s: %s", key, err) end
+  return b
+end
+
+local function whole(key, value, low, high)
+  if value == nil then return nil end
+  local n = math.tointeger(tonumber(value))
+  if not n or n < low or n > high then fail("%s: a number from %d to %d is expected, got %q", key, low, high, tostring(value)) end
+  return n
+end
+
+--- Checks what -drive (or a table of the same keys) says; raises with the key that is wrong.
+---@param values table<string, any>
+---@return table spec
+function block.check_drive(values)
+  local spec = { throttle = {} }
+  for key, value in pairs(values) do
+    key = tostring(key):gsub("_", "-")
+    local known = false
+    for _, k in ipairs(drive_keys) do known = known or k == key end
+    for _, k in ipairs(throttle_keys) do
+      if k == key then
+        spec.throttle[key:sub(#"throttling." + 1)] = tostring(value)
+        known = true
+      end
+    end
+    if not known then
+      local all = { table.unpack(drive_keys) }
+      for _, k in ipairs(throttle_keys) do all[#all + 1] = k end
+      fail("%s", text.unknown("drive property", key, all))
+    end
+    spec[key] = value
+  end
+  spec.interface = one_of("if", spec["if"] or "ide", interfaces)
+  spec.media = one_of("media", spec.media or "disk", { "disk", "cdrom" })
+  if spec.cache then one_of("cache", spec.cache, caches) end
+  spec.index, spec.bus, spec.unit = whole("index", spec.index, 0, 255), whole("bus", spec.bus, 0, 255), whole("unit", spec.unit, 0, 255)
+  if spec.index and (spec.bus or spec.unit) then fail "index cannot be combined with bus and unit" end
+  spec.read_only = boolean("readonly", spec.readonly)
+  if spec.read_only == nil then spec.read_only = boolean("read-only", spec["read-only"]) end
+  for _, key in ipairs { "snapshot", "copy-on-read", "auto-read-only" } do spec[key] = boolean(key, spec[key]) end
+  spec.locking = spec.locking or spec["file.locking"]
+  if spec.file == "" then spec.file = nil end
+  return spec
+end
+
+-- ---- opening ------------------------------------------------------------------------------------
+
+local function set_all(object, values)
+  for key, value in pairs(values) do
+    local ok, err
+    if type(value) == "userdata" then
+      ok, err = pcall(object.set, object, key, value)
+    else
+      ok, err = pcall(object.parse, object, key, tostring(value))
+    end
+    if not ok then error((tostring(err):gsub("^[^\n:]+:%d+: ", "")), 0) end
+  end
+end
+
+local function on_top(driver, below, values)
+  local node, err = core.node(driver)
+  if not node then error(err, 0) end
+  set_all(node, { file = below, ["read-only"] = below["read-only"] })
+  set_all(node, values or {})
+  local ok
+  ok, err = node:open()
+  if not ok then error(err, 0) end
+  return node
+end
+
+--- Opens what a drive's description says, with its filters. nil: it names no file.
+---@param spec table from check_drive
+---@param all_snapshot? boolean `-snapshot`
+---@return block-node?
+function block.open(spec, all_snapshot)
+  if not spec.file then return nil end
+  local snapshot = spec.snapshot
+  if snapshot == nil then snapshot = all_snapshot end
+  if spec.media == "cdrom" or spec.read_only then snapshot = false end
+  local discard = spec.discard
+  if discard then discard = one_of("discard", discard, { "ignore", "off", "unmap", "on" }) end
+  local node, err = core.open(spec.file, {
+    format = spec.format or spec.driver, cache = spec.cache, aio = spec.aio, locking = spec.locking and (boolean("locking",
+      spec.locking == "auto" and "on" or spec.locking) and "auto" or "off"),
+    read_only = spec.read_only or spec.media == "cdrom" or snapshot or false, auto_read_only = spec["auto-read-only"],
+    discard = discard == "unmap" or discard == "on", detect_zeroes = spec["detect-zeroes"],
+  })
+  if not node then error(err, 0) end
+  if snapshot then node = on_top("overlay", node, { ["read-only"] = false, discard = discard == "unmap" and "unmap" or "ignore" }) end
+  if spec["copy-on-read"] then node = on_top("copy-on-read", node) end
+  if next(spec.throttle or {}) then node = on_top("throttle", node, spec.throttle) end
+  if spec["node-name"] then fail "node-name belongs to -blockdev" end
+  return node
+end
+
+-- ---- a machine's drives --------------------------------------------------------------------------
+
+local function drives_of(m)
+  local data = api.data(m)
+  if not data.drives then data.drives = { by_id = {}, list = {}, nodes = {}, placed = {}, names = {} } end
+  return data.drives
+end
+
+local function make(m, spec)
+  local drives = drives_of(m)
+  local node = spec.node or block.open(spec, drives.snapshot)
+  local drive, err = core.drive(m, spec.id, node)
+  if not drive then error(err, 0) end
+  local values = {}
+  for _, key in ipairs { "werror", "rerror", "serial", "max-in-flight" } do values[key] = spec[key] end
+  set_all(drive, values)
+  drives.by_id[drive.id] = drive
+  table.insert(drives.list, drive)
+  return drive
+end
+
+local shorthands = {
+  { "hda", 0, "disk" }, { "hdb", 1, "disk" }, { "hdc", 2, "disk" }, { "hdd", 3, "disk" }, { "cdrom", 2, "cdrom" },
+}
+
+local function shorthand(conf, key, fixed)
+  local value = conf[key]
+  if value == nil then return nil end
+  local values = {}
+  if type(value) == "table" then
+    for k, v in pairs(value) do values[k] = v end
+  else
+    values.file = value
+  end
+  for k, v in pairs(fixed) do
+    if values[k] == nil then values[k] = v end
+  end
+  local ok, spec = pcall(block.check_drive, values)
+  if not ok then fail("-%s: %s", key, spec) end
+  spec.name = key
+  return spec
+end
+
+-- Two drives an IDE channel, as on a PC; other interfaces have one bus.
+local per_bus = { ide = 2, scsi = 7 }
+
+local function place_of(drives, spec)
+  local placed = drives.placed[spec.interface] or {}
+  drives.placed[spec.interface] = placed
+  local n = per_bus[spec.interface] or 256
+  local index = spec.index
+  if not index and (spec.bus or spec.unit) then index = (spec.bus or 0) * n + (spec.unit or 0) end
+  if not index then
+    index = 0
+    while placed[index] do index = index + 1 end
+  end
+  if placed[index] then
+    fail("drive %s: place %d of %s is taken by %s", spec.id or spec.file or "", index, spec.interface, placed[index].id or "another")
+  end
+  placed[index] = spec
+  local media = spec.media == "cdrom" and "cd" or "hd"
+  if spec.interface == "floppy" then
+    spec.id = spec.id or ("floppy%d"):format(index)
+  else
+    spec.id = spec.id or ("%s%d-%s%d"):format(spec.interface, index // n, media, index % n)
+  end
+  return placed, index
+end
+
+--- Makes the drives that the settings name; called while the machine is built.
+---@param m machine
+---@param conf table
+function block.add_configured(m, conf)
+  local drives = drives_of(m)
+  drives.snapshot = conf.snapshot and true or false
+  for i, spec in ipairs(conf.blockdev or {}) do
+    local ok, err = pcall(block.add_node, m, spec)
+    if not ok then fail("-blockdev %s: %s", spec["node-name"] or i, err) end
+  end
+  local specs, free = {}, {}
+  for _, s in ipairs(shorthands) do
+    specs[#specs + 1] = shorthand(conf, s[1], { index = s[2], media = s[3], ["if"] = "ide" })
+  end
+  specs[#specs + 1] = shorthand(conf, "fda", { index = 0, ["if"] = "floppy" })
+  specs[#specs + 1] = shorthand(conf, "fdb", { index = 1, ["if"] = "floppy" })
+  for _, values in ipairs(conf.drive or {}) do
+    if type(values) == "string" then values = { file = values } end
+    local ok, spec = pcall(block.check_drive, values)
+    if not ok then fail("-drive: %s", spec) end
+    -- Those with a place of their own go before those that take what is left.
+    table.insert((spec.index or spec.bus or spec.unit or spec.interface == "none") and specs or free, spec)
+  end
+  for _, s in ipairs(free) do specs[#specs + 1] = s end
+  for _, spec in ipairs(specs) do
+    if spec.interface == "none" then
+      if not spec.id then fail "-drive: if=none needs an id" end
+      make(m, spec)
+    else
+      local placed, index = place_of(drives, spec)
+      local drive = make(m, spec)
+      placed[index] = { drive = drive, media = spec.media, id = drive.id }
+      if spec.name then drives.names[spec.name] = drive end
+    end
+  end
+end
+
+--- Raises when a drive was given a place that the board does not have.
+---@param m machine
+function block.check_taken(m)
+  local drives = api.data(m).drives
+  if not drives then return end
+  for interface, placed in pairs(drives.placed) do
+    for index, entry in pairs(placed) do
+      if not entry.taken then
+        fail("drive %s: board %s has no place %d of interface %s", entry.id, api.data(m).class.name, index, interface)
+      end
+    end
+  end
+end
+
+-- ---- -blockdev -----------------------------------------------------------------------------------
+
+-- "file.driver" = "file" becomes file = { driver = "file" }.
+local function nested(values)
+  local out = {}
+  for key, value in pairs(values) do
+    local at, parts = out, {}
+    for part in tostring(key):gmatch "[^.]+" do parts[#parts + 1] = part end
+    for i = 1, #parts - 1 do
+      if type(at[parts[i]]) ~= "table" then at[parts[i]] = {} end
+      at = at[parts[i]]
+    end
+    at[parts[#parts]] = type(value) == "table" and nested(value) or value
+  end
+  return out
+end
+
+local build
+
+local function child(m, value, read_only)
+  local drives = drives_of(m)
+  if type(value) == "userdata" then return value end
+  if type(value) == "string" then
+    local names = {}
+    for name in pairs(drives.nodes) do names[#names + 1] = name end
+    return drives.nodes[value] or fail("%s", text.unknown("node", value, names))
+  end
+  if value["read-only"] == nil then value["read-only"] = read_only end
+  return build(m, value)
+end
+
+function build(m, spec)
+  local driver = spec.driver
+  if not driver then fail "driver= is missing" end
+  local node, err = core.node(driver)
+  if not node then error(err, 0) end
+  local values = {}
+  for key, value in pairs(spec) do
+    if key == "file" or key == "backing" then
+      values[key] = child(m, value, key == "backing" or spec["read-only"])
+    elseif key == "cache" and type(value) == "table" then
+      local direct, no_flush = boolean("cache.direct", value.direct), boolean("cache.no-flush", value["no-flush"])
+      values.cache = no_flush and "unsafe" or direct and "none" or "writeback"
+    elseif key ~= "driver" then
+      values[key] = value
+    end
+  end
+  -- A property of the file below may be given to the format, as QEMU's older spellings do: not here.
+  set_all(node, values)
+  local ok
+  ok, err = node:open()
+  if not ok then error(err, 0) end
+  return node
+end
+
+--- A node of the graph from its description: { driver =, ["node-name"] =, file = NODE or description … }.
+---@param m machine
+---@param spec table
+---@return block-node
+function block.add_node(m, spec)
+  local drives = drives_of(m)
+  spec = nested(spec)
+  local name = spec["node-name"]
+  if name and drives.nodes[name] then fail("node-name %s is taken", name) end
+  local node = build(m, spec)
+  if name then
+    local ok, err = core.adopt(m, node, name)
+    if not ok then error(err, 0) end
+    drives.nodes[name] = node
+  end
+  return node
+end
+
+--- The drive that a device's property `drive` names: an id of -drive, or a node of -blockdev.
+---@param m machine
+---@param name string
+---@return block-backend
+function block.find(m, name)
+  local drives = drives_of(m)
+  if drives.by_id[name] then return drives.by_id[name] end
+  if drives.nodes[name] then
+    return make(m, { node = drives.nodes[name], id = name })
+  end
+  local names = {}
+  for id in pairs(drives.by_id) do names[#names + 1] = id end
+  for id in pairs(drives.nodes) do names[#names + 1] = id end
+  fail("%s", text.unknown("drive", name, names))
+end
+
+-- ---- methods of machines --------------------------------------------------------------------------
+
+local vm = api.methods "machine"
+local get = api.getters "machine"
+
+--- A drive for a device of a board: a file name, or a table with the keys of -drive.
+---@param spec string|table
+---@return block-backend
+function vm:drive(spec)
+  if type(spec) == "string" then spec = { file = spec } end
+  local ok, drive = pcall(function() return make(self, block.check_drive(spec)) end)
+  if not ok then error(drive, 2) end
+  return drive
+end
+
+--- The drives that the user gave a place on an interface ("ide", "floppy", "virtio" …), by index from 0:
+--- { drive =, media = }. Whoever asks has a place for those below `places`.
+---@param interface string
+---@param places integer
+---@return table<integer, { drive: block-backend, media: string }>
+function vm:drives_of(interface, places)
+  local placed = drives_of(self).placed[interface] or {}
+  for index, entry in pairs(placed) do
+    if index < places then entry.taken = true end
+  end
+  return placed
+end
+
+--- Its drives, by id and by the names hda … hdd, cdrom, fda, fdb; drives[1] is the first.
+function get.drives(m)
+  local drives = drives_of(m)
+  return setmetatable({}, {
+    __index = function(_, key)
+      if type(key) == "number" then return drives.list[key] end
+      return drives.names[key] or drives.by_id[key]
+    end,
+    __len = function() return #drives.list end,
+    __pairs = function() return next, drives.by_id end,
+  })
+end
+
+-- ---- methods of drives -----------------------------------------------------------------------------
+
+local drive = api.methods "block-backend"
+
+local function request(d, op, offset, data, flags)
+  return sched.await { arm = function(done)
+    d:submit(op, offset, data, done, flags)
+  end }
+end
+
+--- Reads from the medium. nil and a message when it fails.
+---@param offset integer|string
+---@param length integer|string
+---@return string? bytes
+---@return string? message
+function drive:read(offset, length) return request(self, "read", offset, length) end
+
+--- Writes to the medium.
+---@param offset integer|string
+---@param bytes string
+---@return boolean? ok
+---@return string? message
+function drive:write(offset, bytes) return request(self, "write", offset, bytes) end
+
+--- What was written before is on stable storage when this returns true.
+function drive:flush() return request(self, "flush", 0, 0) end
+
+--- Zeroes a range.
+---@param offset integer|string
+---@param length integer|string
+function drive:zero(offset, length) return request(self, "zero", offset, length) end
+
+--- Tells that the contents of a range are not needed.
+---@param offset integer|string
+---@param length integer|string
+function drive:discard(offset, length) return request(self, "discard", offset, length) end
+
+--- What is known of a range: { bytes =, data =, zero =, allocated =, depth =, offset = }.
+---@param offset integer|string
+---@param length integer|string
+function drive:status(offset, length) return request(self, "status", offset, length) end
+
+--- Puts another medium into the drive: a file name, or a table with the keys of -drive.
+---@param spec string|table
+---@param force? boolean also where the guest has locked the door
+---@return boolean? ok
+---@return string? message
+function drive:change(spec, force)
+  if type(spec) == "string" then spec = { file = spec, ["auto-read-only"] = true } end
+  local ok, node = pcall(function() return block.open(block.check_drive(spec)) end)
+  if not ok then return nil, node end
+  if not node then return nil, "a file is expected" end
+  return self:insert(node, force)
+end
+
+return block
