@@ -24,7 +24,7 @@ end)
 
 test("an option whose subsystem is missing names the subsystem", function(t)
   refused(t, "^%-vnc: needs the display subsystem, which this build does not have$", "-vnc", ":1")
-  refused(t, "^%-hda: needs the block subsystem", "-hda", "disk.img")
+  refused(t, "^%-netdev: needs the network subsystem", "-netdev", "user")
   refused(t, "^%-netdev: needs the network subsystem", "-netdev", "user,id=n0")
   refused(t, "^%-gdb: needs the gdb subsystem", "-gdb", "tcp::1234")
   refused(t, "^%-vga: .*display subsystem", "-vga", "std")
