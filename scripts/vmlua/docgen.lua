@@ -153,7 +153,8 @@ end
 
 -- Modules whose functions people call; the others serve these.
 docgen.modules = {
-  "vmlua", "vmlua.machine", "vmlua.vm", "vmlua.event", "vmlua.sched", "vmlua.qom", "vmlua.block", "vmlua.cpuid", "vmlua.loader", "vmlua.cpio",
+  "vmlua", "vmlua.machine", "vmlua.vm", "vmlua.event", "vmlua.sched", "vmlua.qom", "vmlua.block",
+  "vmlua.cpuid", "vmlua.loader", "vmlua.cpio",
   "vmlua.symbols", "vmlua.acpi", "vmlua.acpi.aml", "vmlua.smbios", "vmlua.test",
   "vmlua.text", "vmlua.pretty", "vmlua.strict", "vmlua.options", "vmlua.help", "vmlua.docgen", "vmlua.irqchip",
 }
