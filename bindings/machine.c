@@ -33,13 +33,34 @@ static int ok_or_raise(lua_State *L, bool ok, GError **error)
 
 /* ---- building -------------------------------------------------------------------------------- */
 
+static AccelIcount check_icount(lua_State *L, int idx)
+{
+    static const char *const keys[] = { "shift", "sleep", "seed", NULL };
+    uint64_t shift = ACCEL_ICOUNT_SHIFT_DEFAULT, seed = 0;
+    binding_check_keys(L, idx, keys, "icount");
+    if (binding_get_key(L, idx, "shift") != LUA_TNIL) {
+        shift = binding_check_range(L, lua_gettop(L), 0, ACCEL_ICOUNT_SHIFT_MAX, "shift");
+    }
+    if (binding_get_key(L, idx, "seed") != LUA_TNIL) {
+        seed = (uint64_t)luaL_checkinteger(L, lua_gettop(L));
+    }
+    lua_pop(L, 2);
+    return (AccelIcount){
+        .on = true,
+        .shift = (uint8_t)shift,
+        .sleep = script_bool_key(L, idx, "sleep"),
+        .seed = seed,
+    };
+}
+
 static int l_set_accel(lua_State *L)
 {
-    static const char *const keys[] = { "irqchip", "pit", NULL };
+    static const char *const keys[] = { "irqchip", "pit", "icount", NULL };
     static const char *const modes[] = { "off", "split", "on", NULL };
     Machine *m = check_machine(L, 1);
     const char *name = luaL_checkstring(L, 2);
     IrqchipMode irqchip = IRQCHIP_ON;
+    AccelIcount icount = { .on = false };
     bool pit = false;
     if (!lua_isnoneornil(L, 3)) {
         binding_check_keys(L, 3, keys, "accelerator options");
@@ -48,6 +69,16 @@ static int l_set_accel(lua_State *L)
         }
         lua_pop(L, 1);
         pit = script_bool_key(L, 3, "pit");
+        int type = binding_get_key(L, 3, "icount");
+        if (type == LUA_TTABLE) {
+            icount = check_icount(L, lua_gettop(L));
+        } else if (type != LUA_TNIL) {
+            return luaL_error(L, "icount: a table expected, got %s", luaL_typename(L, -1));
+        }
+        lua_pop(L, 1);
+    }
+    if (!m->accel) {
+        m->icount = icount;
     }
     GError *error = NULL;
     AccelClass *ac = accel_find(name, &error);
@@ -466,9 +497,11 @@ static int l_a20(lua_State *L)
 
 static const ApiFunction methods[] = {
     { "set_accel", l_set_accel,
-      "(self, name: string, options: {irqchip?: \"on\"|\"split\"|\"off\", pit?: boolean}?): "
-      "boolean?, string?",
-      "Chooses the accelerator; once, while building." },
+      "(self, name: string, options: {irqchip?: \"on\"|\"split\"|\"off\", pit?: boolean, icount?: "
+      "{shift?: integer, sleep?: boolean, seed?: integer}}?): boolean?, string?",
+      "Chooses the accelerator; once, while building. icount: the virtual clock counts "
+      "instructions, "
+      "each of 1 << shift ns (3)." },
     { "add_cpu", l_add_cpu, "(self, cpuid: cpuid-policy?): x86-cpu?, string?",
       "Adds the next vCPU, with what its CPUID answers (nil: all that the accelerator can)." },
     { "finish_init", l_finish_init, "(self)",

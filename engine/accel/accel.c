@@ -176,6 +176,7 @@ Accel *accel_new(AccelClass *klass)
         .finish_exit = klass->vcpu_finish_exit,
         .kick = klass->vcpu_kick,
         .has_work = klass->vcpu_has_work,
+        .idle = klass->vcpu_idle,
         .get_state = klass->get_state,
         .put_state = klass->put_state,
         .eoi = accel_eoi,
@@ -194,6 +195,15 @@ bool accel_create(Accel *a, const AccelConfig *config, GError **error)
         return error_set(error, ENGINE_ERROR_INVALID,
                          "%s: an in-kernel PIT needs the in-kernel interrupt controller",
                          klass->short_name);
+    }
+    if (config->icount.on && !klass->icount) {
+        return error_set(error, ENGINE_ERROR_UNSUPPORTED,
+                         "accelerator %s does not count instructions: icount needs soft",
+                         klass->short_name);
+    }
+    if (config->icount.on && config->icount.shift > ACCEL_ICOUNT_SHIFT_MAX) {
+        return error_set(error, ENGINE_ERROR_INVALID, "icount: a shift of %u is more than %u",
+                         config->icount.shift, ACCEL_ICOUNT_SHIFT_MAX);
     }
     a->created = true;
     if (!klass->create(a, error)) {

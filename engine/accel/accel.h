@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/core/clock.h"
 #include "engine/cpu/cpu.h"
 #include "engine/memory/memory.h"
 #include "engine/qom/object.h"
@@ -21,12 +22,24 @@
 
 typedef enum { IRQCHIP_OFF, IRQCHIP_SPLIT, IRQCHIP_ON } IrqchipMode;
 
+/* Time as a count of instructions: the machine's virtual clock is what its vCPUs have executed. */
+typedef struct AccelIcount {
+    bool on;
+    uint8_t shift; /* an instruction takes 1 << shift ns; at most ACCEL_ICOUNT_SHIFT_MAX */
+    bool sleep;    /* an idle guest waits in real time; else it skips to its next timer */
+    uint64_t seed; /* of what RDRAND and RDSEED answer */
+} AccelIcount;
+#define ACCEL_ICOUNT_SHIFT_MAX     10
+#define ACCEL_ICOUNT_SHIFT_DEFAULT 3
+
 typedef struct AccelConfig {
     AddressSpace *memory, *io;
     IrqchipMode irqchip; /* where PIC, IOAPIC and LAPIC live: nowhere/user space, LAPIC in kernel,
                             all in kernel */
     bool pit;            /* in-kernel PIT too; only with IRQCHIP_ON */
     unsigned max_cpus;
+    Clock *clock; /* the machine's virtual one; NULL: nobody asks for the time */
+    AccelIcount icount;
     void (*eoi)(void *opaque,
                 int vector); /* IRQCHIP_SPLIT: an IOAPIC EOI, on a vCPU thread with the lock */
     void *opaque;
@@ -47,6 +60,7 @@ typedef struct AccelHookInfo {
 typedef struct AccelClass {
     ObjectClass parent_class;
     const char *short_name; /* "kvm", "soft": what -accel takes */
+    bool icount;            /* can count instructions */
 
     /* Whether this host can; false + the reason, naming the missing device, permission or
      * capability. No machine needed. */
@@ -70,6 +84,9 @@ typedef struct AccelClass {
     /* Any thread, async-signal-safe: the present or next run is cut short. The thread is sent a
      * signal besides (cpu-thread.c); its handler calls this again on the vCPU's thread. */
     void (*vcpu_kick)(VCpu *cpu);
+    /* The vCPU stops or halts outside of the accelerator and is about to wait; on its thread, with
+     * the lock, perhaps several times. May be NULL. */
+    void (*vcpu_idle)(VCpu *cpu);
     /* Whether a vCPU halted outside the accelerator would wake (an interrupt with IF set, an NMI).
      * With the lock. NULL: every CPU_REQ_IRQ wakes it. */
     bool (*vcpu_has_work)(VCpu *cpu);

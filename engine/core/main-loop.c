@@ -32,6 +32,10 @@ static struct {
     int clock_set_fd;
     int state;           /* atomic */
     int64_t sleep_until; /* engine lock; CLOCK_MONOTONIC; INT64_MIN while not in poll */
+    MainLoopGate *gates; /* engine lock, with the next three */
+    unsigned gates_closed, gates_waiting, rounds;
+    EngineCond gate_opened;
+    bool gate_opened_ready;
 } loop = { .wake.fd = -1, .sleep_until = INT64_MIN };
 
 static __thread bool on_main_thread;
@@ -83,6 +87,79 @@ void main_loop_deadline_moved(int64_t when)
     }
 }
 
+/* ---- gates ---------------------------------------------------------------------------------- */
+
+#define ROUNDS_MAX 256
+
+void main_loop_gate_set(MainLoopGate *gate, bool closed)
+{
+    ENGINE_LOCK_ASSERT();
+    if (gate->closed == closed) {
+        return;
+    }
+    gate->closed = closed;
+    if (closed) {
+        loop.gates_closed++;
+    } else if (--loop.gates_closed == 0) {
+        engine_cond_broadcast(&loop.gate_opened);
+    }
+}
+
+static void gate_stop_waiting(MainLoopGate *gate)
+{
+    if (gate->waiting) {
+        gate->waiting = false;
+        loop.gates_waiting--;
+    }
+}
+
+void main_loop_gate_add(MainLoopGate *gate, void (*drained)(void *opaque), void *opaque)
+{
+    ENGINE_LOCK_ASSERT();
+    if (!loop.gate_opened_ready) {
+        engine_cond_init(&loop.gate_opened);
+        loop.gate_opened_ready = true;
+    }
+    *gate = (MainLoopGate){ .drained = drained, .opaque = opaque, .next = loop.gates };
+    loop.gates = gate;
+}
+
+void main_loop_gate_remove(MainLoopGate *gate)
+{
+    ENGINE_LOCK_ASSERT();
+    MainLoopGate **p = &loop.gates;
+    while (*p != gate) {
+        p = &(*p)->next;
+    }
+    *p = gate->next;
+    main_loop_gate_set(gate, false);
+    gate_stop_waiting(gate);
+}
+
+void main_loop_gate_wait(MainLoopGate *gate)
+{
+    ENGINE_LOCK_ASSERT();
+    main_loop_gate_set(gate, false);
+    if (!gate->waiting) {
+        gate->waiting = true;
+        loop.gates_waiting++;
+        loop.rounds = 0;
+        main_loop_wakeup();
+    }
+}
+
+/* Owners may not add or remove gates here. */
+static void gates_drained(void)
+{
+    loop.rounds = 0;
+    for (MainLoopGate *gate = loop.gates; gate; gate = gate->next) {
+        if (gate->waiting) {
+            gate_stop_waiting(gate);
+            gate->drained(gate->opaque);
+        }
+    }
+}
+
 /* ---- poll ----------------------------------------------------------------------------------- */
 
 static void loop_drain_wake(GPollFD *fds, unsigned n)
@@ -96,6 +173,9 @@ static void loop_drain_wake(GPollFD *fds, unsigned n)
     }
 }
 
+static gboolean timers_due(GSource *source);
+static gboolean bh_pending(GSource *source);
+
 static int loop_poll(GPollFD *fds, unsigned n, int timeout_ms)
 {
     G_STATIC_ASSERT(sizeof(GPollFD) == sizeof(struct pollfd));
@@ -107,6 +187,9 @@ static int loop_poll(GPollFD *fds, unsigned n, int timeout_ms)
     int64_t now = monotonic_ns();
     if (timeout_ms >= 0) {
         until = MIN(until, now + timeout_ms * NS_PER_MS);
+    }
+    if (unlock && loop.gates_waiting) {
+        until = now;
     }
     /* A wake-up since the last poll turns this one into a look; one that comes from here on finds
      * LOOP_SLEEPS and writes to the eventfd. */
@@ -127,6 +210,13 @@ static int loop_poll(GPollFD *fds, unsigned n, int timeout_ms)
     if (unlock) {
         engine_lock_fair();
         loop.sleep_until = INT64_MIN;
+        while (loop.gates_closed) {
+            engine_cond_wait(&loop.gate_opened);
+        }
+        bool idle = r <= 0 && timeout_ms != 0 && !bh_pending(NULL) && !timers_due(NULL);
+        if (loop.gates_waiting && (idle || ++loop.rounds > ROUNDS_MAX)) {
+            gates_drained();
+        }
     }
     if (r > 0) {
         loop_drain_wake(fds, n);

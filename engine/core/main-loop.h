@@ -28,6 +28,24 @@ typedef gboolean (*FdCallback)(int fd, GIOCondition cond, void *opaque);
 GSource *main_loop_add_fd(int fd, GIOCondition cond, FdCallback fn,
                           void *opaque); /* caller: g_source_destroy + unref */
 
+/*
+ * A gate: somebody lets the main loop dispatch only at points of his own choosing (a machine whose
+ * time is a count of instructions: what comes from outside may reach it at defined counts only).
+ * While any gate is closed the main loop waits after its poll. Engine lock for all of them.
+ */
+typedef struct MainLoopGate {
+    bool closed, waiting; /* read by the owner */
+    void (*drained)(void *opaque);
+    void *opaque;
+    struct MainLoopGate *next;
+} MainLoopGate;
+void main_loop_gate_add(MainLoopGate *gate, void (*drained)(void *opaque), void *opaque); /* open */
+void main_loop_gate_remove(MainLoopGate *gate);
+void main_loop_gate_set(MainLoopGate *gate, bool closed);
+/* Opens it; `drained` is called on the main thread, with the lock, once a round of the loop found
+ * nothing (or, so that a busy loop starves nobody, after many rounds). */
+void main_loop_gate_wait(MainLoopGate *gate);
+
 /* Bottom halves: run fn(opaque) once, soon, on the main thread with the lock held, however often
  * scheduled before that. */
 typedef struct BottomHalf BottomHalf;

@@ -208,6 +208,23 @@ static void wait_for_request(VCpu *cpu)
     __atomic_store_n(&cpu->waiting, false, __ATOMIC_SEQ_CST);
 }
 
+bool cpu_sleep(VCpu *cpu)
+{
+    ENGINE_LOCK_ASSERT();
+    __atomic_store_n(&cpu->waiting, true, __ATOMIC_SEQ_CST);
+    if (!(cpu_requests(cpu) & REQ_LEAVE)) {
+        engine_cond_wait(&cpu->wake);
+    }
+    __atomic_store_n(&cpu->waiting, false, __ATOMIC_SEQ_CST);
+    return !(cpu_requests(cpu) & REQ_LEAVE);
+}
+
+void cpu_wake(VCpu *cpu)
+{
+    ENGINE_LOCK_ASSERT();
+    engine_cond_broadcast(&cpu->wake);
+}
+
 static void cpu_loop(VCpu *cpu)
 {
     for (;;) {
@@ -226,6 +243,9 @@ static void cpu_loop(VCpu *cpu)
             engine_cond_broadcast(&cpu->done);
         }
         if (cpu->stopped) {
+            if (cpu->ops->idle) {
+                cpu->ops->idle(cpu);
+            }
             wait_for_request(cpu);
             continue;
         }
@@ -237,6 +257,9 @@ static void cpu_loop(VCpu *cpu)
                     cpu->halted = false;
                 }
             } else {
+                if (cpu->ops->idle) {
+                    cpu->ops->idle(cpu);
+                }
                 wait_for_request(cpu);
             }
             continue;

@@ -54,6 +54,7 @@ typedef struct CpuOps {
     void (*finish_exit)(VCpu *cpu);
     void (*kick)(VCpu *cpu);
     bool (*has_work)(VCpu *cpu); /* may be NULL */
+    void (*idle)(VCpu *cpu);     /* may be NULL */
     bool (*get_state)(VCpu *cpu, unsigned groups, GError **error);
     bool (*put_state)(VCpu *cpu, unsigned groups, GError **error);
     void (*eoi)(VCpu *cpu, int vector);
@@ -155,6 +156,10 @@ void cpu_kick(VCpu *cpu);   /* makes it leave the guest; any thread, async-signa
 /* Sets bits and kicks; any thread. Without the engine lock it may take it for a moment, so no leaf
  * lock may be held. */
 void cpu_request(VCpu *cpu, uint32_t request);
+/* For the accelerator's run: sleeps until somebody requests something of this vCPU or calls
+ * cpu_wake. False, without sleeping, when it is to leave (stop, work, quit). Engine lock. */
+bool cpu_sleep(VCpu *cpu);
+void cpu_wake(VCpu *cpu); /* engine lock */
 /* Runs fn on the vCPU thread, outside the guest and with no access half-done, with the engine lock;
  * waits for it unless called there. Where waiting is refused, it runs on the caller's thread if the
  * vCPU is stopped; to call it there for a running one is a bug in the engine. */

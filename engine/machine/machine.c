@@ -243,6 +243,8 @@ bool machine_set_accel(Machine *m, AccelClass *klass, IrqchipMode irqchip, bool 
         .io = m->io,
         .irqchip = irqchip,
         .pit = pit,
+        .clock = m->clock,
+        .icount = m->icount,
         .max_cpus = mc->max_cpus ? mc->max_cpus : MAX_CPUS_DEFAULT,
         .eoi = accel_eoi,
         .opaque = m,

@@ -45,6 +45,7 @@ struct Machine {
     MemoryRegion memory_root, io_root; /* 2^64 bytes, 64 KiB */
     AddressSpace *memory, *io;
     Accel *accel;
+    AccelIcount icount; /* for machine_set_accel, set before it */
     Clock *clock;
     EventHub *events;
     GPtrArray *cpus; /* VCpu *, owned through the tree */

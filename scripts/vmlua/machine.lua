@@ -66,6 +66,7 @@ end
 local class_keys = {
   name = "string", doc = "string", alias = "string", default = "boolean", ram = "integer|string", cpus = "integer",
   max_cpus = "integer", accel = "string|table", irqchip = "string", pit = "boolean", cpu = "string", init = "function",
+  icount = "boolean|table",
   devices = "table", options = "table", powerdown = "function", no_reboot = "boolean", on_triple_fault = "string",
 }
 
@@ -77,7 +78,7 @@ local conf_keys = {
   debugcon = "string|table|userdata", rtc = "table", console = "string|table|userdata",
   hda = "string|table", hdb = "string|table", hdc = "string|table", hdd = "string|table", cdrom = "string|table",
   fda = "string|table", fdb = "string|table", drive = "table", blockdev = "table", snapshot = "boolean",
-  no_reboot = "boolean", on_triple_fault = "string",
+  no_reboot = "boolean", on_triple_fault = "string", icount = "boolean|table",
 }
 local topology_levels = { sockets = "integer", dies = "integer", cores = "integer", threads = "integer" }
 -- Asked for by the user, meaningful only to a board that looks at them.
@@ -141,7 +142,7 @@ local function define(spec, parent, level)
   return class
 end
 
---- Defines a board. Keys: name, doc, alias, default, ram, cpus, max_cpus, accel, irqchip, pit, cpu, no_reboot,
+--- Defines a board. Keys: name, doc, alias, default, ram, cpus, max_cpus, accel, irqchip, pit, icount, cpu, no_reboot,
 --- on_triple_fault; init(m), which composes it; devices, a list of { type, prop = value … }; options, command line
 --- options of its own; powerdown(m), what the power button does.
 ---@param spec table
@@ -265,10 +266,16 @@ end
 
 local said = {}
 
-local function choose_accel(class, conf)
+local function choose_accel(class, conf, icount)
   -- VMLUA_ACCEL: what the tests set to run once more on another accelerator.
   local names = conf.accel or class.accel or os.getenv "VMLUA_ACCEL" or "auto"
   if type(names) == "string" then names = { names } end
+  -- Only soft counts instructions: that decides what auto is.
+  if icount then
+    local known = {}
+    for i, n in ipairs(names) do known[i] = n == "auto" and "soft" or n end
+    names = known
+  end
   local name, why = core.select_accel(names)
   if not name then error(why, 0) end
   if why ~= "" and not said[why] then
@@ -364,14 +371,17 @@ local function build(m, class, conf)
   m.no_reboot = (conf.no_reboot or class.no_reboot) and true or false
   m.on_triple_fault = conf.on_triple_fault or class.on_triple_fault or "default"
 
-  local accel, why = choose_accel(class, conf)
+  local icount = conf.icount
+  if icount == nil then icount = class.icount end
+  if icount == true then icount = {} end
+  local accel, why = choose_accel(class, conf, icount)
   data.accel_reason = why
   local irqchip = conf.irqchip or class.irqchip or "on"
   local pit = conf.pit
   if pit == nil then pit = class.pit end
   if pit == nil then pit = irqchip == "on" end
   local ok
-  ok, err = m:set_accel(accel, { irqchip = irqchip, pit = pit })
+  ok, err = m:set_accel(accel, { irqchip = irqchip, pit = pit, icount = icount or nil })
   if not ok then error(err, 0) end
 
   for i, spec in ipairs(conf.object or {}) do

@@ -82,10 +82,31 @@ end
 
 local accels = { "auto", "kvm", "soft", "tcg" }
 
+-- Time as a count of instructions. `on` alone: with the defaults.
+local function set_icount(s, values)
+  local t = type(s.conf.icount) == "table" and s.conf.icount or {}
+  if values.shift then
+    if values.shift == "auto" then refuse "shift=auto is not there: a run is to be the same on every host" end
+    t.shift = integer(values.shift, "shift", 0, 10)
+  end
+  if values.sleep then t.sleep = check(text.boolean(values.sleep)) end
+  if values.seed then t.seed = integer(values.seed, "seed", math.mininteger, math.maxinteger) end
+  if values.align and check(text.boolean(values.align)) then refuse "align=on is not there" end
+  s.conf.icount = t
+end
+
+local function icount(s, value)
+  if value == "off" then s.conf.icount = false return end
+  local values = keyval(value, "shift")
+  known(values, { "shift", "sleep", "seed", "align" }, "-icount key")
+  if values.shift == "on" then values.shift = nil end
+  set_icount(s, values)
+end
+
 local function accel(s, value)
   if value == "help" then return ask(s, "accel") end
   local values = keyval(value, "accel")
-  known(values, { "accel", "kernel-irqchip", "pit" }, "accelerator property")
+  known(values, { "accel", "kernel-irqchip", "pit", "icount", "shift", "sleep", "seed" }, "accelerator property")
   for name in (values.accel or "auto"):gmatch("[^:]+") do
     local ok = false
     for _, a in ipairs(accels) do ok = ok or a == name end
@@ -98,6 +119,13 @@ local function accel(s, value)
       refuse("kernel-irqchip: expected on, off or split, got %q", chip)
     end
     s.conf.irqchip = chip
+  end
+  if values.icount and not check(text.boolean(values.icount)) then
+    s.conf.icount = false
+  elseif values.icount then
+    set_icount(s, values)
+  elseif values.shift or values.sleep or values.seed then
+    refuse "shift, sleep and seed go with icount=on"
   end
   if values.pit then s.conf.pit = check(text.boolean(values.pit)) end
 end
@@ -255,6 +283,9 @@ options.list = {
   { name = "accel", arg = "NAME[,PROP=VALUE…]|help", group = "machine", handler = accel, values = accels,
     doc = "What runs the guest's instructions: kvm, soft, or auto (kvm where the host CPU backs it). Given several times, the "
       .. "first that works is taken. Properties: kernel-irqchip=on|off|split, pit=on|off." },
+  { name = "icount", arg = "[shift=]N[,sleep=on|off][,seed=N]|on|off", group = "machine", handler = icount,
+    doc = "The guest's time is the number of instructions executed, each of 2^N ns (3): every run is the same. sleep: idle time "
+      .. "passes in real time, else it is skipped. The same as `-accel soft,icount=on,…`." },
   { name = "enable-kvm", group = "machine", handler = function(s) accel(s, "kvm") end, doc = "The same as `-accel kvm`." },
   { name = "cpu", arg = "MODEL[,+FEATURE,-FEATURE]|help", group = "machine", values = { "host", "max", "help" },
     handler = function(s, value) if value == "help" then ask(s, "cpu") else s.conf.cpu = value end end,

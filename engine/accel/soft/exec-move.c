@@ -269,6 +269,13 @@ static void nop(SoftCpu *c, const SoftInsn *i)
     SOFT_NEXT(c, i);
 }
 
+static void pause_loop(SoftCpu *c, const SoftInsn *i)
+{
+    SOFT_HERE(c, i);
+    soft_spin_wait(c);
+    soft_end_at_next(c, i);
+}
+
 /* ---- decoding ---------------------------------------------------------------------------- */
 
 static bool decode_xlat(const SoftDecode *d, SoftInsn *out)
@@ -378,8 +385,11 @@ bool exec_decode_move(SoftDecode *d, SoftInsn *out)
         return simple(out, std);
     case ZYDIS_MNEMONIC_SALC:
         return simple(out, salc);
-    case ZYDIS_MNEMONIC_NOP:
     case ZYDIS_MNEMONIC_PAUSE:
+        out->fn = pause_loop;
+        d->ends = true;
+        return true;
+    case ZYDIS_MNEMONIC_NOP:
     case ZYDIS_MNEMONIC_ENDBR32:
     case ZYDIS_MNEMONIC_ENDBR64:
     case ZYDIS_MNEMONIC_PREFETCH:

@@ -173,24 +173,29 @@ repeat(SoftCpu *c, const SoftInsn *i, void (*element)(SoftCpu *, const SoftInsn 
 
     SOFT_HERE(c, i);
     while (count) {
+        /* Each element counts as an instruction; the first one was counted with the block. */
+        uint64_t room = (uint64_t)(c->budget > 0 ? c->budget : 0) + !c->rep_counted;
         /* One element at a time when each is to trap. */
-        uint64_t n = c->single ? 0 : run(c, i, count, len);
+        uint64_t n = c->single ? 0 : run(c, i, count < room ? count : room, len);
         if (n == 0) {
             element(c, i);
             n = 1;
         }
         count -= n;
         gpr_write(c, X86_RCX, i->addr_size, count);
-        c->budget -= (int64_t)n;
-        c->icount += n;
+        c->budget -= (int64_t)(n - !c->rep_counted);
+        c->icount += n - !c->rep_counted;
+        c->rep_counted = true;
         if ((how == REP_WHILE_EQUAL && !cc_zero(c)) || (how == REP_WHILE_NOT_EQUAL && cc_zero(c))) {
             break;
         }
         if (count && (UNLIKELY(c->budget <= 0) || c->single || soft_wanted(c))) {
+            c->rep_counted = false;
             c->rip = soft_rip(c, i);
             return;
         }
     }
+    c->rep_counted = false;
     SOFT_END(c, i);
 }
 

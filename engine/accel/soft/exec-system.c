@@ -2,7 +2,6 @@
  * Privileged instructions and those about system state: control and debug registers, MSRs, CPUID,
  * time stamps, TLB, port I/O, HLT, fast system calls.
  */
-#include <sys/random.h>
 
 #include "engine/accel/soft/exec.h"
 #include "engine/accel/soft/soft-mmu.h"
@@ -395,7 +394,7 @@ static void rdpid(SoftCpu *c, const SoftInsn *i)
 static void rdrand(SoftCpu *c, const SoftInsn *i)
 {
     uint64_t v = 0;
-    bool ok = getrandom(&v, sizeof(v), GRND_NONBLOCK) == sizeof(v);
+    bool ok = soft_random(c, &v);
 
     SOFT_HERE(c, i);
     if (i->op_size == 1) {

@@ -11,6 +11,11 @@ struct SoftAccel {
     Accel parent;
     SoftCpu **cpus; /* max_cpus of them, RCU: NULL where there is none */
     MemoryListener listener;
+    struct SoftIcount *icount; /* NULL: time is the host's */
+    struct {
+        uint64_t count, left, random; /* `random` is the generator's state, also between saves */
+        uint32_t turn;
+    } icount_saved;
     bool a20_closed;           /* atomic */
     pthread_mutex_t exclusive; /* of the vCPU that runs alone */
     SoftCpu *alone;            /* atomic: that vCPU */

@@ -5,7 +5,9 @@
  * Intel SDM volume 4; AMD APM volume 2 for EFER, STAR and their kin.
  */
 #include <string.h>
+#include <sys/random.h>
 
+#include "engine/accel/soft/soft-icount.h"
 #include "engine/accel/soft/soft-sys.h"
 #include "engine/core/lock.h"
 #include "engine/core/log.h"
@@ -136,9 +138,29 @@ static bool is_apic(uint32_t index)
 /* A nanosecond a tick: of the machine's virtual clock, of instructions without a machine. */
 uint64_t soft_tsc(SoftCpu *c)
 {
-    uint64_t now = c->vcpu ? (uint64_t)event_hub_now(c->vcpu->events) : c->icount;
+    uint64_t now;
 
+    if (c->accel && c->accel->icount) {
+        soft_icount_publish(c);
+    }
+    now = c->vcpu ? (uint64_t)event_hub_now(c->vcpu->events) : c->icount;
     return now + c->tsc_offset;
+}
+
+bool soft_random(SoftCpu *c, uint64_t *v)
+{
+    if (c->accel && c->accel->icount) {
+        *v = soft_icount_random(c->accel->icount);
+        return true;
+    }
+    return getrandom(v, sizeof(*v), GRND_NONBLOCK) == sizeof(*v);
+}
+
+void soft_spin_wait(SoftCpu *c)
+{
+    if (c->accel && c->accel->icount) {
+        soft_icount_yield(c);
+    }
 }
 
 static void set_tsc_offset(SoftCpu *c, uint64_t offset)

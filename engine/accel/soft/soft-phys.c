@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "engine/accel/soft/soft-accel.h"
+#include "engine/accel/soft/soft-icount.h"
 #include "engine/accel/soft/soft-mmu.h"
 #include "engine/core/rcu.h"
 
@@ -175,6 +176,9 @@ bool soft_offer_exit(SoftCpu *c)
     }
     if (was_in) {
         soft_rcu_leave(c);
+    }
+    if (c->accel && c->accel->icount) {
+        soft_icount_publish(c);
     }
     /* Several accesses of one instruction: what a hook set stays until the state is put back. */
     cpu->state_valid &= cpu->state_dirty;

@@ -301,6 +301,7 @@ struct SoftCpu {
     bool wait_sipi; /* a processor that INIT or reset left waiting */
     bool nmi_pending;
     bool in_rcu;        /* inside the run loop's RCU section */
+    bool rep_counted;   /* the repeated instruction at c->insn was counted by an element */
     bool single;        /* one instruction a block: TF, a step, after STI */
     bool step_quiet;    /* no breakpoint at the very next instruction */
     uint8_t debug_stop; /* CPU_DEBUG_*: why SOFT_STOP_DEBUG */
@@ -339,6 +340,7 @@ enum {
     SOFT_ATTN_LOOK = 1 << 3,  /* something changed on this thread: only look */
     SOFT_ATTN_VIEW = 1 << 4,  /* memory changed its layout */
     SOFT_ATTN_NMI = 1 << 5,
+    SOFT_ATTN_TIME = 1 << 6, /* icount: how long this run may be has changed */
 };
 /* Whether an instruction that can take long (REP) should stop in between, at a consistent state. */
 static inline bool soft_wanted(const SoftCpu *c)
@@ -451,6 +453,8 @@ void soft_sysret(SoftCpu *c, unsigned op_size);
 void soft_sysenter(SoftCpu *c);
 void soft_sysexit(SoftCpu *c, unsigned op_size);
 uint64_t soft_tsc(SoftCpu *c);
+bool soft_random(SoftCpu *c, uint64_t *v); /* RDRAND, RDSEED; false: none at the moment */
+void soft_spin_wait(SoftCpu *c);           /* PAUSE */
 /* MSRs, cr8 and the like as after power-up; soft_state_load starts from it. */
 void soft_msrs_reset(SoftCpu *c);
 /* Between SoftMsrs and the state's list (EFER and the APIC base are fields of the state). */

@@ -6,6 +6,7 @@
 
 #include "engine/accel/soft/soft-accel.h"
 #include "engine/accel/soft/soft-block.h"
+#include "engine/accel/soft/soft-icount.h"
 #include "engine/accel/soft/soft-log.h"
 #include "engine/core/lock.h"
 #include "engine/core/rcu.h"
@@ -24,6 +25,8 @@ static void leave_block(SoftCpu *c, unsigned done, unsigned off)
 {
     uint64_t rip = c->rip + off;
 
+    done += c->rep_counted;
+    c->rep_counted = false;
     c->budget += c->block->n - done;
     c->icount -= c->block->n - done;
     c->rip = c->mode.long_mode ? rip : (uint32_t)rip;
@@ -168,11 +171,15 @@ static bool run_one(SoftCpu *c)
     c->flags &= ~(uint32_t)FLAG_RF;
     c->single = single;
     b = soft_block_lookup(c);
-    c->single = false;
+    if (b->n > c->budget) {
+        c->single = true;
+        b = soft_block_lookup(c);
+    }
     if (c->log_exec) {
         soft_log_exec(c);
     }
     soft_execute_block(c, b);
+    c->single = false;
     c->shadow_over = 0;
     if ((tf || c->db_pending) && !(c->inhibit_interrupts & SHADOW_SS)) {
         bool trap = tf && ((c->flags & FLAG_TF) || (b->insns[0].flags & SOFT_I_TF_TRAP));
@@ -205,6 +212,9 @@ static bool look_around(SoftCpu *c, SoftStop *stop)
     }
     if (attention & SOFT_ATTN_NMI) {
         c->nmi_pending = true;
+    }
+    if (attention & SOFT_ATTN_TIME) {
+        soft_icount_rebudget(c);
     }
     soft_mmu_look(c);
     if (c->db_pending && !(c->flags & FLAG_TF) && !(c->inhibit_interrupts & SHADOW_SS) &&
@@ -253,6 +263,15 @@ static SoftStop run_blocks(SoftCpu *c)
         }
         b = c->last_block ? soft_block_next(c, c->last_block) : soft_block_lookup(c);
         c->last_block = b;
+        if (__builtin_expect(b->n > c->budget, 0)) {
+            /* The run ends exactly: what is left is done one by one. */
+            c->last_block = NULL;
+            c->single = true;
+            b = soft_block_lookup(c);
+            execute(c, b);
+            c->single = false;
+            continue;
+        }
         execute(c, b);
     }
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/accel/soft/soft-accel.h"
+#include "engine/accel/soft/soft-icount.h"
 #include "engine/core/error.h"
 #include "engine/core/lock.h"
 #include "engine/core/rcu.h"
@@ -71,6 +72,9 @@ static bool soft_create(Accel *accel, GError **error)
         .commit = soft_commit, .log_start = soft_log_start, .log_sync = soft_log_sync, .opaque = a
     };
     memory_listener_register(&a->listener, accel->config.memory);
+    if (accel->config.icount.on && accel->config.clock) {
+        a->icount = soft_icount_new(a);
+    }
     return true;
 }
 
@@ -78,6 +82,7 @@ static void soft_destroy(Accel *accel)
 {
     SoftAccel *a = SOFT_ACCEL(accel);
 
+    g_clear_pointer(&a->icount, soft_icount_free);
     if (a->listener.as) {
         memory_listener_unregister(&a->listener);
         a->listener.as = NULL;
@@ -176,6 +181,9 @@ static void soft_vcpu_destroy(VCpu *cpu)
     SoftAccel *a = SOFT_ACCEL(cpu->accel);
     SoftCpu *c = soft_cpu(cpu);
 
+    if (a->icount) {
+        soft_icount_gone(a->icount);
+    }
     cpu->accel_data = NULL;
     rcu_publish(&a->cpus[cpu->index], NULL);
     rcu_defer(free_cpu, c); /* another vCPU may be asking whether it runs */
@@ -274,8 +282,14 @@ static void fill_exit(SoftCpu *c, SoftStop stop)
 static void soft_vcpu_run(VCpu *cpu)
 {
     SoftCpu *c = soft_cpu(cpu);
+    bool counted = c->accel->icount;
+    int64_t budget = BUDGET_ENDLESS;
     SoftStop stop;
 
+    if (counted && !soft_icount_begin(c, &budget)) {
+        cpu->exit = (CpuExit){ .kind = CPU_EXIT_INTERRUPTED, .count = 1 };
+        return;
+    }
     if (cpu->state_dirty) {
         SoftAccel *a = SOFT_ACCEL(cpu->accel);
         uint64_t starts = __atomic_load_n(&a->starts, __ATOMIC_SEQ_CST);
@@ -290,14 +304,18 @@ static void soft_vcpu_run(VCpu *cpu)
     look_at_lines(c);
     if (c->wait_sipi) {
         cpu->exit = (CpuExit){ .kind = CPU_EXIT_HLT, .count = 1 };
-        return;
+        stop = SOFT_STOP_KICKED;
+    } else {
+        stop = soft_run(c, budget);
+        fill_exit(c, stop);
     }
-    stop = soft_run(c, BUDGET_ENDLESS);
+    if (counted) {
+        soft_icount_end(c);
+    }
     if (__atomic_load_n(&SOFT_ACCEL(cpu->accel)->logging, __ATOMIC_SEQ_CST)) {
         soft_tlb_drop_writes(c);
     }
     cpu->state_valid &= cpu->state_dirty;
-    fill_exit(c, stop);
 }
 
 /* Accesses are finished where they are made. */
@@ -314,7 +332,7 @@ static void soft_vcpu_kick(VCpu *cpu)
     }
 }
 
-static bool soft_vcpu_has_work(VCpu *cpu)
+bool soft_has_work(VCpu *cpu)
 {
     SoftCpu *c = soft_cpu(cpu);
     bool interrupt = __atomic_load_n(&c->irq_line, __ATOMIC_SEQ_CST) & IRQ_LINE;
@@ -331,6 +349,18 @@ static bool soft_vcpu_has_work(VCpu *cpu)
     }
     return (interrupt && (rflags & FLAG_IF)) || (c->nmi_pending && !c->nmi_masked) ||
            (__atomic_load_n(&c->attention, __ATOMIC_SEQ_CST) & SOFT_ATTN_NMI);
+}
+
+static bool soft_vcpu_has_work(VCpu *cpu)
+{
+    return soft_cpu(cpu)->accel->icount ? soft_icount_may_wake(cpu) : soft_has_work(cpu);
+}
+
+static void soft_vcpu_idle(VCpu *cpu)
+{
+    if (soft_cpu(cpu)->accel->icount) {
+        soft_icount_idle(cpu);
+    }
 }
 
 static bool soft_get_state(VCpu *cpu, unsigned groups, GError **error)
@@ -560,8 +590,21 @@ static void soft_stats(Accel *accel, void (*fn)(const char *name, uint64_t value
         }
     }
     fn("soft-instructions", instructions, opaque);
+    if (a->icount) {
+        fn("icount", soft_icount_count(a->icount), opaque);
+    }
     fn("soft-blocks", made, opaque);
     fn("soft-cache-flushes", flushes, opaque);
+}
+
+static const VMStateDescription *soft_vmstate(Accel *accel)
+{
+    return SOFT_ACCEL(accel)->icount ? &soft_icount_vmstate : NULL;
+}
+
+/* Time goes on when the guest resets. */
+static void soft_reset(Accel *accel)
+{
 }
 
 /* ---- the type ------------------------------------------------------------------------------ */
@@ -571,6 +614,7 @@ static void soft_accel_class_init(ObjectClass *klass, const void *data)
     AccelClass *ac = ACCEL_CLASS(klass);
 
     ac->short_name = "soft";
+    ac->icount = true;
     ac->create = soft_create;
     ac->destroy = soft_destroy;
     ac->vcpu_create = soft_vcpu_create;
@@ -579,6 +623,9 @@ static void soft_accel_class_init(ObjectClass *klass, const void *data)
     ac->vcpu_finish_exit = soft_vcpu_finish_exit;
     ac->vcpu_kick = soft_vcpu_kick;
     ac->vcpu_has_work = soft_vcpu_has_work;
+    ac->vcpu_idle = soft_vcpu_idle;
+    ac->vmstate = soft_vmstate;
+    ac->reset = soft_reset;
     ac->get_state = soft_get_state;
     ac->put_state = soft_put_state;
     ac->set_cpuid = soft_set_cpuid;
