@@ -42,7 +42,8 @@ end)
 test("dmidecode reads what was set", function(t)
   if not os.execute "command -v dmidecode >/dev/null" then t.skip "dmidecode is not installed" end
   local overrides = {}
-  for _, argument in ipairs { "type=0,vendor=acme,version=7,date=01/02/2026,release=1.2", "type=1,serial=42,family=f", "type=2,product=board",
+  for _, argument in ipairs { "type=0,vendor=acme,version=7,date=01/02/2026,release=1.2", "type=1,serial=42,family=f",
+    "type=2,product=board",
     "type=4,manufacturer=maker", "type=11,value=one", "type=11,value=two", "type=17,speed=3200" } do
     overrides[#overrides + 1] = assert(smbios.parse(argument))
   end
