@@ -475,6 +475,17 @@ bool pit_get_out(DeviceState *dev, unsigned channel)
     return channel_out(&s->channel[channel], now);
 }
 
+unsigned pit_get_frequency(DeviceState *dev, unsigned channel)
+{
+    PitChannel *c = &ISA_PIT(dev)->channel[channel < 3 ? channel : 2];
+
+    channel_sync(c, pit_now(ISA_PIT(dev)));
+    if (!c->loaded || c->frozen || (channel_mode(c) & ~1u) != 2 || c->count < 2) {
+        return 0;
+    }
+    return (PIT_HZ + c->count / 2) / c->count;
+}
+
 /* ---- registers ----------------------------------------------------------------------------- */
 
 static MemTxResult pit_read(void *opaque, hwaddr addr, uint64_t *data, unsigned size,

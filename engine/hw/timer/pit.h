@@ -10,3 +10,6 @@
 void pit_set_gate(DeviceState *dev, unsigned channel, bool level);
 bool pit_get_gate(DeviceState *dev, unsigned channel);
 bool pit_get_out(DeviceState *dev, unsigned channel); /* now */
+/* The frequency of a channel's square wave (mode 3) or pulses (mode 2) in Hz, rounded; 0: it gives
+ * none now. */
+unsigned pit_get_frequency(DeviceState *dev, unsigned channel);
