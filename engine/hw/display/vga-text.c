@@ -56,12 +56,15 @@ static void read_mode(VgaCore *vga, const VgaShape *shape, TextMode *t)
     }
 }
 
-static unsigned run_length(const VgaLine *line, unsigned y, unsigned lines)
+/* Scan lines that show the same characters. `row_mask`: bits of the row scan that choose memory,
+ * where registers are set so. */
+static unsigned run_length(const VgaLine *line, unsigned y, unsigned lines, unsigned row_mask)
 {
     unsigned n = 1;
 
     while (y + n < lines && line[y + n].ma == line[y].ma && line[y + n].split == line[y].split &&
-           line[y + n].row >= line[y + n - 1].row) {
+           line[y + n].row >= line[y + n - 1].row &&
+           !((line[y + n].row ^ line[y].row) & row_mask)) {
         n++;
     }
     return n;
@@ -201,7 +204,7 @@ void vga_draw_text(VgaCore *vga, bool all)
     VgaPicture *p = vga->picture;
     const VgaShape *shape = &p->shape;
     VgaLine *line = g_new(VgaLine, shape->lines);
-    unsigned run = 0;
+    unsigned run = 0, row_mask = ~vga->crtc[CR_MODE] & (CR_MODE_ROW0 | CR_MODE_ROW1);
     TextMode t;
 
     vga_read_lines(vga, shape, line);
@@ -215,7 +218,7 @@ void vga_draw_text(VgaCore *vga, bool all)
         all = true;
     }
     for (unsigned y = 0, n; y < shape->lines; y += n, run++) {
-        n = run_length(line, y, shape->lines);
+        n = run_length(line, y, shape->lines, row_mask);
         draw_run(&t, line + y, y, n, p->cells + (size_t)run * shape->columns, all);
     }
     g_free(line);
@@ -251,7 +254,7 @@ bool vga_read_text(void *opaque, ConsoleText *text)
     vga_read_shape(vga, &shape);
     vga_read_lines(vga, &shape, line);
     read_mode(vga, &shape, &t);
-    for (unsigned y = 0; y < shape.lines; y += run_length(line, y, shape.lines)) {
+    for (unsigned y = 0; y < shape.lines; y += run_length(line, y, shape.lines, 0)) {
         rows++;
     }
     console_text_resize(text, shape.columns, rows);
@@ -267,7 +270,7 @@ bool vga_read_text(void *opaque, ConsoleText *text)
                 text->cursor_row = row;
             }
         }
-        y += run_length(line, y, shape.lines);
+        y += run_length(line, y, shape.lines, 0);
     }
     return true;
 }
