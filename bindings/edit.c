@@ -22,7 +22,7 @@ static struct {
     bool active, hidden, feeding;
     char *prompt;
     GSource *source;
-    ScriptRef *on_line, *complete;
+    ScriptRef *on_line, *complete, *on_escape;
 } edit;
 
 static void line_done(char *line);
@@ -114,6 +114,52 @@ static char **complete(const char *text, int start, int end)
     return out;
 }
 
+/* ---- keys after Ctrl-A -------------------------------------------------------------------------
+ */
+
+static const char escape_keys[] = "cxbh?";
+
+static int escape_key(int count, int key)
+{
+    lua_State *L = binding_state();
+    const char c = (char)key;
+    lua_pushlstring(L, &c, 1);
+    binding_invoke(L, edit.on_escape, 1, false);
+    return 0;
+}
+
+static void bind_key(const char *before, char key, const char *after)
+{
+    char line[64];
+    g_snprintf(line, sizeof line, "bind %s%c%s", before, key, after);
+    rl_parse_and_bind(line);
+}
+
+/* Ctrl-A is a prefix, and twice what it is otherwise. libedit finds the function by the last key of
+ * a sequence, which it binds to it, too: that is taken back. */
+static void bind_escapes(bool on)
+{
+    char name[16], line[16];
+
+    for (const char *k = escape_keys; *k; k++) {
+        if (on) {
+            g_snprintf(name, sizeof name, "vmlua-%c", *k);
+            rl_add_defun(name, escape_key, *k);
+            bind_key("", *k, " ed-insert");
+            g_snprintf(line, sizeof line, " vmlua-%c", *k);
+            bind_key("^A", *k, line);
+        } else {
+            bind_key("-r ^A", *k, "");
+        }
+    }
+    if (on) {
+        rl_parse_and_bind("bind ^A^A ed-move-to-beg");
+    } else {
+        rl_parse_and_bind("bind -r ^A^A");
+        rl_parse_and_bind("bind ^A ed-move-to-beg");
+    }
+}
+
 /* Characters beyond ASCII are typed and shown as such. Only where they are UTF-8: classes of single
  * bytes, which Lua's patterns ask the C library for, stay those of ASCII. */
 static void use_utf8(void)
@@ -132,6 +178,7 @@ static int l_start(lua_State *L)
     }
     ScriptRef *on_line = script_ref_new(L, 2, NULL, "line handler");
     ScriptRef *fn = lua_isfunction(L, 3) ? script_ref_new(L, 3, NULL, "completion") : NULL;
+    ScriptRef *on_escape = lua_isfunction(L, 4) ? script_ref_new(L, 4, NULL, "escape key") : NULL;
     static bool initialized;
     if (!initialized) {
         initialized = true;
@@ -145,8 +192,10 @@ static int l_start(lua_State *L)
     }
     edit.on_line = on_line;
     edit.complete = fn;
+    edit.on_escape = on_escape;
     edit.prompt = g_strdup(prompt);
     edit.active = true;
+    bind_escapes(on_escape != NULL);
     install();
     edit.source = main_loop_add_fd(STDIN_FILENO, G_IO_IN | G_IO_HUP, input_ready, NULL);
     return 0;
@@ -156,13 +205,15 @@ static int l_stop(lua_State *L)
 {
     if (edit.active) {
         edit.active = false;
+        bind_escapes(false);
         rl_callback_handler_remove();
         g_source_destroy(edit.source);
         g_source_unref(edit.source);
         edit.source = NULL;
         script_ref_free(edit.on_line);
         script_ref_free(edit.complete);
-        edit.on_line = edit.complete = NULL;
+        script_ref_free(edit.on_escape);
+        edit.on_line = edit.complete = edit.on_escape = NULL;
         g_free(edit.prompt);
         edit.prompt = NULL;
     }
@@ -371,7 +422,7 @@ static int l_history_save(lua_State *L)
 static const ApiFunction functions[] = {
     { "start", l_start,
       "(prompt: string, on_line: fun(line: string?), complete: fun(word: string, line: string, "
-      "start: integer): string[]?)",
+      "start: integer): string[]?, on_escape: fun(key: string)?)",
       "Shows the prompt and edits lines from now on; on_line gets each, nil at the end of input." },
     { "stop", l_stop, "()", "Ends editing and puts the terminal back." },
     { "set_prompt", l_prompt, "(prompt: string)", "The prompt from now on." },

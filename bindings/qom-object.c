@@ -74,7 +74,7 @@ static int object_add(lua_State *L)
 /* What the engine itself put into the tree is not for scripts to take out. */
 static bool removable(const Object *obj)
 {
-    static const char *const types[] = { TYPE_DEVICE, "device-region", "device-timer" };
+    static const char *const types[] = { TYPE_DEVICE, "chardev", "device-region", "device-timer" };
     const ScriptType *st;
     TypeImpl *base;
 
@@ -267,7 +267,8 @@ static const ApiFunction methods[] = {
     { "add_child", object_add, "(self, name: string, child: object): object",
       "Puts an object below this one." },
     { "remove", object_remove, "(self)",
-      "Takes a device, region, timer or object of a script's type, and all below it, out of "
+      "Takes a device, chardev, region, timer or object of a script's type, and all below it, out "
+      "of "
       "the\ntree, for good." },
     { "resolve", object_resolve, "(self, path: string, type?: string): object?, string?",
       "As qom.resolve, among what is below this object." },

@@ -108,8 +108,11 @@ local function history_file()
   return base .. "/vmlua/history"
 end
 
+local loaded = false
+
 local function load_history()
-  local path = history_file()
+  local path = not loaded and history_file()
+  loaded = true
   if path and fs.stat(path) then edit.history_load(path) end
 end
 
@@ -171,8 +174,9 @@ end
 --- Starts a prompt on the terminal, or on standard input when that is a pipe. It lives in the main loop; the
 --- answer's `ended` says that the user has left it, `failed` that a line of a pipe raised an error.
 ---@param env table
+---@param opts? { escape?: fun(key: string) } who is told of a key after Ctrl-A, on a terminal
 ---@return { ended: boolean, failed: boolean, stop: fun() }
-function console.start(env)
+function console.start(env, opts)
   local session = repl.session(env, console.say)
   local executor = new_executor()
   local self = { ended = false, failed = false }
@@ -181,6 +185,8 @@ function console.start(env)
 
   if terminal then
     local on_line
+    local told = opts and opts.escape
+    local escape = told and shielded(function(key) loop.later(shielded(function() told(key) end)) end)
     local function complete(word, line, start)
       local words, piece = repl.complete(line:sub(1, start - 1) .. word, env)
       local skip = #piece - #word
@@ -200,7 +206,7 @@ function console.start(env)
         column = 0
       end
       io.stdout:flush()
-      edit.start(session:prompt(), on_line, complete)
+      edit.start(session:prompt(), on_line, complete, escape)
       editing = true
     end
     local function finish()
@@ -316,6 +322,47 @@ function console.serial()
   return assert(require("vmlua.core.chardev").script(function(bytes) console.say(bytes) end))
 end
 
+--- A prompt without a line editor: bytes in, text out.
+---@param env table
+---@param write fun(text: string)
+---@param prompts boolean
+---@return { start: fun(), take: fun(bytes: string) }
+function console.conversation(env, write, prompts)
+  local own = setmetatable({}, { __index = env, __newindex = env })
+  function own.print(...)
+    local parts = table.pack(...)
+    for i = 1, parts.n do parts[i] = tostring(parts[i]) end
+    write(table.concat(parts, "\t") .. "\n")
+  end
+  local session, executor, rest = repl.session(own, write), new_executor(), ""
+  local function prompt(err) write((err and err .. "\n" or "") .. (prompts and session:prompt() or "")) end
+  local self = { start = prompt }
+  function self.take(bytes)
+    if bytes:find("\3", 1, true) then
+      rest = ""
+      if executor.task then
+        write "interrupted\n"
+        if not executor.cancel() then write "(it does not wait: it goes on)\n" end
+      else
+        session:cancel()
+        write "\n"
+        prompt()
+      end
+      return
+    end
+    rest = (rest .. bytes):gsub("\r\n?", "\n")
+    for line in rest:gmatch("([^\n]*)\n") do
+      executor.run(function()
+        local run = session:feed(line)
+        if run then run() end
+      end, prompt)
+    end
+    rest = rest:match("([^\n]*)$")
+    if #rest > 65536 then rest = "" end
+  end
+  return self
+end
+
 --- A prompt for whoever connects to a chardev: `-monitor tcp:127.0.0.1:4444,server,wait=off`. The device's end of the
 --- chardev is a device of the machine, so that it goes with it.
 ---@param vm machine
@@ -329,49 +376,18 @@ function console.listen(vm, spec, env)
       properties = { chardev = { "link", type = "chardev", doc = "who types" } },
       realize = function(dev)
         local data = dev.data
-        local session, executor, rest
-        local function write(s) data.front:write((s:gsub("\n", "\r\n"))) end
-        local function begin()
-          session, executor, rest = repl.session(data.env, write), new_executor(), ""
-          session.env.print = function(...)
-            local parts = table.pack(...)
-            for i = 1, parts.n do parts[i] = tostring(parts[i]) end
-            write(table.concat(parts, "\t") .. "\n")
-          end
-        end
-        local function prompt(err) write((err and err .. "\n" or "") .. session:prompt()) end
+        local talk
         data.start = function()
-          begin()
-          prompt()
+          talk = console.conversation(data.env, function(text) data.front:write((text:gsub("\n", "\r\n"))) end, true)
+          talk.start()
         end
         data.front = dev:front(dev.chardev, {
-          receive = function(_, bytes)
-            if not session then return end
-            if bytes:find("\3", 1, true) then
-              rest = ""
-              if executor.task then
-                write "interrupted\n"
-                if not executor.cancel() then write "(it does not wait: it goes on)\n" end
-              else
-                session:cancel()
-                write "\n"
-                prompt()
-              end
-              return
-            end
-            rest = (rest .. bytes):gsub("\r\n?", "\n")
-            for line in rest:gmatch("([^\n]*)\n") do
-              executor.run(function()
-                local run = session:feed(line)
-                if run then run() end
-              end, prompt)
-            end
-            rest = rest:match("([^\n]*)$")
-            if #rest > 65536 then rest = "" end
-          end,
-          event = function(_, what)
+          receive = shielded(function(_, bytes)
+            if talk then talk.take(bytes) end
+          end),
+          event = shielded(function(_, what)
             if what == "opened" and data.env then data.start() end
-          end,
+          end),
         })
       end,
     }

@@ -285,25 +285,31 @@ local function apply_log(run)
   end
 end
 
--- Serial ports, by what else uses the terminal.
+-- Serial ports, by what else uses the terminal. Answers whether the prompt has it, and what shares it or another chardev.
 local function apply_console(s)
   local conf, run = s.conf, s.run
   if run.monitor == "none" then run.monitor = nil end
-  local prompt_here = run.monitor == "stdio"
+  local prompt_here, shared = run.monitor == "stdio", nil
+  local users = prompt_here and { "-monitor stdio" } or {}
+  conf.serial = conf.serial or run.nographic and not prompt_here and { "mon:stdio" } or nil
+  for i, spec in ipairs(conf.serial or {}) do
+    local plain = spec:match "^mon:(.*)$"
+    if (plain or spec) == "stdio" or spec:match "^stdio," then users[#users + 1] = "-serial " .. spec end
+    if plain then
+      if run.monitor then options.usage_error("-serial %s has a monitor on it: -monitor %s is a second one", spec, run.monitor) end
+      if shared then options.usage_error("-serial %s: only one port can share its place with the monitor", spec) end
+      shared = require("vmlua.mux").new(plain)
+      conf.serial[i] = shared.chardev
+    end
+  end
+  if #users > 1 then options.usage_error("%s and %s both want the terminal", users[2], users[1]) end
   if run.daemonize then
-    if prompt_here then options.usage_error("-daemonize leaves no terminal for -monitor stdio") end
+    if #users > 0 then options.usage_error("-daemonize leaves no terminal for %s", users[1]) end
     conf.console = "null"
   end
   -- The terminal is the first serial port's, where the board has one and nothing else was said.
   if not conf.console and not prompt_here then conf.console = "stdio" end
-  for i, spec in ipairs(conf.serial or {}) do
-    local plain = spec:gsub("^mon:", "")
-    if plain == "stdio" and prompt_here then
-      options.usage_error("-serial stdio and -monitor stdio both want the terminal")
-    end
-    conf.serial[i] = plain
-  end
-  return prompt_here
+  return prompt_here, shared
 end
 
 local function write_pidfile(path)
@@ -350,7 +356,7 @@ local function report_stop(vm)
 end
 
 -- Beside a machine, until it or the user has had enough. Answers whether the user left by the terminal's escape key.
-local function stay(vm, s, session, console)
+local function stay(vm, s, session, shared)
   local loop = require "vmlua.core.loop"
   local told
   local left = false
@@ -360,13 +366,19 @@ local function stay(vm, s, session, console)
   end)
   local function over()
     local now = vm.status
-    if now == "closed" or session and session.ended then return true end
+    if shared then
+      session = shared.session
+      left = left or shared.left
+    end
+    if left or now == "closed" or session and session.ended then return true end
     local ended = now == "error" or (now == "shutdown" and not s.run.no_shutdown)
     if ended and not session then return true end
     if now ~= told then
       told = now
       if session and (ended or now == "paused") then
-        console.say(("%s: %s%s\n"):format(tostring(vm), now, vm.reason and " (" .. vm.reason .. ")" or ""))
+        require("vmlua.console").say(("%s: %s%s\n"):format(tostring(vm), now, vm.reason and " (" .. vm.reason .. ")" or ""))
+      elseif now == "paused" and shared then
+        shared:tell(("\n%s: paused%s; Ctrl-A c is the prompt\n"):format(tostring(vm), vm.reason and " (" .. vm.reason .. ")" or ""))
       elseif now == "paused" and not s.run.paused and not s.run.monitor then
         complain("%s: paused%s; nothing here can resume it (Ctrl-C ends it)", tostring(vm),
           vm.reason and " (" .. vm.reason .. ")" or "")
@@ -375,7 +387,7 @@ local function stay(vm, s, session, console)
     return false
   end
   loop.shielded(function()
-    while not interrupted and not left and not over() do loop.iterate(true) end
+    while not interrupted and not over() do loop.iterate(true) end
   end)()
   return left
 end
@@ -396,7 +408,7 @@ function launcher.launch(class, s)
   local machine = require "vmlua.machine"
   if s.run.daemonize and not os.getenv "VMLUA_DAEMON" then return daemonize(launcher.arguments) end
   apply_log(s.run)
-  local prompt_here = apply_console(s)
+  local prompt_here, shared = apply_console(s)
   local repl = require "vmlua.repl"
   local console = (prompt_here or s.run.monitor) and require "vmlua.console" or nil
   if prompt_here then s.conf.console = console.serial() end
@@ -423,16 +435,20 @@ function launcher.launch(class, s)
     session = console.start(repl.environment { vm = vm })
   elseif s.run.monitor then
     console.listen(vm, s.run.monitor, repl.environment { vm = vm })
+  elseif shared then
+    shared:begin(vm, repl.environment { vm = vm })
   end
   if not s.run.paused then
     local ok, why = pcall(vm.start or vm.resume, vm)
     if not ok then
       if session then session.stop() end
+      if shared then shared:stop() end
       return judge(false, why)
     end
   end
-  local left = stay(vm, s, session, console)
+  local left = stay(vm, s, session, shared)
   if session then session.stop() end
+  if shared then shared:stop() end
   local code
   if interrupted then code = signal_status() elseif left or vm.status == "closed" then code = 0 else code = report_stop(vm) end
   if s.run.pidfile then os.remove(s.run.pidfile) end

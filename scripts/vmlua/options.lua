@@ -340,7 +340,8 @@ options.list = {
     doc = "A character back end that devices name by its id." },
   { name = "serial", arg = "CHARDEV", group = "character", values = { "stdio", "pty", "null", "none", "mon:stdio" },
     handler = function(s, value) push(s.conf, "serial", value) end,
-    doc = "Where the next serial port leads: stdio, file:PATH, pipe:PATH, pty, unix:PATH[,server], tcp:HOST:PORT[,server], ring, "
+    doc = "Where the next serial port leads: stdio, mon:stdio (shared with the monitor: Ctrl-A c switches), file:PATH, "
+      .. "pipe:PATH, pty, unix:PATH[,server], tcp:HOST:PORT[,server], ring, "
       .. "null, none, chardev:ID." },
   { name = "parallel", arg = "CHARDEV", group = "character", needs = "parallel port", doc = "Where the parallel port leads." },
   { name = "debugcon", arg = "CHARDEV", group = "character", handler = set "debugcon",
@@ -349,7 +350,8 @@ options.list = {
     doc = "A Lua prompt that runs beside the guest: on the terminal, or for whoever connects to a socket." },
   { name = "qmp", arg = "CHARDEV", group = "character", needs = "qmp", doc = "A QMP server." },
   { name = "nographic", group = "character",
-    handler = function(s) s.run.nographic = true end, doc = "No display: the first serial port is the terminal." },
+    handler = function(s) s.run.nographic = true end, doc = "No display: the first serial port and "
+      .. "the monitor share the terminal, as with -serial mon:stdio." },
 
   { name = "vnc", arg = "DISPLAY", group = "display", needs = "display", doc = "A VNC server." },
   { name = "display", arg = "TYPE", group = "display", values = { "none" }, doc = "Where the screen is shown; none is all there is.",

@@ -1,0 +1,188 @@
+-- One terminal for a serial port and the prompt: -serial mon:stdio, -nographic.
+local core = require "vmlua.core.chardev"
+local fs = require "vmlua.core.fs"
+local host = require "vmlua.testhost"
+local test = require "vmlua.test"
+
+-- "Hi\r\n", then every byte that comes is sent back.
+local ECHO = "\xba\xf8\x03\xb0\x48\xee\xb0\x69\xee\xb0\x0d\xee\xb0\x0a\xee"
+  .. "\xba\xfd\x03\xec\xa8\x01\x74\xf8\xba\xf8\x03\xec\xee\xeb\xf1"
+
+local function talk_with(t, r, child, talk)
+  local seen = 1
+  talk(function(what)
+    t.wait_for(function() return r.out:find(what, seen, true) end, 20, "no " .. what .. " in " .. r.out)
+    local _, stop = r.out:find(what, seen, true)
+    seen = stop + 1
+  end, function(text) child:write(text) end, child)
+end
+
+-- Under script(1), which gives it a terminal.
+local function terminal(t, options, talk)
+  if not fs.stat "/usr/bin/script" then t.skip "script(1) is not installed" end
+  local command = ("%s bare.lua -kernel %s %s; echo left with $?; stty -a"):format(host.program, t.file("echo.bin", ECHO), options)
+  local r = t.vmlua { argv0 = "/usr/bin/script", "-qefc", command, "/dev/null", env = { TERM = "xterm", VMLUA_HISTORY = "", COLUMNS = "100" },
+    on_start = function(child, r) talk_with(t, r, child, talk) end }
+  t.log((r.out:gsub("\27", "^[")))
+  t.match(r.out, "left with %d+.*[^%-]icanon", "the terminal is left as it was")
+  return r
+end
+
+test("Ctrl-A c changes between the serial port and the prompt, as often as one likes", function(t)
+  local r = terminal(t, "-nographic", function(expect, type)
+    expect "Hi"
+    type "abc"
+    expect "abc"
+    for i = 1, 3 do
+      type "\1c"
+      expect "> "
+      type(("'p' .. %d * 7\n"):format(i))
+      expect(('"p%d"'):format(i * 7))
+      expect "> "
+      type "\1c"
+      -- The port is there again once what is typed comes back from the guest.
+      expect "\n"
+      t.wait_for(function()
+        type "-"
+        return pcall(expect, "-")
+      end)
+      type(("back %d"):format(i))
+      expect(("back %d"):format(i))
+    end
+    type "\1x"
+    expect "left with 0"
+  end)
+  t.eq(r.status, 0)
+end)
+
+test("twice Ctrl-A sends one, Ctrl-C is the guest's, and Ctrl-A h lists the keys", function(t)
+  terminal(t, "-serial mon:stdio", function(expect, type)
+    expect "Hi"
+    type "\1h"
+    expect "Ctrl-A c   to the prompt"
+    type "<\1\1\3>"
+    expect "<\1\3>"
+    type "\1z."
+    expect "."
+    type "\1x"
+    expect "left with 0"
+  end)
+end)
+
+test("what the guest says while the prompt is in front is printed above it", function(t)
+  terminal(t, "-nographic", function(expect, type)
+    expect "Hi"
+    type "\1c"
+    expect "> "
+    type "vm.serial[1]:write 'from the' and nil\n"
+    expect "from the"
+    type "vm.status\n"
+    expect '"running"'
+    expect "> "
+    type "\1x"
+    expect "left with 0"
+  end)
+end)
+
+test("a break is sent by Ctrl-A b", function(t)
+  terminal(t, "-nographic -S", function(expect, type)
+    expect "Ctrl-A c is the prompt"
+    type "\1b\1c"
+    expect "> "
+    type "'lsr ' .. (vm.io:read_u8(0x3fd) & 0x10)\n"
+    expect '"lsr 16"'
+    expect "> "
+    type "\1x"
+    expect "left with 0"
+  end)
+end)
+
+test("a guest that reads nothing does not keep the keys from working", function(t)
+  terminal(t, "-nographic -S", function(expect, type)
+    expect "Ctrl-A c is the prompt"
+    -- More than the queue takes; written in pieces that a terminal's own queue takes.
+    for _ = 1, 40 do
+      type(("x"):rep(2048))
+      t.sleep(0)
+    end
+    type "\1c"
+    expect "> "
+    type "'still ' .. 'here'\n"
+    expect '"still here"'
+    expect "> "
+    type "\1x"
+    expect "left with 0"
+  end)
+end)
+
+test("a machine that ends while the port is in front ends the program", function(t)
+  local path = t.file("exit.bin", "\xb0\x02\xe6\xf4\xf4")
+  local r = t.vmlua { "bare.lua", "-kernel", path, "-nographic", input = "" }
+  t.eq(r.status, 5)
+end)
+
+test("piped input has the same keys, and lines while the prompt is in front", function(t)
+  local path = t.file("echo.bin", ECHO)
+  local r = t.vmlua { "bare.lua", "-kernel", path, "-serial", "mon:stdio", env = { VMLUA_HISTORY = "" }, on_start = function(child, r)
+    talk_with(t, r, child, function(expect, type)
+      expect "Hi"
+      type "abc"
+      expect "abc"
+      type "\1cprint('six times', 6 * 7)\n"
+      expect "six times\t42"
+      type "error 'boo'\n"
+      expect "prompt:1: boo"
+      type "\1cdef"
+      expect "def"
+      type "\1x"
+    end)
+  end }
+  t.log(r.out)
+  t.eq(r.status, 0)
+end)
+
+test("the same on a socket", function(t)
+  local path = t.file("echo.bin", ECHO)
+  local socket = t.tmpdir() .. "/port"
+  local r = t.vmlua { "bare.lua", "-kernel", path, "-serial", "mon:unix:" .. socket .. ",server,wait=off", on_start = function(child)
+    t.wait_for(function() return fs.stat(socket) end)
+    local out = ""
+    local vm = t.machine("bare", { idle = true, serial = { "null" } })
+    local chr = t.ok(core.new("unix:" .. socket, vm, "client"))
+    chr:on_data(function(bytes) out = out .. bytes end, "to-guest")
+    vm:device("isa-serial", { iobase = 0x2f8, irq = 3, chardev = chr })
+    local function expect(what)
+      t.wait_for(function()
+        while vm.io:read_u8(0x2fd) & 1 ~= 0 do vm.io:read_u8(0x2f8) end
+        return out:find(what, 1, true)
+      end, 20, "no " .. what .. " in " .. out)
+    end
+    local function type(text)
+      for c in text:gmatch "." do vm.io:write_u8(0x2f8, c:byte()) end
+    end
+    type "abc"
+    expect "abc"
+    type "\1c"
+    expect "> "
+    type "'p' .. 6 * 7\n"
+    expect '"p42"'
+    type "\1cdef"
+    expect "def"
+    type "\1x"
+  end }
+  t.eq(r.status, 0)
+end)
+
+test("two users of one terminal are refused by name", function(t)
+  for _, case in ipairs {
+    { { "-serial", "mon:stdio", "-monitor", "stdio" }, "%-serial mon:stdio has a monitor on it: %-monitor stdio is a second one" },
+    { { "-serial", "mon:stdio", "-serial", "stdio" }, "%-serial stdio and %-serial mon:stdio both want the terminal" },
+    { { "-serial", "stdio", "-monitor", "stdio" }, "%-serial stdio and %-monitor stdio both want the terminal" },
+    { { "-serial", "mon:null", "-serial", "mon:ring" }, "%-serial mon:ring: only one port" },
+    { { "-nographic", "-daemonize" }, "%-daemonize leaves no terminal for %-serial mon:stdio" },
+  } do
+    local r = t.vmlua { "bare.lua", "-idle", table.unpack(case[1]) }
+    t.match(r.err, case[2])
+    t.eq(r.status, 2)
+  end
+end)
