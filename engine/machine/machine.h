@@ -55,7 +55,7 @@ struct Machine {
                     */
     uint64_t ram_size;
     CpuTopology topology; /* zeros until the board is complete: cores of one socket */
-    bool no_reboot; /* a reset request ends the machine */
+    bool no_reboot;       /* a reset request ends the machine */
     OnEvent on_triple_fault;
     RamTracker *ram_tracker;
     struct MachinePriv *priv;
@@ -96,6 +96,14 @@ void machine_request_reset(
     Machine *m,
     const char *why); /* any moment; done on the main loop; no_reboot makes it a shutdown */
 void machine_request_shutdown(Machine *m, const char *why, int exit_code);
+/* Suspend to RAM: no vCPU runs, time and devices go on, the state stays "running". A wake-up is a
+ * reset (also under no_reboot) of which the device that asks knows that it is one. Any moment. */
+void machine_request_suspend(Machine *m);
+void machine_request_wakeup(Machine *m);
+bool machine_suspended(const Machine *m);
+bool machine_waking(const Machine *m); /* in reset handlers: of a wake-up */
+/* As a device that saves whether it sleeps restores it: vCPUs are stopped. */
+void machine_restore_suspended(Machine *m, bool suspended);
 bool machine_reset(Machine *m, GError **error); /* now; main thread */
 bool machine_step(Machine *m, VCpu *cpu,
                   GError **error); /* one instruction of one vCPU, then PAUSED "step" */

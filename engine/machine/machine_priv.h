@@ -28,10 +28,12 @@ typedef struct StateEntry {
 } StateEntry;
 
 typedef struct MachinePriv {
-    bool finished; /* machine_finish_init succeeded */
-    bool closing;  /* no request is taken any more */
-    bool broken;   /* a restore failed half-way: only a reset or another restore helps */
-    bool settling; /* the main thread is carrying out requests, perhaps waiting */
+    bool finished;  /* machine_finish_init succeeded */
+    bool closing;   /* no request is taken any more */
+    bool broken;    /* a restore failed half-way: only a reset or another restore helps */
+    bool suspended; /* vCPUs stand although the machine runs */
+    bool waking;    /* the reset asked for ends that */
+    bool settling;  /* the main thread is carrying out requests, perhaps waiting */
     uint64_t restores;
 
     /* What was asked for and is carried out on the main thread: run-state.c. */

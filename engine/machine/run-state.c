@@ -64,7 +64,7 @@ static void set_clock(Machine *m, bool running)
 static void go_all(Machine *m)
 {
     set_clock(m, true);
-    for (unsigned i = 0; i < m->cpus->len; i++) {
+    for (unsigned i = 0; i < m->cpus->len && !m->priv->suspended; i++) {
         cpu_resume(g_ptr_array_index(m->cpus, i));
     }
 }
@@ -194,10 +194,14 @@ static bool do_reset(Machine *m, GError **error)
 {
     g_autofree char *why = g_steal_pointer(&m->priv->pending_reset);
     MachinePriv *p = m->priv;
+    bool ok;
 
     stop_all(m);
     log_mask(LOG_CPU, "%s: reset: %s", OBJECT(m)->name, why);
-    if (!reset_all(m, error)) {
+    p->suspended = false;
+    ok = reset_all(m, error);
+    p->waking = false;
+    if (!ok) {
         p->broken = true;
         set_clock(m, false);
         machine_set_state(m, RUN_STATE_ERROR, "the reset failed");
@@ -462,6 +466,48 @@ void machine_request_reset(Machine *m, const char *why)
     }
     request_stop_all(m);
     bh_schedule(p->bh);
+}
+
+void machine_request_suspend(Machine *m)
+{
+    ENGINE_LOCK_ASSERT();
+    if (m->priv->closing || m->state != RUN_STATE_RUNNING) {
+        return;
+    }
+    m->priv->suspended = true;
+    request_stop_all(m);
+}
+
+void machine_request_wakeup(Machine *m)
+{
+    MachinePriv *p = m->priv;
+
+    ENGINE_LOCK_ASSERT();
+    if (p->closing || !p->suspended) {
+        return;
+    }
+    if (!p->pending_reset) {
+        p->pending_reset = g_strdup("wake-up");
+        p->waking = true;
+    }
+    request_stop_all(m);
+    bh_schedule(p->bh);
+}
+
+bool machine_waking(const Machine *m)
+{
+    return m->priv->waking;
+}
+
+bool machine_suspended(const Machine *m)
+{
+    return m->priv->suspended;
+}
+
+void machine_restore_suspended(Machine *m, bool suspended)
+{
+    ENGINE_LOCK_ASSERT();
+    m->priv->suspended = suspended;
 }
 
 void machine_request_shutdown(Machine *m, const char *why, int exit_code)

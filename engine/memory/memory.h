@@ -147,6 +147,11 @@ bool memory_region_init_rom(MemoryRegion *mr, Object *owner, const char *name, u
                             GError **error);
 bool memory_region_init_rom_device(MemoryRegion *mr, Object *owner, const MemoryRegionOps *ops,
                                    void *opaque, const char *name, uint64_t size, GError **error);
+/* As above over RAM that is there already (shadow RAM, flash): reads come from it while in ROMD
+ * mode, writes go to ops. Takes its own reference. */
+void memory_region_init_rom_device_block(MemoryRegion *mr, Object *owner,
+                                         const MemoryRegionOps *ops, void *opaque, const char *name,
+                                         RamBlock *block);
 void memory_region_init_alias(MemoryRegion *mr, Object *owner, const char *name, MemoryRegion *orig,
                               hwaddr offset, uint64_t size);
 /* Frees what init made. Should not be in a container any more, nor contain anything; where it does

@@ -91,6 +91,17 @@ bool memory_region_init_rom_device(MemoryRegion *mr, Object *owner, const Memory
     return true;
 }
 
+void memory_region_init_rom_device_block(MemoryRegion *mr, Object *owner,
+                                         const MemoryRegionOps *ops, void *opaque, const char *name,
+                                         RamBlock *block)
+{
+    region_init(mr, owner, name, block->size, MEMORY_ROM_DEVICE);
+    mr->ram = ram_block_ref(block);
+    mr->ops = ops;
+    mr->opaque = opaque;
+    mr->romd_mode = true;
+}
+
 void memory_region_init_alias(MemoryRegion *mr, Object *owner, const char *name, MemoryRegion *orig,
                               hwaddr offset, uint64_t size)
 {
