@@ -64,6 +64,7 @@ struct PCIDevice {
     MemoryRegion rom;
     bool has_rom;
     uint8_t irq_state; /* what the device drives, a bit a pin; INTx disable not yet applied */
+    uint8_t irq_sent;  /* what the bus was told */
     uint8_t msi_cap, msix_cap; /* offset of the capability; 0: none */
     struct PCIMsix *msix;
 };
@@ -76,7 +77,6 @@ typedef struct PCIDeviceClass {
     uint32_t class_code; /* 24 bits */
     bool is_bridge;      /* header type 1 */
     bool is_express;     /* 4 KiB of configuration space */
-    bool no_hotplug;     /* part of the chip set: not for -device on its own */
     const char *romfile; /* default option ROM, a file name in the firmware folders; may be NULL */
 
     /* `config` is filled in by the class already; the bus does not show the device yet. On failure
@@ -90,6 +90,11 @@ typedef struct PCIDeviceClass {
     void (*config_write)(PCIDevice *dev, uint32_t addr, uint32_t value, unsigned len);
 } PCIDeviceClass;
 OBJECT_DECLARE_TYPE(PCIDevice, PCIDeviceClass, PCI_DEVICE, TYPE_PCI_DEVICE)
+
+static inline const char *pci_name(const PCIDevice *dev)
+{
+    return object_get_name(&dev->parent.parent);
+}
 
 /* ---- configuration space ----------------------------------------------------------------- */
 
