@@ -180,3 +180,5 @@ void binding_open_block(lua_State *L);         /* vmlua.core.block, drives and t
 void binding_open_edit(lua_State *L);    /* vmlua.core.edit: a line editor driven by the loop */
 void binding_open_fs(lua_State *L);      /* vmlua.core.fs: files, folders, environment */
 void binding_open_process(lua_State *L); /* vmlua.core.process: child processes */
+void binding_open_pci(lua_State *L);     /* classes "pci-device", "pci-bus"; vm.pci */
+void binding_open_fw_cfg(lua_State *L);  /* class "fw_cfg", vmlua.core.firmware */

@@ -64,6 +64,7 @@ local function check(what, t, level, ...)
 end
 
 local class_keys = {
+  compat = "table",
   name = "string", doc = "string", alias = "string", default = "boolean", ram = "integer|string", cpus = "integer",
   max_cpus = "integer", accel = "string|table", irqchip = "string", pit = "boolean", cpu = "string", init = "function",
   icount = "boolean|table",
@@ -72,6 +73,7 @@ local class_keys = {
 
 -- What the command line says, by the same names.
 local conf_keys = {
+  boot = "string|table", fw_cfg = "table", pflash = "string|table", option_rom = "string|table",
   name = "string", ram = "integer|string", smp = "integer", topology = "table", accel = "string|table", irqchip = "string",
   pit = "boolean", cpu = "string", uuid = "string", props = "table", device = "table", object = "table", kernel = "string",
   initrd = "string", append = "string", bios = "string", chardev = "table", serial = "string|table|userdata|boolean",
@@ -82,7 +84,7 @@ local conf_keys = {
 }
 local topology_levels = { sockets = "integer", dies = "integer", cores = "integer", threads = "integer" }
 -- Asked for by the user, meaningful only to a board that looks at them.
-local board_keys = { "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc" }
+local board_keys = { "boot", "fw_cfg", "pflash", "option_rom", "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc" }
 
 -- Those that name disks: the block layer is loaded when one is there.
 local drive_settings = { "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "drive", "blockdev" }
@@ -158,6 +160,29 @@ end
 function Class:extend(spec)
   local class = define(spec, self, 2)
   return class
+end
+
+--- Makes the versions of a board: NAME-VERSION for each of `versions`, oldest first, the newest with NAME as its alias
+--- too. A version's list says what later code made different, as { device type, property, value }: a machine of that
+--- version keeps the shape in which it was saved, and so do those before it.
+---@param spec table as for machine.define; name without a version
+---@param versions { version: string, compat: table[] }[] `version` "1.0", `compat` { { type, property, value }, … }
+---@return MachineClass newest
+function machine.versions(spec, versions)
+  local newest, name = nil, spec.name
+  for i, v in ipairs(versions) do
+    check("machine.versions", v, 2, { version = "string", compat = "table" })
+    local one, compat = {}, {}
+    for key, value in pairs(spec) do one[key] = value end
+    for n = #versions, i, -1 do
+      for _, c in ipairs(versions[n].compat or {}) do compat[#compat + 1] = c end
+    end
+    one.name, one.compat = ("%s-%s"):format(name, v.version), compat
+    one.alias, one.default = nil, nil
+    if i == #versions then one.alias, one.default = name, spec.default end
+    newest = define(one, nil, 2)
+  end
+  return newest
 end
 
 --- Makes a machine of this board.
@@ -393,8 +418,12 @@ local function build(m, class, conf)
   end
   data.chardevs = by_id
 
+  local extra = option_keys(class)
   for key, value in pairs(conf.props or {}) do
-    if key == "memory-backend" then
+    local own = key:gsub("-", "_")
+    if extra[own] then
+      if conf[own] == nil then conf[own] = value end
+    elseif key == "memory-backend" then
       data.ram_backend = memory_backend(m, conf, value)
       m.ram_size = data.ram_backend.size
     else

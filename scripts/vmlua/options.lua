@@ -264,6 +264,38 @@ local function monitor(s, value)
   s.run.monitor = value
 end
 
+local function boot(s, value)
+  local values = keyval(value, "order")
+  known(values, { "order", "once", "menu", "splash-time", "reboot-timeout", "strict" }, "-boot key")
+  local t = s.conf.boot or {}
+  for _, key in ipairs { "order", "once" } do
+    local drives = values[key]
+    if drives then
+      if not drives:match "^[a-dn]+$" then refuse("%s: expected letters of a, b, c, d, n, got %q", key, drives) end
+      for i = 1, #drives do
+        if drives:find(drives:sub(i, i), i + 1, true) then refuse("%s: %q names a drive twice", key, drives) end
+      end
+      t[key] = drives
+    end
+  end
+  for _, key in ipairs { "menu", "strict" } do
+    if values[key] then t[key] = check(text.boolean(values[key])) end
+  end
+  for _, key in ipairs { "splash-time", "reboot-timeout" } do
+    if values[key] then t[key:gsub("-", "_")] = integer(values[key], key, key == "reboot-timeout" and -1 or 0, 0xffff) end
+  end
+  s.conf.boot = t
+end
+
+local function fw_cfg(s, value)
+  local values = keyval(value, "name")
+  known(values, { "name", "file", "string" }, "-fw_cfg key")
+  if not values.name or values.name == "" then refuse "a name is expected: name=opt/…" end
+  if #values.name > 55 then refuse("the name %q has more than 55 bytes", values.name) end
+  if (values.file == nil) == (values.string == nil) then refuse("%s: either file= or string= is expected", values.name) end
+  push(s.conf, "fw_cfg", { name = values.name, file = values.file, string = values.string })
+end
+
 -- ---- the table --------------------------------------------------------------------------------
 
 ---@class Option
@@ -310,8 +342,16 @@ options.list = {
   { name = "append", arg = "TEXT", group = "boot", handler = set "append", doc = "Command line of the kernel." },
   { name = "bios", arg = "FILE", group = "boot", handler = set "bios",
     doc = "Firmware image, read-only, up to the end of the first 4 GiB." },
-  { name = "pflash", arg = "FILE", group = "boot", needs = "flash", doc = "Firmware in a flash chip." },
-  { name = "boot", arg = "ORDER", group = "boot", needs = "firmware", doc = "Boot order." },
+  { name = "pflash", arg = "FILE", group = "boot", handler = function(s, value) push(s.conf, "pflash", value) end,
+    doc = "A flash chip below the end of the first 4 GiB, its contents in that file, which keeps what is written; twice: "
+      .. "the second below the first (code, then variables)." },
+  { name = "boot", arg = "[order=]DRIVES[,once=DRIVES][,menu=on|off][,splash-time=MS][,reboot-timeout=MS][,strict=on|off]", group = "boot",
+    handler = boot, doc = "What firmware starts: a the floppy, c the disk, d the CD-ROM, n the network, in that order; `once` holds for "
+      .. "the first start only; a menu to choose from." },
+  { name = "fw_cfg", arg = "[name=]NAME,file=FILE|string=TEXT", group = "boot", handler = fw_cfg,
+    doc = "A file for firmware and guest in the firmware configuration device." },
+  { name = "option-rom", arg = "FILE", group = "boot", handler = function(s, value) push(s.conf, "option_rom", value) end,
+    doc = "An option ROM that firmware runs." },
 
   { name = "fda", arg = "FILE", group = "block", handler = set "fda", doc = "Floppy disk image." },
   { name = "fdb", arg = "FILE", group = "block", handler = set "fdb", doc = "Second floppy disk image." },

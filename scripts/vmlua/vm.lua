@@ -112,6 +112,13 @@ function own.make_device(m, type, props)
   local ok, dev = pcall(require("vmlua.core.qom").new, type)
   if not ok then return nil, text.without_place(dev) end
   local id, err
+  -- What the board's version says about this type, before what its user says.
+  for _, c in ipairs((api.data(m).class or {}).compat or {}) do
+    if dev:is_a(c[1]) then
+      ok, err = pcall(_G.type(c[3]) == "string" and dev.parse or dev.set, dev, c[2], c[3])
+      if not ok then return nil, text.without_place(err) end
+    end
+  end
   for k, v in pairs(props or {}) do
     if k == "id" then
       id = v
@@ -123,6 +130,11 @@ function own.make_device(m, type, props)
         ok, v = pcall(require("vmlua.block").find, m, v)
         if not ok then return nil, text.without_place(v) end
       end
+      if k == "bus" and _G.type(v) == "string" then
+        local bus = m:resolve(v)
+        if not bus then return nil, ("%s: bus: %s has no bus '%s'"):format(type, m.id, v) end
+        v = bus
+      end
       -- Text is read as the command line's is: "0x2f8", "on", "2G".
       if _G.type(v) == "string" then
         ok, err = pcall(dev.parse, dev, k, v)
@@ -132,7 +144,7 @@ function own.make_device(m, type, props)
       if not ok then return nil, text.without_place(err) end
     end
   end
-  ok, err = dev:realize(m, id)
+  ok, err = dev:realize(m, id, dev:is_a "pci-device" and (dev.bus or m.pci) or nil)
   if ok == nil and err then return nil, err end
   wire_isa(dev)
   return dev

@@ -1,0 +1,183 @@
+--[[
+Standard PC: i440FX host bridge, PIIX3 and PIIX4, as QEMU's `pc`. Unmodified firmware, boot loaders and systems run on it.
+
+    vmlua pc.lua -m 2048 -smp 2 -hda disk.qcow2
+    vmlua pc.lua -debugcon stdio                            SeaBIOS' log on the terminal
+    vmlua pc.lua -kernel vmlinuz -initrd initrd.img -append console=ttyS0
+
+Memory map, ports and what is where: docs/pc.md.
+]]
+local acpi = require "vmlua.acpi"
+local cmos = require "vmlua.cmos"
+local irqchip = require "vmlua.irqchip"
+local machine = require "vmlua.machine"
+local smbios = require "vmlua.smbios"
+local text = require "vmlua.text"
+
+local KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
+local PM_BASE, GPE_BASE, PVPANIC = 0x600, 0xafe0, 0x505
+local FW = { UUID = 2, RAM_SIZE = 3, NOGRAPHIC = 4, CPUS = 5, BOOT_MENU = 0xe, MAX_CPUS = 0xf, IRQ0 = 0x8002 }
+
+-- Wrong settings are the user's: no place in this file belongs into the message.
+local function refuse(format, ...) error(format:format(...), 0) end
+
+local function list_of(value)
+  if value == nil then return {} end
+  if type(value) == "table" then return value end
+  return { value }
+end
+
+-- ---- memory -------------------------------------------------------------------------------------------------
+
+-- RAM around the hole below 4 GiB that PCI and the interrupt controllers need. Answers the two sizes.
+local function add_ram(m, conf)
+  local size, limit = m.ram_size, 0xe0000000
+  if size >= limit then limit = 3 * GiB end
+  if conf.max_ram_below_4g then
+    local asked, err = text.size(conf.max_ram_below_4g)
+    if not asked then refuse("max-ram-below-4g: %s", err) end
+    if asked < MiB or asked > 0xfec00000 or asked % MiB ~= 0 then
+      refuse("max-ram-below-4g: whole MiB up to 0xfec00000 expected, got %s", conf.max_ram_below_4g)
+    end
+    limit = asked
+  end
+  if size < MiB then refuse("board pc needs at least 1 MiB of RAM, not %s", text.format_size(size)) end
+  local below = math.min(size, limit)
+  local above = size - below
+  m.memory:add(0, m:region { kind = "alias", name = "ram-below-4g", of = m.ram, offset = 0, size = below })
+  if above > 0 then
+    m.memory:add(4 * GiB, m:region { kind = "alias", name = "ram-above-4g", of = m.ram, offset = below, size = above })
+  end
+  return below, above
+end
+
+-- ---- firmware -----------------------------------------------------------------------------------------------
+
+-- Type 1: RAM, 2: reserved (what firmware and the interrupt controllers have up to 4 GiB is its own to add).
+local function e820(below, above)
+  local list = { string.pack("<i8i8I4", 0, below, 1) }
+  if above > 0 then list[#list + 1] = string.pack("<i8i8I4", 4 * GiB, above, 1) end
+  return table.concat(list)
+end
+
+local function boot_settings(conf)
+  local boot = conf.boot
+  if type(boot) == "string" then boot = { order = boot } end
+  return boot or {}
+end
+
+local function add_firmware_items(m, conf, below, above)
+  local fw, boot = m.fw_cfg, boot_settings(conf)
+  local hex = (conf.uuid or ("0"):rep(32)):gsub("-", "")
+  fw:set(FW.UUID, (hex:gsub("%x%x", function(h) return string.char(tonumber(h, 16)) end)))
+  fw:set(FW.RAM_SIZE, string.pack("<i8", m.ram_size))
+  fw:set(FW.NOGRAPHIC, string.pack("<I2", 0))
+  fw:set(FW.CPUS, string.pack("<I2", #m.cpus))
+  fw:set(FW.MAX_CPUS, string.pack("<I2", #m.cpus))
+  fw:set(FW.BOOT_MENU, string.pack("<I2", boot.menu and 1 or 0))
+  fw:set(FW.IRQ0, string.pack("<I4", 1)) -- the timer is on pin 2 of the I/O APIC
+  fw:add("etc/e820", e820(below, above))
+  if boot.splash_time then fw:add("etc/boot-menu-wait", string.pack("<I2", boot.splash_time)) end
+  if boot.reboot_timeout then fw:add("etc/boot-fail-wait", string.pack("<i4", boot.reboot_timeout)) end
+  for _, spec in ipairs(list_of(conf.fw_cfg)) do
+    local bytes, err = spec.string, nil
+    if spec.file then bytes, err = text.read_file(spec.file, 256 << 20) end
+    if not bytes then refuse("-fw_cfg: %s", err) end
+    fw:add(spec.name, bytes)
+  end
+  for _, path in ipairs(list_of(conf.option_rom)) do
+    local bytes, err = text.read_file(path, 16 << 20)
+    if not bytes then refuse("-option-rom: %s", err) end
+    fw:add("genroms/" .. path:match "[^/]*$", bytes)
+  end
+end
+
+local function add_tables(m, below, above)
+  local hole64 = 4 * GiB + above
+  local files = acpi.build {
+    cpus = #m.cpus, pm_base = PM_BASE, gpe_base = GPE_BASE, pci_hole = { below, 0xfec00000 },
+    pci_hole64 = { (hole64 + GiB - 1) & -GiB, ((hole64 + GiB - 1) & -GiB) + (32 << 30) }, fw_cfg = true, pvpanic = PVPANIC,
+    keyboard = true, serial = { { iobase = 0x3f8, irq = 4 }, { iobase = 0x2f8, irq = 3 } },
+  }:files()
+  m.fw_cfg:add(acpi.FILES.tables, files.tables)
+  m.fw_cfg:add(acpi.FILES.rsdp, files.rsdp)
+  m.fw_cfg:add(acpi.FILES.loader, files.loader)
+end
+
+-- ---- the board ----------------------------------------------------------------------------------------------
+
+local SERIAL = { { 0x3f8, 4 }, { 0x2f8, 3 }, { 0x3e8, 4 }, { 0x2e8, 3 } }
+
+local function add_serial(m, conf)
+  local asked = math.max(#list_of(conf.serial), 1)
+  for n, where in ipairs(SERIAL) do
+    -- The first is always there; the others where they were asked for, as their lines are shared.
+    if n <= asked then
+      m:device("isa-serial", { id = "com" .. n, iobase = where[1], irq = where[2], chardev = m:serial(n - 1) })
+    end
+  end
+end
+
+local function add_chipset(m)
+  m:device("i440fx-pcihost", { id = "i440fx" })
+  m:device("piix3", { id = "piix3", addr = "1.0", multifunction = true })
+  local pm = m:device("piix4-pm", { id = "pm", addr = "1.3" })
+  pm:connect("sci", 0, m.piix3:irq("irq", 9))
+  local smbus = pm:child "smbus"
+  for n = 0, 7 do m:device("smbus-eeprom", { id = "spd" .. n, bus = smbus, address = 0x50 + n }) end
+end
+
+local function add_legacy(m, conf, below, above)
+  local boot = boot_settings(conf)
+  m:device("port92", { id = "port92" }):connect("a20", 0, m:a20 "port92")
+  local i8042 = m:device("i8042", { id = "i8042" })
+  i8042:connect("kbd-irq", 0, 1)
+  i8042:connect("aux-irq", 0, 12)
+  i8042:connect("a20", 0, m:a20 "keyboard")
+  local rtc = m:device("mc146818rtc", conf.rtc or {})
+  local order = boot.order or "cdn"
+  cmos.fill(m, rtc, { below_4g = below, above_4g = above, boot = (boot.once or order):gsub("b", ""):sub(1, 3) })
+  local first = true
+  m:on_reset(function()
+    if boot.once and not first then cmos.boot(rtc, (order:gsub("b", ""):sub(1, 3))) end
+    first = false
+    -- A wake-up: firmware goes on where the system wants it (byte 0x0f, "shutdown status").
+    if m.waking then rtc:set_nvram(0x0f, 0xfe) end
+  end)
+end
+
+local function add_debug(m, conf)
+  m:device("isa-post", { id = "post" })
+  m:device("pvpanic", { id = "pvpanic", iobase = PVPANIC })
+  m.data.debugcon = machine.chardev(conf.debugcon or "ring", m, "debugcon")
+  -- 0x402 is where SeaBIOS and OVMF write their log.
+  m:device("debugcon", { id = "firmware-log", iobase = 0x402, readback = 0xe9, chardev = m.data.debugcon })
+end
+
+local function init(m)
+  local conf = m.conf
+  local below, above = add_ram(m, conf)
+  add_chipset(m)
+  irqchip.add(m)
+  m:device("fw_cfg", { id = "fw_cfg" })
+  add_legacy(m, conf, below, above)
+  add_serial(m, conf)
+  add_debug(m, conf)
+  add_firmware_items(m, conf, below, above)
+  add_tables(m, below, above)
+  m:device("bios-rom", { id = "bios", file = conf.bios or "bios-256k.bin" })
+end
+
+return machine.versions({
+  name = "pc",
+  doc = "Standard PC (i440FX, PIIX3, PIIX4)",
+  ram = "128M",
+  max_cpus = 255,
+  options = {
+    { name = "max-ram-below-4g", arg = "SIZE", doc = "RAM below the PCI hole at most (3.5 GiB; 3 GiB where there is more)." },
+  },
+  powerdown = function(m) m.pm:irq("power-button", 0):pulse() end,
+  init = init,
+}, {
+  { version = "1.0", compat = {} },
+})
