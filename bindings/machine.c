@@ -55,13 +55,13 @@ static AccelIcount check_icount(lua_State *L, int idx)
 
 static int l_set_accel(lua_State *L)
 {
-    static const char *const keys[] = { "irqchip", "pit", "icount", NULL };
+    static const char *const keys[] = { "irqchip", "pit", "icount", "assist", NULL };
     static const char *const modes[] = { "off", "split", "on", NULL };
     Machine *m = check_machine(L, 1);
     const char *name = luaL_checkstring(L, 2);
     IrqchipMode irqchip = IRQCHIP_ON;
     AccelIcount icount = { .on = false };
-    bool pit = false;
+    bool pit = false, assist = true;
     if (!lua_isnoneornil(L, 3)) {
         binding_check_keys(L, 3, keys, "accelerator options");
         if (binding_get_key(L, 3, "irqchip") != LUA_TNIL) {
@@ -76,13 +76,22 @@ static int l_set_accel(lua_State *L)
             return luaL_error(L, "icount: a table expected, got %s", luaL_typename(L, -1));
         }
         lua_pop(L, 1);
+        if (binding_get_key(L, 3, "assist") != LUA_TNIL) {
+            assist = lua_toboolean(L, -1);
+        }
+        lua_pop(L, 1);
     }
     if (!m->accel) {
         m->icount = icount;
     }
     GError *error = NULL;
     AccelClass *ac = accel_find(name, &error);
-    return ok_or_fail(L, ac && machine_set_accel(m, ac, irqchip, pit, &error), &error);
+    bool ok = ac && machine_set_accel(m, ac, irqchip, pit, &error);
+    if (ok && !assist && object_find_property(OBJECT(m->accel), "assist")) {
+        const PropValue off = { .kind = PROP_BOOL, .boolean = false };
+        ok = object_property_set(OBJECT(m->accel), "assist", &off, &error);
+    }
+    return ok_or_fail(L, ok, &error);
 }
 
 static int l_add_cpu(lua_State *L)
@@ -497,7 +506,8 @@ static int l_a20(lua_State *L)
 
 static const ApiFunction methods[] = {
     { "set_accel", l_set_accel,
-      "(self, name: string, options: {irqchip?: \"on\"|\"split\"|\"off\", pit?: boolean, icount?: "
+      "(self, name: string, options: {irqchip?: \"on\"|\"split\"|\"off\", pit?: boolean, "
+      "assist?: boolean, icount?: "
       "{shift?: integer, sleep?: boolean, seed?: integer}}?): boolean?, string?",
       "Chooses the accelerator; once, while building. icount: the virtual clock counts "
       "instructions, "

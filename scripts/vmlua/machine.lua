@@ -67,7 +67,7 @@ local class_keys = {
   compat = "table",
   name = "string", doc = "string", alias = "string", default = "boolean", ram = "integer|string", cpus = "integer",
   max_cpus = "integer", accel = "string|table", irqchip = "string", pit = "boolean", cpu = "string", init = "function",
-  icount = "boolean|table",
+  icount = "boolean|table", assist = "boolean",
   devices = "table", options = "table", powerdown = "function", no_reboot = "boolean", on_triple_fault = "string",
 }
 
@@ -75,8 +75,8 @@ local class_keys = {
 local conf_keys = {
   boot = "string|table", fw_cfg = "table", pflash = "string|table", option_rom = "string|table",
   name = "string", ram = "integer|string", smp = "integer", topology = "table", accel = "string|table", irqchip = "string",
-  pit = "boolean", cpu = "string", uuid = "string", props = "table", device = "table", object = "table", kernel = "string",
-  initrd = "string", append = "string", bios = "string", chardev = "table", serial = "string|table|userdata|boolean",
+  pit = "boolean", assist = "boolean", cpu = "string", uuid = "string", props = "table", device = "table", object = "table",
+  kernel = "string", initrd = "string", append = "string", bios = "string", chardev = "table", serial = "string|table|userdata|boolean",
   debugcon = "string|table|userdata", rtc = "table", console = "string|table|userdata",
   hda = "string|table", hdb = "string|table", hdc = "string|table", hdd = "string|table", cdrom = "string|table",
   fda = "string|table", fdb = "string|table", drive = "table", blockdev = "table", snapshot = "boolean",
@@ -406,7 +406,9 @@ local function build(m, class, conf)
   if pit == nil then pit = class.pit end
   if pit == nil then pit = irqchip == "on" end
   local ok
-  ok, err = m:set_accel(accel, { irqchip = irqchip, pit = pit, icount = icount or nil })
+  local assist = conf.assist
+  if assist == nil then assist = class.assist end
+  ok, err = m:set_accel(accel, { irqchip = irqchip, pit = pit, icount = icount or nil, assist = assist })
   if not ok then error(err, 0) end
 
   for i, spec in ipairs(conf.object or {}) do

@@ -109,9 +109,16 @@ START_TEST(a_triple_fault_stops_the_machine_and_says_so)
 }
 END_TEST
 
+static void set_assist_off(Rig *r)
+{
+    const PropValue off = { .kind = PROP_BOOL, .boolean = false };
+    ck_assert(object_property_set(OBJECT(r->m->accel), "assist", &off, NULL));
+}
+
 START_TEST(an_instruction_that_kvm_cannot_emulate_is_named_with_its_bytes)
 {
     Rig *r = rig_new(IRQCHIP_OFF, false, 1 * MiB);
+    set_assist_off(r);
     rig_start(r, "emufail");
     rig_run(r);
     ck_assert_int_eq(r->m->state, RUN_STATE_ERROR);
@@ -125,6 +132,7 @@ END_TEST
 START_TEST(code_outside_of_memory_is_an_error_not_a_crash)
 {
     Rig *r = rig_new(IRQCHIP_OFF, false, 1 * MiB);
+    set_assist_off(r);
     rig_start(r, "spin");
     rig_cpu(r, 0)->state->seg[X86_CS].base = MMIO_DEVICE;
     rig_cpu(r, 0)->state->rip = 0;

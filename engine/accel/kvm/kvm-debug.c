@@ -365,6 +365,18 @@ void kvm_debug_step_done(KvmVcpu *kv)
               DR6_BS, 0);
 }
 
+void kvm_debug_assisted(KvmVcpu *kv)
+{
+    KvmBreak b;
+    uint64_t pc = 0;
+    kv->stepover = false;
+    if (kv->stepping) {
+        kvm_debug_step_done(kv);
+    } else if (kv->step_watch && kvm_linear_pc(kv, &pc) && copy_break(kv->a, pc, &b)) {
+        fill_exit(kv, pc, CPU_DEBUG_BREAKPOINT, 0, 0);
+    }
+}
+
 static bool raw_byte_is_int3(KvmVcpu *kv, uint64_t pc)
 {
     struct kvm_translation t = { .linear_address = pc };

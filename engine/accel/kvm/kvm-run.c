@@ -38,7 +38,7 @@ void kvm_exit_fail(KvmVcpu *kv, CpuExitKind kind, const char *format, ...)
 
 /* ---- failures that need words ------------------------------------------------------------ */
 
-static unsigned read_code(KvmVcpu *kv, uint64_t pc, uint8_t *buf, unsigned len)
+unsigned kvm_read_code(KvmVcpu *kv, uint64_t pc, uint8_t *buf, unsigned len)
 {
     unsigned done = 0;
     while (done < len) {
@@ -71,7 +71,7 @@ static void describe_place(KvmVcpu *kv, char *out, size_t size, const uint8_t *i
     kvm_ioctl(kv->a, kv->fd, KVM_GET_REGS, &r);
     kvm_ioctl(kv->a, kv->fd, KVM_GET_SREGS, &s);
     if (!n && kvm_linear_pc(kv, &pc)) {
-        n = read_code(kv, pc, buf, sizeof(buf));
+        n = kvm_read_code(kv, pc, buf, sizeof(buf));
         insn = buf;
     }
     const char *mode = !(s.cr0 & 1)          ? "real mode"
@@ -229,7 +229,7 @@ static void exit_other(KvmVcpu *kv)
         return;
     case KVM_EXIT_INTERNAL_ERROR:
         if (run->internal.suberror != KVM_INTERNAL_ERROR_EMULATION ||
-            !kvm_debug_emulation_failure(kv)) {
+            (!kvm_debug_emulation_failure(kv) && !kvm_assist(kv))) {
             internal_error(kv);
         }
         return;
@@ -355,6 +355,7 @@ bool kvm_enter(KvmVcpu *kv, bool now)
     run->kvm_valid_regs = __atomic_load_n(&a->want_regs, __ATOMIC_RELAXED);
     kv->pending = false;
     kv->tsc_shown_valid = false;
+    kv->enters++;
 
     int r = ioctl(kv->fd, KVM_RUN, 0);
     int err = errno;

@@ -393,6 +393,20 @@ static bool get_events(KvmVcpu *kv, X86CPUState *s, GError **error)
     return true;
 }
 
+/* What belongs to the instruction stream: an NMI or a message to the LAPIC that came since the
+ * state was read stays. */
+static bool put_own_events(KvmVcpu *kv, const X86CPUState *s, GError **error)
+{
+    const X86Events *v = &s->events;
+    struct kvm_vcpu_events e = {
+        .interrupt = { .shadow = v->interrupt_shadow },
+        .nmi = { .masked = v->nmi_masked },
+        .flags = KVM_VCPUEVENT_VALID_SHADOW,
+    };
+    return kvm_ioctl(kv->a, kv->fd, KVM_SET_VCPU_EVENTS, &e) == 0 ||
+           kvm_state_fail(kv, error, "KVM_SET_VCPU_EVENTS");
+}
+
 static bool put_events(KvmVcpu *kv, const X86CPUState *s, GError **error)
 {
     const X86Events *v = &s->events;
@@ -484,6 +498,24 @@ bool kvm_put_state(VCpu *cpu, unsigned groups, GError **error)
            (!(groups & X86_STATE_LAPIC) || put_lapic(kv, s, error)) &&
            (!(groups & X86_STATE_MSRS) || kvm_put_msrs(kv, s, error)) &&
            (!(groups & X86_STATE_EVENTS) || put_events(kv, s, error));
+}
+
+bool kvm_get_groups(KvmVcpu *kv, X86CPUState *s, unsigned groups, GError **error)
+{
+    return (!(groups & X86_STATE_GPR) || get_gpr(kv, s, error)) &&
+           (!(groups & X86_STATE_SYSTEM) || get_system(kv, s, error)) &&
+           (!(groups & X86_STATE_FPU) || get_fpu(kv, s, error)) &&
+           (!(groups & X86_STATE_DEBUG) || get_debug(kv, s, error)) &&
+           (!(groups & X86_STATE_EVENTS) || get_events(kv, s, error));
+}
+
+bool kvm_put_groups(KvmVcpu *kv, const X86CPUState *s, unsigned groups, GError **error)
+{
+    return (!(groups & X86_STATE_SYSTEM) || put_system(kv, s, error)) &&
+           (!(groups & X86_STATE_GPR) || put_gpr(kv, s, error)) &&
+           (!(groups & X86_STATE_FPU) || put_fpu(kv, s, error)) &&
+           (!(groups & X86_STATE_DEBUG) || put_debug(kv, s, error)) &&
+           (!(groups & X86_STATE_EVENTS) || put_own_events(kv, s, error));
 }
 
 bool kvm_flush_state(KvmVcpu *kv)

@@ -73,6 +73,7 @@ void kvm_vcpu_free(KvmVcpu *kv)
     if (kv->fd >= 0) {
         close(kv->fd);
     }
+    kvm_assist_free(kv);
     g_free(kv->cpuid);
     g_free(kv->msr_reset);
     free(kv->xsave_buf);

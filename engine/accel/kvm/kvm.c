@@ -198,6 +198,7 @@ static bool setup_vm(KvmAccel *a, GError **error)
         !enable_cap(a, KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1)) {
         a->caps[KC_X86_TRIPLE_FAULT_EVENT] = 0;
     }
+    kvm_assist_enable(a);
     return true;
 }
 
@@ -263,6 +264,7 @@ static void kvm_stats(Accel *accel, void (*fn)(const char *name, uint64_t value,
     fn("kvm-holds", __atomic_load_n(&a->holds, __ATOMIC_RELAXED), opaque);
     fn("kvm-coalesced-writes", a->coalesced_writes, opaque);
     fn("kvm-ioctls", __atomic_load_n(&a->ioctl_count, __ATOMIC_RELAXED), opaque);
+    kvm_assist_stats(a, fn, opaque);
     fn("kvm-ioctl-ns", __atomic_load_n(&a->ioctl_ns, __ATOMIC_RELAXED), opaque);
 }
 
@@ -272,6 +274,9 @@ static void kvm_instance_init(Object *obj)
     a->sys_fd = a->vm_fd = -1;
     a->device_path = g_strdup(default_device());
     a->step_breaks = !kvm_preferred();
+    a->assist = true;
+    a->assist_run = kvm_preferred() ? 0 : 4096;
+    a->assists = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL, g_free);
     a->vcpus = g_ptr_array_new_with_free_func((GDestroyNotify)kvm_vcpu_free);
     a->slots = g_array_new(FALSE, TRUE, sizeof(KvmSlot));
     a->free_slots = g_array_new(FALSE, TRUE, sizeof(uint32_t));
@@ -292,6 +297,7 @@ static void kvm_instance_finalize(Object *obj)
     g_array_free(a->io_ranges, TRUE);
     g_array_free(a->armed, TRUE);
     g_array_free(a->breaks, TRUE);
+    g_hash_table_destroy(a->assists);
     pthread_mutex_destroy(&a->debug_mutex);
     kvm_hold_destroy(&a->hold);
 }
@@ -314,7 +320,33 @@ static bool set_device_path(Object *obj, const Property *prop, const PropValue *
     return true;
 }
 
+static bool get_assist(Object *obj, const Property *prop, PropValue *out, GError **error)
+{
+    out->kind = PROP_BOOL;
+    out->boolean = ((KvmAccel *)obj)->assist;
+    return true;
+}
+
+static bool set_assist(Object *obj, const Property *prop, const PropValue *in, GError **error)
+{
+    KvmAccel *a = (KvmAccel *)obj;
+    __atomic_store_n(&a->assist, in->boolean, __ATOMIC_RELAXED);
+    return a->vm_fd < 0 || kvm_assist_enable(a) || error_set_errno(error, "kvm-accel: assist");
+}
+
 static const Property kvm_props[] = {
+    { .name = "assist",
+      .doc = "The software CPU executes instructions that KVM reports it cannot emulate",
+      .kind = PROP_BOOL,
+      .offset = -1,
+      .get = get_assist,
+      .set = set_assist },
+    { .name = "assist-run",
+      .doc = "How many instructions it may go on after such a one, while they need no device; 0 "
+             "where KVM has hardware under it",
+      .kind = PROP_UINT,
+      .bits = 32,
+      .offset = offsetof(KvmAccel, assist_run) },
     { .name = "device-path",
       .doc = "The KVM device; VMLUA_KVM_DEVICE in the environment changes the default",
       .kind = PROP_STRING,

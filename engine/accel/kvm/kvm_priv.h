@@ -5,6 +5,7 @@
  *   kvm-vcpu.c           vCPU creation, kicks, CPUID
  *   kvm-hold.c           keeping every vCPU out of KVM_RUN for a moment
  *   kvm-run.c            KVM_RUN and the translation of its exits
+ *   kvm-assist.c         instructions that KVM cannot emulate, by the software CPU
  *   kvm-state.c          registers and events between KVM and X86CPUState
  *   kvm-state-msr.c      MSRs between KVM and X86CPUState
  *   kvm-memory.c         memory slots and dirty logs
@@ -74,6 +75,7 @@
     X(XEN_HVM, false, "hypercall exits")                                         \
     X(EXCEPTION_PAYLOAD, false, "exception payloads")                            \
     X(X86_TRIPLE_FAULT_EVENT, false, "pending triple faults in saved state")     \
+    X(EXIT_ON_EMULATION_FAILURE, false, "the assist for user mode")              \
     X(TSC_CONTROL, false, "a TSC frequency other than the host's")               \
     X(TSC_DEADLINE_TIMER, false, "the TSC deadline timer")                       \
     X(ADJUST_CLOCK, false, "the paravirtual clock in saved state")               \
@@ -184,6 +186,11 @@ struct KvmAccel {
     bool step_breaks;    /* breakpoints beyond the debug registers by single steps, not INT3 */
     uint32_t sw_missing; /* atomic: software breakpoints exist and are not in memory */
 
+    bool assist;                  /* property */
+    uint32_t assist_run;          /* property: instructions at most */
+    GHashTable *assists;          /* mnemonic → count, by pointer; debug_mutex */
+    uint64_t assist_instructions; /* atomic */
+
     KvmChips chips;
     bool clock_stopped; /* chips.clock and chips.pit are to go back when the clock runs */
 
@@ -214,6 +221,11 @@ struct KvmVcpu {
     bool step_watch;           /* runs in single steps for the sake of breakpoints */
     bool debug_step, debug_hw; /* what KVM_SET_GUEST_DEBUG last said */
     uint64_t stepover_pc;
+
+    struct SoftAssist *assist;
+    X86CPUState *assist_state;
+    uint64_t enters, assist_enter; /* KVM_RUNs, and the one that was helped last */
+    unsigned assist_len;           /* instructions to run next time */
 
     bool nmi;  /* atomic: an NMI was queued while halted outside KVM */
     bool intr; /* atomic: an interrupt line without in-kernel PIC */
@@ -277,10 +289,22 @@ void kvm_vcpu_finish_exit(VCpu *cpu);
 bool kvm_enter(KvmVcpu *kv, bool now);
 void kvm_exit_fail(KvmVcpu *kv, CpuExitKind kind, const char *format, ...) G_GNUC_PRINTF(3, 4);
 
+unsigned kvm_read_code(KvmVcpu *kv, uint64_t pc, uint8_t *buf, unsigned len);
+
+/* kvm-assist.c */
+bool kvm_assist(KvmVcpu *kv); /* after a failed emulation; false: the guest cannot go on */
+void kvm_assist_free(KvmVcpu *kv);
+bool kvm_assist_enable(KvmAccel *a);
+void kvm_assist_stats(KvmAccel *a, void (*fn)(const char *name, uint64_t value, void *opaque),
+                      void *opaque);
+
 /* kvm-state.c */
 bool kvm_get_state(VCpu *cpu, unsigned groups, GError **error);
 bool kvm_put_state(VCpu *cpu, unsigned groups, GError **error);
 void kvm_flush_stopped(KvmAccel *a);
+/* The same to and from a state of one's own. Without LAPIC and MSRs. */
+bool kvm_get_groups(KvmVcpu *kv, X86CPUState *s, unsigned groups, GError **error);
+bool kvm_put_groups(KvmVcpu *kv, const X86CPUState *s, unsigned groups, GError **error);
 bool kvm_flush_state(KvmVcpu *kv); /* puts what is dirty; false: cpu->exit says what failed */
 bool kvm_state_fail(KvmVcpu *kv, GError **error, const char *what); /* from errno */
 /* kvm-state-msr.c */
@@ -362,6 +386,7 @@ bool kvm_debug_before_run(KvmVcpu *kv);
 void kvm_debug_exit(KvmVcpu *kv);
 bool kvm_debug_emulation_failure(KvmVcpu *kv);
 void kvm_debug_step_done(KvmVcpu *kv);
+void kvm_debug_assisted(KvmVcpu *kv); /* an instruction was executed elsewhere: as after a step */
 static inline bool kvm_debug_attention(const KvmVcpu *kv)
 {
     return kv->debug_gen != __atomic_load_n(&kv->a->debug_gen, __ATOMIC_ACQUIRE) || kv->stepping ||

@@ -119,6 +119,8 @@ static void mov_to_cr(SoftCpu *c, const SoftInsn *i)
 
     SOFT_HERE(c, i);
     need_ring0(c);
+    soft_need_exit(c);
+    c->tlb_wish = true;
     switch (i->aux) {
     case 0:
         soft_set_cr0(c, v);
@@ -237,6 +239,8 @@ static void invlpg(SoftCpu *c, const SoftInsn *i)
 
     SOFT_HERE(c, i);
     need_ring0(c);
+    soft_need_exit(c);
+    c->tlb_wish = true;
     at = soft_offset(c, i);
     if (!c->mode.long_mode) {
         at = (uint32_t)(at + c->seg[i->seg].base);
@@ -257,6 +261,7 @@ static void invpcid(SoftCpu *c, const SoftInsn *i)
         soft_raise(c, EXC_UD);
     }
     need_ring0(c);
+    soft_need_exit(c);
     type = c->mode.long_mode ? reg_read64(c, i->dst) : reg_read32(c, i->dst);
     at = soft_linear(c, i, 16, false);
     pcid = soft_load(c, at, 8);
@@ -266,6 +271,7 @@ static void invpcid(SoftCpu *c, const SoftInsn *i)
     if (bad) {
         soft_raise_error(c, EXC_GP, 0);
     }
+    c->tlb_wish = true;
     soft_tlb_flush(c, type == 2 || type == 0);
     soft_end_at_next(c, i);
 }
@@ -302,6 +308,7 @@ static void rdmsr(SoftCpu *c, const SoftInsn *i)
 
     SOFT_HERE(c, i);
     need_ring0(c);
+    soft_need_exit(c);
     ok = soft_rdmsr(c, index, &v);
     if (hooked(c, EVENT_MSR)) {
         c->vcpu->exit = (CpuExit){ .kind = CPU_EXIT_RDMSR,
@@ -329,6 +336,7 @@ static void wrmsr(SoftCpu *c, const SoftInsn *i)
 
     SOFT_HERE(c, i);
     need_ring0(c);
+    soft_need_exit(c);
     if (hooked(c, EVENT_MSR)) {
         c->vcpu->exit = (CpuExit){
             .kind = CPU_EXIT_WRMSR, .write = true, .size = 8, .count = 1, .addr = index, .value = v
@@ -352,6 +360,7 @@ static void exec_cpuid(SoftCpu *c, const SoftInsn *i)
     uint32_t out[4];
 
     SOFT_HERE(c, i);
+    soft_need_exit(c);
     soft_cpuid(c, (uint32_t)c->gpr[X86_RAX], (uint32_t)c->gpr[X86_RCX], out);
     c->gpr[X86_RAX] = out[0];
     c->gpr[X86_RBX] = out[1];
@@ -433,6 +442,7 @@ static void xsetbv(SoftCpu *c, const SoftInsn *i)
     SOFT_HERE(c, i);
     need_osxsave(c);
     need_ring0(c);
+    soft_need_exit(c);
     soft_cpuid(c, 0xd, 0, leaf);
     if ((uint32_t)c->gpr[X86_RCX] || !(v & 1) || (v & ~(leaf[0] | (uint64_t)leaf[3] << 32)) ||
         ((v & 4) && !(v & 2))) {
@@ -530,6 +540,7 @@ static void hlt(SoftCpu *c, const SoftInsn *i)
 {
     SOFT_HERE(c, i);
     need_ring0(c);
+    soft_need_exit(c);
     c->halted = true;
     soft_end_at_next(c, i);
 }

@@ -149,7 +149,7 @@ void soft_cpuid(SoftCpu *c, uint32_t leaf, uint32_t index, uint32_t out[4])
         if (!(c->apic_base & BIT(11))) {
             out[3] &= ~BIT(9);
         }
-        if (!c->apic) {
+        if (!c->apic && !c->host_msrs) {
             out[2] &= ~(BIT(21) | BIT(24));
         }
     } else if (leaf == 0xd && index == 0) {

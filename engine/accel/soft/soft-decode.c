@@ -270,3 +270,11 @@ unsigned soft_decode(const SoftMode *mode, const uint8_t *bytes, unsigned avail,
     *ends = d.ends || must_end(insn.mnemonic);
     return out->len;
 }
+
+bool soft_decode_known(const SoftMode *mode, const uint8_t *bytes, unsigned avail)
+{
+    SoftInsn insn;
+    bool ends;
+
+    return soft_decode(mode, bytes, avail, &insn, &ends) && insn.fn != exec_undefined;
+}

@@ -209,10 +209,13 @@ static inline SoftTlbEntry *tlb_entry(SoftCpu *c, uint64_t linear, unsigned acce
 {
     SoftTlbEntry *e = &c->tlb[set][access][tlb_index(linear)];
 
-    if ((e->tag & ~TAG_SLOW) == (linear & ~(SOFT_PAGE - 1))) {
-        return e;
+    if ((e->tag & ~TAG_SLOW) != (linear & ~(SOFT_PAGE - 1))) {
+        e = soft_tlb_fill(c, linear, access, set);
     }
-    return soft_tlb_fill(c, linear, access, set);
+    if (!e->ram) {
+        soft_need_exit(c); /* now: what follows may have changed registers */
+    }
+    return e;
 }
 
 /* ---- accesses that miss ------------------------------------------------------------------ */

@@ -6,7 +6,9 @@
  */
 #include <string.h>
 #include <sys/random.h>
+#include <x86intrin.h>
 
+#include "engine/accel/soft/soft-assist.h"
 #include "engine/accel/soft/soft-icount.h"
 #include "engine/accel/soft/soft-sys.h"
 #include "engine/core/lock.h"
@@ -128,6 +130,12 @@ static uint64_t *numbered(SoftCpu *c, uint32_t index)
     return NULL;
 }
 
+/* Those that are part of the segments and of EFER are here even so. */
+static bool is_hosted(const SoftCpu *c, uint32_t index)
+{
+    return c->host_msrs && (index < 0xc0000100 || index > 0xc0000101) && index != 0xc0000080;
+}
+
 static bool is_apic(uint32_t index)
 {
     return index == 0x1b || index == 0x6e0 || (index >= 0x800 && index <= 0x8ff);
@@ -139,6 +147,10 @@ static bool is_apic(uint32_t index)
 uint64_t soft_tsc(SoftCpu *c)
 {
     uint64_t now;
+
+    if (c->host_msrs) {
+        return __rdtsc() + c->tsc_offset;
+    }
 
     if (c->accel && c->accel->icount) {
         soft_icount_publish(c);
@@ -218,6 +230,9 @@ bool soft_rdmsr(SoftCpu *c, uint32_t index, uint64_t *v)
 {
     uint64_t *at;
 
+    if (is_hosted(c, index)) {
+        return c->host_msrs->read(c->host_opaque, index, v);
+    }
     if (is_apic(index) && c->apic) {
         return c->apic->msr(c->apic_opaque, index, false, v);
     }
@@ -332,6 +347,9 @@ bool soft_wrmsr(SoftCpu *c, uint32_t index, uint64_t v)
 {
     uint64_t *at;
 
+    if (is_hosted(c, index)) {
+        return c->host_msrs->write(c->host_opaque, index, v);
+    }
     if (is_apic(index) && c->apic) {
         uint64_t now;
 

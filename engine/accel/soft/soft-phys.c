@@ -202,6 +202,7 @@ static uint64_t ones(unsigned len)
 
 static uint64_t io_access(SoftCpu *c, uint64_t paddr, uint64_t value, unsigned len, bool is_write)
 {
+    soft_need_exit(c);
     if (c->vcpu) {
         c->vcpu->exit = (CpuExit){ .kind = CPU_EXIT_MMIO,
                                    .write = is_write,
@@ -244,6 +245,7 @@ uint32_t soft_port_access(SoftCpu *c, uint16_t port, uint32_t value, unsigned le
 {
     uint64_t v = value;
 
+    soft_need_exit(c);
     if (c->vcpu) {
         c->vcpu->exit = (CpuExit){ .kind = CPU_EXIT_PIO,
                                    .write = is_write,

@@ -283,6 +283,11 @@ struct SoftCpu {
     bool nmi_masked;     /* from the delivery of an NMI to the next IRET */
     uint32_t db_pending; /* DR6 bits of debug traps after the present instruction */
     SoftMsrs msr;
+    /* Another accelerator's vCPU: soft-assist.c. */
+    const struct SoftHostMsrs *host_msrs; /* NULL: MSRs are here */
+    void *host_opaque;
+    bool no_exits;           /* what needs more than RAM is left undone: soft_need_exit */
+    bool tlb_wish;           /* translations were dropped that the guest asked to */
     const SoftApicOps *apic; /* NULL: none */
     void *apic_opaque;
     VCpu *vcpu;
@@ -358,6 +363,16 @@ _Noreturn void soft_raise_error(SoftCpu *c, unsigned vector, uint32_t error);
 _Noreturn void soft_page_fault(SoftCpu *c, uint64_t addr, uint32_t error);
 /* Leaves the block after the present instruction: rip is set to the next one. */
 _Noreturn void soft_leave(SoftCpu *c);
+/* Ends the run before the present instruction, of which nothing has been done. */
+_Noreturn void soft_abandon(SoftCpu *c);
+/* Said by who is about to need a device, or what only the vCPU's own accelerator can do. Outside of
+ * a block (a delivery) there is no way back. */
+static inline void soft_need_exit(SoftCpu *c)
+{
+    if (__builtin_expect(c->no_exits, 0) && c->block) {
+        soft_abandon(c);
+    }
+}
 
 /* Every handler that can fault, and every one that reads rip, says first where it is. */
 #define SOFT_HERE(c, i) ((c)->insn = (i))
@@ -488,6 +503,8 @@ void soft_out(SoftCpu *c, uint16_t port, uint32_t value, unsigned len);
  * handler that raises #UD, longer than 15 bytes #GP. *ends: it is the last of its block. */
 unsigned soft_decode(const SoftMode *mode, const uint8_t *bytes, unsigned avail, SoftInsn *out,
                      bool *ends);
+/* Whether it is an instruction here at all. */
+bool soft_decode_known(const SoftMode *mode, const uint8_t *bytes, unsigned avail);
 /* A decoder a group, asked in turn by soft_decode: true when it knows the instruction and has
  * filled `out` (fn, and what its handlers use beyond the operands that soft_decode fills for all:
  * len, op_size, addr_size, base/index/scale/disp/seg, flags, imm, dst, src). */

@@ -11,7 +11,7 @@
 #include "engine/core/lock.h"
 #include "engine/core/rcu.h"
 
-enum { ESCAPE_EXCEPTION = 1, ESCAPE_LEAVE };
+enum { ESCAPE_EXCEPTION = 1, ESCAPE_LEAVE, ESCAPE_ABANDON };
 
 void soft_attention(SoftCpu *c, uint32_t bits)
 {
@@ -66,6 +66,14 @@ void soft_leave(SoftCpu *c)
         leave_block(c, (unsigned)(c->insn - c->block->insns) + 1, c->insn->off + c->insn->len);
     }
     siglongjmp(c->escape, ESCAPE_LEAVE);
+}
+
+void soft_abandon(SoftCpu *c)
+{
+    if (c->block) {
+        leave_block(c, (unsigned)(c->insn - c->block->insns), c->insn->off);
+    }
+    siglongjmp(c->escape, ESCAPE_ABANDON);
 }
 
 static inline void execute(SoftCpu *c, SoftBlock *block)
@@ -316,6 +324,14 @@ SoftStop soft_run(SoftCpu *c, int64_t budget)
         c->block = NULL;
         c->last_block = NULL;
         c->single = false;
+        break;
+    case ESCAPE_ABANDON:
+        c->block = NULL;
+        c->last_block = NULL;
+        c->single = false;
+        c->shadow_over = 0;
+        soft_exclusive_end(c);
+        soft_attention(c, SOFT_ATTN_KICK);
         break;
     default:
         if (c->injected.valid) {

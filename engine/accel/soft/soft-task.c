@@ -223,6 +223,7 @@ void soft_task_switch(SoftCpu *c, uint16_t tss_selector, unsigned source, uint64
     if (t.wide && (c->cr0 & CR0_PG)) {
         c->cr3 = t.cr3;
         c->pdpte_cr3 = UINT64_MAX;
+        c->tlb_wish = true;
         soft_tlb_flush(c, false);
     }
     c->dr7 &= ~UINT64_C(0x155); /* local breakpoints */
