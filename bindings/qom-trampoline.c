@@ -297,6 +297,7 @@ static void script_class_init(ObjectClass *klass, const void *data)
     g_hash_table_insert(script_types, klass->type, st);
     object_class_add_properties(klass, (const Property *)(const void *)st->props->data,
                                 st->props->len);
+    script_interfaces_fill(st, klass);
     if (st->is_device) {
         DeviceClass *dc = (DeviceClass *)klass;
 

@@ -64,6 +64,7 @@ void script_type_free(ScriptType *st)
     g_ptr_array_free(st->fields, true);
     g_ptr_array_free(st->needs, true);
     g_hash_table_destroy(st->state);
+    g_hash_table_destroy(st->methods);
     g_array_free(st->vmsd_fields, true);
     g_free(st->name);
     g_free(st->doc);
@@ -99,6 +100,7 @@ static ScriptType **builder_new(lua_State *L)
     st->fields = g_ptr_array_new_with_free_func(state_field_free);
     st->needs = g_ptr_array_new_with_free_func(g_free);
     st->state = g_hash_table_new(g_str_hash, g_str_equal);
+    st->methods = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     st->vmsd_fields = g_array_new(false, true, sizeof(VMStateField));
     *slot = st;
     return slot;
@@ -446,6 +448,8 @@ static void finish_interfaces(lua_State *L, ScriptType *st, const InterfaceInfo 
             if (iface) {
                 check_needs(L, st, iface, merged, parent_methods);
             }
+            script_interface_check(L, st, object_class_by_name(type_get_name(t)), merged,
+                                   parent_methods);
         }
     }
 }
@@ -579,6 +583,11 @@ int script_type_define(lua_State *L)
     n_interfaces = read_interfaces(L, SPEC, st, MERGED, PARENT_METHODS, interfaces,
                                    G_N_ELEMENTS(interfaces) - 1);
     finish_interfaces(L, st, interfaces, n_interfaces, MERGED, PARENT_METHODS);
+    lua_pushnil(L);
+    while (lua_next(L, MERGED)) {
+        g_hash_table_add(st->methods, g_strdup(lua_tostring(L, -2)));
+        lua_pop(L, 1);
+    }
     if (!st->is_interface) {
         script_read_properties(L, SPEC, st, parent);
         read_state(L, SPEC, st, parent);

@@ -13,6 +13,26 @@ static void collect_class(ObjectClass *klass, void *opaque)
     g_byte_array_append(opaque, (const guint8 *)&klass, sizeof(klass));
 }
 
+/* What C calls of it, and a script may implement. */
+static void push_interface_methods(lua_State *L, const InterfaceClass *ic)
+{
+    lua_Integer n = 0;
+
+    lua_newtable(L);
+    for (const InterfaceMethod *m = ic->methods; m && m->name; m++) {
+        lua_createtable(L, 0, 4);
+        lua_pushstring(L, m->name);
+        lua_setfield(L, -2, "name");
+        lua_pushstring(L, m->doc ? m->doc : "");
+        lua_setfield(L, -2, "doc");
+        lua_pushstring(L, m->signature);
+        lua_setfield(L, -2, "signature");
+        lua_pushboolean(L, m->required);
+        lua_setfield(L, -2, "required");
+        lua_rawseti(L, -2, ++n);
+    }
+}
+
 static void push_class(lua_State *L, ObjectClass *klass)
 {
     ObjectClass *parent = object_class_get_parent(klass);
@@ -41,6 +61,10 @@ static void push_class(lua_State *L, ObjectClass *klass)
         lua_rawseti(L, -2, ++n);
     }
     lua_setfield(L, -2, "interfaces");
+    if (klass->ancestors[0] && strcmp(type_get_name(klass->ancestors[0]), TYPE_INTERFACE) == 0) {
+        push_interface_methods(L, (const InterfaceClass *)klass);
+        lua_setfield(L, -2, "methods");
+    }
 }
 
 /* Raises on a type name that nobody knows; NULL is passed through. */

@@ -48,6 +48,7 @@ struct ScriptType {
     GPtrArray *prop_data; /* of ScriptProp *, in the same order */
     GPtrArray *fields;    /* own StateField *, by name */
     GHashTable *state;    /* name -> StateField *, inherited ones too */
+    GHashTable *methods;  /* names of its own methods, with those that its interfaces bring */
     GPtrArray *needs;     /* interfaces: method names that implementers must have */
     ScriptRef *init, *realize, *reset, *unrealize, *pre_save, *post_load;
     /* Of the C parent; in the root type. */
@@ -104,6 +105,11 @@ bool script_prop_set(Object *obj, const Property *p, const PropValue *in, GError
 /* Calls ref(handle, …nargs values already pushed) with nresults. false + error; true without a call
  * and results when there is no such function. */
 bool script_call_object(ScriptRef *ref, Object *obj, GError **error);
+
+/* qom-interface.c: function pointers of C interfaces */
+void script_interfaces_fill(const ScriptType *st, ObjectClass *klass);
+void script_interface_check(lua_State *L, const ScriptType *st, ObjectClass *iface, int merged,
+                            int parent_methods);
 
 /* qom-state.c */
 /* Parses "uint8[16]", "bytes:64", …; raises with `what`. Sets kind, size, count; the caller lays it

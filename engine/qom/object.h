@@ -122,10 +122,24 @@ struct ObjectClass {
     void (*unparent)(Object *obj);
 };
 
+/* A function pointer in an interface's class that a script may implement as the method `name`:
+ * RESULT (*)(Object *self, ARGS…), called under the engine lock. */
+typedef struct InterfaceMethod {
+    const char *name;
+    size_t offset; /* in the class struct */
+    /* Result and arguments after the object, as "b(uq)": v nothing, b bool, i int32_t, u uint32_t,
+     * l int64_t, q uint64_t; arguments also s const char *, o Object *, and at the end e GError **.
+     * A script's error is that error, else the machine's. */
+    const char *signature;
+    const char *doc;
+    bool required; /* an implementer without it is refused, where the interface has no default */
+} InterfaceMethod;
+
 struct InterfaceClass {
     ObjectClass parent_class;
     ObjectClass *concrete_class; /* the class that implements it */
     TypeImpl *interface_type;
+    const InterfaceMethod *methods; /* set by its class_init; ends with name NULL. May be NULL */
 };
 
 /* The class of a type, built if need be; NULL + nothing raised when the name is unknown. */

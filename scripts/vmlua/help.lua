@@ -74,12 +74,16 @@ local function by_name(entries, name)
     end
     for _, f in ipairs(e.fields) do
       local short = e.name:match("[%w_%-]+$")
-      if f.name == name or short .. "." .. f.name == name or short .. ":" .. f.name == name then out[#out + 1] = ("%s.%s: %s\n    %s"):format(e.name, f.name, f.type or "any", f.doc or "") end
+      if f.name == name or short .. "." .. f.name == name or short .. ":" .. f.name == name then
+        out[#out + 1] = ("%s.%s: %s\n    %s"):format(e.name, f.name, f.type or "any", f.doc or "")
+      end
     end
   end
   if #out > 0 then return out end
   local register = name:match "^x86%-cpu%.(%l[%l%d]+)$"
-  if register then return { name, "    A register, where the CPU has one of that name: cpu:get() lists them; cpu:set{ … } sets several." } end
+  if register then
+    return { name, "    A register, where the CPU has one of that name: cpu:get() lists them; cpu:set{ … } sets several." }
+  end
   return { text.unknown("name", name, names) }
 end
 

@@ -70,6 +70,7 @@ local text = require "vmlua.text"
 ---@field parent? string
 ---@field interfaces string[]
 ---@field user_creatable? boolean devices only
+---@field methods? { name: string, doc: string, signature: string, required: boolean }[] of an interface: what C calls
 
 ---@class PropertyInfo
 ---@field name string

@@ -21,7 +21,8 @@ end
 local function terminal(t, options, talk)
   if not fs.stat "/usr/bin/script" then t.skip "script(1) is not installed" end
   local command = ("%s bare.lua -kernel %s %s; echo left with $?; stty -a"):format(host.program, t.file("echo.bin", ECHO), options)
-  local r = t.vmlua { argv0 = "/usr/bin/script", "-qefc", command, "/dev/null", env = { TERM = "xterm", VMLUA_HISTORY = "", COLUMNS = "100" },
+  local env = { TERM = "xterm", VMLUA_HISTORY = "", COLUMNS = "100" }
+  local r = t.vmlua { argv0 = "/usr/bin/script", "-qefc", command, "/dev/null", env = env,
     on_start = function(child, r) talk_with(t, r, child, talk) end }
   t.log((r.out:gsub("\27", "^[")))
   t.match(r.out, "left with %d+.*[^%-]icanon", "the terminal is left as it was")
