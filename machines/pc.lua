@@ -154,6 +154,15 @@ local function add_debug(m, conf)
   m:device("debugcon", { id = "firmware-log", iobase = 0x402, readback = 0xe9, chardev = m.data.debugcon })
 end
 
+local function add_display(m, conf)
+  local vga = conf.vga or "std"
+  if vga == "std" then
+    m:device("VGA", { id = "vga", addr = "2.0" })
+  elseif vga ~= "none" then
+    refuse("vga: std or none expected, got %s", vga)
+  end
+end
+
 local function init(m)
   local conf = m.conf
   local below, above = add_ram(m, conf)
@@ -163,6 +172,7 @@ local function init(m)
   add_legacy(m, conf, below, above)
   add_serial(m, conf)
   add_debug(m, conf)
+  add_display(m, conf)
   add_firmware_items(m, conf, below, above)
   add_tables(m, below, above)
   m:device("bios-rom", { id = "bios", file = conf.bios or "bios-256k.bin" })

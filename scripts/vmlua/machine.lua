@@ -80,11 +80,11 @@ local conf_keys = {
   debugcon = "string|table|userdata", rtc = "table", console = "string|table|userdata",
   hda = "string|table", hdb = "string|table", hdc = "string|table", hdd = "string|table", cdrom = "string|table",
   fda = "string|table", fdb = "string|table", drive = "table", blockdev = "table", snapshot = "boolean",
-  no_reboot = "boolean", on_triple_fault = "string", icount = "boolean|table",
+  vga = "string", no_reboot = "boolean", on_triple_fault = "string", icount = "boolean|table",
 }
 local topology_levels = { sockets = "integer", dies = "integer", cores = "integer", threads = "integer" }
 -- Asked for by the user, meaningful only to a board that looks at them.
-local board_keys = { "boot", "fw_cfg", "pflash", "option_rom", "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc" }
+local board_keys = { "boot", "fw_cfg", "pflash", "option_rom", "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc", "vga" }
 
 -- Those that name disks: the block layer is loaded when one is there.
 local drive_settings = { "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "drive", "blockdev" }
@@ -472,7 +472,7 @@ local function build(m, class, conf)
   vm.need_cpus(m)
 
   for _, key in ipairs(board_keys) do
-    if conf[key] ~= nil and not seen[key] then error(("%s does not use %s"):format(what, key), 0) end
+    if conf[key] ~= nil and not seen[key] and not (key == "vga" and conf.vga == "none") then error(("%s does not use %s"):format(what, key), 0) end
   end
   for _, c in ipairs(lineage(class)) do
     for _, o in ipairs(c.options) do seen[(o.name:gsub("-", "_"))] = true end

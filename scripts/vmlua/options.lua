@@ -400,9 +400,10 @@ options.list = {
     handler = function(_, value)
       if value ~= "none" then refuse("%q needs the display subsystem, which this build does not have", value) end
     end },
-  { name = "vga", arg = "TYPE", group = "display", values = { "none" }, doc = "The graphics card; none is all there is.",
-    handler = function(_, value)
-      if value ~= "none" then refuse("%q needs the display subsystem, which this build does not have", value) end
+  { name = "vga", arg = "std|none", group = "display", values = { "std", "none" }, doc = "The graphics card: std, a VGA with Bochs VBE.",
+    handler = function(s, value)
+      if value ~= "std" and value ~= "none" then refuse("there is no graphics card %q: std and none are what there is", value) end
+      s.conf.vga = value
     end },
 
   { name = "S", group = "run", handler = run "paused", doc = "Does not start the guest: a script or the prompt resumes it." },

@@ -27,7 +27,7 @@ test("an option whose subsystem is missing names the subsystem", function(t)
   refused(t, "^%-netdev: needs the network subsystem", "-netdev", "user")
   refused(t, "^%-netdev: needs the network subsystem", "-netdev", "user,id=n0")
   refused(t, "^%-gdb: needs the gdb subsystem", "-gdb", "tcp::1234")
-  refused(t, "^%-vga: .*display subsystem", "-vga", "std")
+  refused(t, "^%-vga: .*no graphics card \"cirrus\"", "-vga", "cirrus")
   refused(t, "^%-sandbox: .*sandbox subsystem", "-sandbox", "on")
 end)
 
