@@ -11,10 +11,9 @@ local acpi = require "vmlua.acpi"
 local cmos = require "vmlua.cmos"
 local irqchip = require "vmlua.irqchip"
 local machine = require "vmlua.machine"
-local smbios = require "vmlua.smbios"
 local text = require "vmlua.text"
 
-local KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
+local MiB, GiB = 1 << 20, 1 << 30
 local PM_BASE, GPE_BASE, PVPANIC = 0x600, 0xafe0, 0x505
 local FW = { UUID = 2, RAM_SIZE = 3, NOGRAPHIC = 4, CPUS = 5, BOOT_MENU = 0xe, MAX_CPUS = 0xf, IRQ0 = 0x8002 }
 

@@ -67,10 +67,11 @@ typedef struct SplitPiece {
 typedef struct Segment {
     hwaddr addr;
     uint64_t size;
-    uint8_t mode;         /* as mapped; 0xff: not yet */
-    MemoryRegion pci;     /* alias of the PCI space */
-    MemoryRegion through; /* I/O, for what a split segment does not find in RAM or ROM */
-    GPtrArray *pieces;    /* of SplitPiece */
+    uint8_t mode;     /* as mapped; 0xff: not yet */
+    MemoryRegion pci; /* alias of the PCI space */
+    /* I/O below both: where the PCI side has nothing, RAM is not to be seen either. */
+    MemoryRegion through;
+    GPtrArray *pieces; /* of SplitPiece */
     I440FXState *owner;
 } Segment;
 
@@ -90,6 +91,7 @@ struct I440FXState {
     MemoryRegion ram_root, ram; /* what the board mapped below 1 MiB */
     MemoryRegion smram;         /* alias of the PCI space */
     Segment segments[SEGMENTS];
+    Segment legacy; /* 0xa0000 … 0xbffff, of which only `through` is used */
     bool made;
 };
 OBJECT_DECLARE_TYPE(I440FXState, PCIDeviceClass, I440FX, TYPE_I440FX)
@@ -286,12 +288,14 @@ static void update_memory(I440FXState *s)
         drop_pieces(seg, root);
         seg->mode = mode;
         memory_region_set_enabled(&seg->pci, mode == 0);
-        memory_region_set_enabled(&seg->through, mode == PAM_READ || mode == PAM_WRITE);
+        memory_region_set_enabled(&seg->through, mode != (PAM_READ | PAM_WRITE));
         if (mode == PAM_READ || mode == PAM_WRITE) {
             map_split(seg, root);
         }
     }
     memory_region_set_enabled(&s->smram, !((smram & SMRAM_ENABLE) && (smram & SMRAM_OPEN)));
+    memory_region_set_enabled(&s->legacy.through,
+                              !((smram & SMRAM_ENABLE) && (smram & SMRAM_OPEN)));
     memory_region_transaction_commit();
 }
 
@@ -359,9 +363,8 @@ static void make_segments(I440FXState *s, MemoryRegion *root)
         memory_region_init_alias(&seg->pci, OBJECT(s), "pam-pci", s->pci, seg->addr, seg->size);
         memory_region_init_io(&seg->through, OBJECT(s), &through_ops, seg, "pam-through",
                               seg->size);
-        memory_region_set_enabled(&seg->through, false);
         memory_region_add_subregion_overlap(root, seg->addr, &seg->pci, 2);
-        memory_region_add_subregion_overlap(root, seg->addr, &seg->through, 2);
+        memory_region_add_subregion_overlap(root, seg->addr, &seg->through, 1);
     }
 }
 
@@ -378,6 +381,7 @@ static void drop_regions(I440FXState *s)
         memory_region_finalize(&seg->through);
     }
     memory_region_finalize(&s->smram);
+    memory_region_finalize(&s->legacy.through);
     address_space_free(s->pci_as);
     address_space_free(s->ram_as);
     memory_region_finalize(&s->ram);
@@ -427,6 +431,11 @@ static bool i440fx_realize(PCIDevice *dev, GError **error)
     make_segments(s, &m->memory_root);
     memory_region_init_alias(&s->smram, OBJECT(dev), "smram-window", s->pci, LEGACY_VGA, 0x20000);
     memory_region_add_subregion_overlap(&m->memory_root, LEGACY_VGA, &s->smram, 2);
+    s->legacy.owner = s;
+    s->legacy.addr = LEGACY_VGA;
+    memory_region_init_io(&s->legacy.through, OBJECT(dev), &through_ops, &s->legacy,
+                          "smram-through", 0x20000);
+    memory_region_add_subregion_overlap(&m->memory_root, LEGACY_VGA, &s->legacy.through, 1);
     memory_region_transaction_commit();
     s->made = true;
 
@@ -448,6 +457,7 @@ static void i440fx_exit(PCIDevice *dev)
         memory_region_del_subregion(root, &s->segments[i].through);
     }
     memory_region_del_subregion(root, &s->smram);
+    memory_region_del_subregion(root, &s->legacy.through);
     memory_region_transaction_commit();
 }
 
