@@ -1,6 +1,8 @@
 /* PCI for scripts: configuration space, BARs, what is on a bus. */
 #include "engine/hw/pci/pci.h"
 
+#include <string.h>
+
 #include "bindings/binding-priv.h"
 
 static PCIDevice *check_device(lua_State *L)
@@ -162,12 +164,30 @@ static const ApiField machine_fields[] = {
     { NULL },
 };
 
-/* Devices are below their bus; vm.NAME finds them there too. */
+/* Devices are below their bus; vm.NAME finds them there too, also behind bridges. */
+static Object *find_below(Object *obj, const char *name, unsigned depth)
+{
+    for (unsigned i = 0; depth < 16 && i < object_child_count(obj); i++) {
+        Object *child = object_child_at(obj, i), *found;
+        bool is_device = object_dynamic_cast(child, TYPE_PCI_DEVICE) != NULL;
+
+        if (is_device && child->name && !strcmp(child->name, name)) {
+            return child;
+        }
+        if ((is_device || object_dynamic_cast(child, TYPE_PCI_BUS) ||
+             object_dynamic_cast(child, TYPE_SYS_DEVICE)) &&
+            (found = find_below(child, name, depth + 1))) {
+            return found;
+        }
+    }
+    return NULL;
+}
+
 static bool get_device(lua_State *L, Object *obj, const char *key)
 {
-    Object *found = object_get_child(obj, key) ? NULL : object_resolve_path_at(obj, key, NULL);
+    Object *found = object_get_child(obj, key) ? NULL : find_below(obj, key, 0);
 
-    if (!found || !object_dynamic_cast(found, TYPE_PCI_DEVICE)) {
+    if (!found) {
         return false;
     }
     binding_push_object(L, found);

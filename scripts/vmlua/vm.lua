@@ -105,6 +105,21 @@ function own.refuse_type(name)
   return ("'%s' is no device"):format(name)
 end
 
+-- A bus by name, as `-device …,bus=` gives it: a bridge and the bus behind it may share theirs.
+local function find_bus(m, name)
+  local found
+  local function look(bus)
+    if bus.name == name then found = found or bus end
+    for _, dev in ipairs(bus:devices()) do
+      for _, child in ipairs(dev:children()) do
+        if child:is_a "pci-bus" then look(child) end
+      end
+    end
+  end
+  if m.pci then look(m.pci) end
+  return found or m:resolve(name)
+end
+
 -- Makes, sets and realizes a device; nil and a message without a place in this file.
 function own.make_device(m, type, props)
   local why = own.refuse_type(type)
@@ -131,7 +146,7 @@ function own.make_device(m, type, props)
         if not ok then return nil, text.without_place(v) end
       end
       if k == "bus" and _G.type(v) == "string" then
-        local bus = m:resolve(v)
+        local bus = find_bus(m, v)
         if not bus then return nil, ("%s: bus: %s has no bus '%s'"):format(type, m.id, v) end
         v = bus
       end
