@@ -9,6 +9,7 @@ Memory map, ports and what is where: docs/pc.md.
 ]]
 local acpi = require "vmlua.acpi"
 local cmos = require "vmlua.cmos"
+local directboot = require "vmlua.directboot"
 local irqchip = require "vmlua.irqchip"
 local machine = require "vmlua.machine"
 local text = require "vmlua.text"
@@ -91,16 +92,119 @@ local function add_firmware_items(m, conf, below, above)
   end
 end
 
-local function add_tables(m, below, above)
-  local hole64 = 4 * GiB + above
-  local files = acpi.build {
-    cpus = #m.cpus, pm_base = PM_BASE, gpe_base = GPE_BASE, pci_hole = { below, 0xfec00000 },
-    pci_hole64 = { (hole64 + GiB - 1) & -GiB, ((hole64 + GiB - 1) & -GiB) + (32 << 30) }, fw_cfg = true, pvpanic = PVPANIC,
-    keyboard = true, serial = { { iobase = 0x3f8, irq = 4 }, { iobase = 0x2f8, irq = 3 } },
-  }:files()
+-- RAM and processors by node, and the nodes' distances, as -numa has them.
+local function numa_nodes(m, conf, below, above)
+  local nodes, dist = {}, {}
+  for _, spec in ipairs(conf.numa or {}) do
+    if spec.kind == "dist" then
+      dist[#dist + 1] = spec
+    else
+      local id = spec.nodeid or #nodes
+      if id ~= #nodes then refuse("-numa: node %d is named where node %d comes next", id, #nodes) end
+      nodes[id + 1] = { cpus = {}, memory = {}, spec = spec }
+    end
+  end
+  if #nodes == 0 then return nil end
+  local owner, given = {}, 0
+  for _, node in ipairs(nodes) do
+    if node.spec.cpus then
+      local first, last = node.spec.cpus:match "^(%d+)%-?(%d*)$"
+      first = math.tointeger(tonumber(first))
+      last = last == "" and first or math.tointeger(tonumber(last))
+      if last >= #m.cpus or first > last then refuse("-numa: cpus=%s: the machine has processors 0 to %d", node.spec.cpus, #m.cpus - 1) end
+      for id = first, last do
+        if owner[id] then refuse("-numa: processor %d is in two nodes", id) end
+        owner[id] = node
+      end
+    end
+    given = given + (node.spec.mem or 0)
+  end
+  for id = 0, #m.cpus - 1 do table.insert((owner[id] or nodes[id % #nodes + 1]).cpus, id) end
+  if given == 0 then
+    local each = m.ram_size // #nodes & -MiB
+    for i, node in ipairs(nodes) do node.spec.mem = i < #nodes and each or m.ram_size - each * (#nodes - 1) end
+  elseif given ~= m.ram_size then
+    refuse("-numa: the nodes have %s of memory, the machine %s", text.format_size(given), text.format_size(m.ram_size))
+  end
+  local at = 0 -- as if RAM had no hole
+  for _, node in ipairs(nodes) do
+    local first, last = at, at + (node.spec.mem or 0)
+    if first < below then table.insert(node.memory, { first, math.min(last, below) - first }) end
+    if last > below and above > 0 then
+      local from = math.max(first, below)
+      table.insert(node.memory, { 4 * GiB + from - below, last - from })
+    end
+    at = last
+  end
+  local rows
+  if #dist > 0 then
+    rows = {}
+    for i = 1, #nodes do
+      rows[i] = {}
+      for j = 1, #nodes do rows[i][j] = i == j and 10 or 20 end
+    end
+    for _, d in ipairs(dist) do
+      if d.src >= #nodes or d.dst >= #nodes then refuse("-numa: dist,src=%d,dst=%d: there are nodes 0 to %d", d.src, d.dst, #nodes - 1) end
+      rows[d.src + 1][d.dst + 1], rows[d.dst + 1][d.src + 1] = d.val, d.val
+    end
+  end
+  return nodes, rows
+end
+
+local function build_acpi(m, conf, below, above)
+  local hole64 = (4 * GiB + above + GiB - 1) & -GiB
+  local nodes, distances = numa_nodes(m, conf, below, above)
+  local extra = {}
+  for _, path in ipairs(list_of(conf.acpitable)) do
+    local bytes, err = text.read_file(path, 16 << 20)
+    if not bytes then refuse("-acpitable: %s", err) end
+    if #bytes < 36 or #bytes ~= string.unpack("<I4", bytes, 5) then refuse("-acpitable: %s: no ACPI table, by its length", path) end
+    extra[#extra + 1] = bytes
+  end
+  return acpi.build({
+    cpus = #m.cpus, pm_base = PM_BASE, gpe_base = GPE_BASE, pci_hole = { below, 0xfec00000 }, pci_hole64 = { hole64, hole64 + (32 << 30) },
+    fw_cfg = true, pvpanic = PVPANIC, keyboard = true, serial = { { iobase = 0x3f8, irq = 4 }, { iobase = 0x2f8, irq = 3 } },
+    nodes = nodes, distances = distances,
+  }, extra)
+end
+
+local function build_smbios(m, conf, below, above)
+  local raw = {}
+  for _, o in ipairs(conf.smbios or {}) do
+    if o.file then
+      local bytes, err = text.read_file(o.file, 1 << 20)
+      if not bytes then refuse("-smbios: %s", err) end
+      raw[#raw + 1] = bytes
+    end
+  end
+  local shape = conf.topology or {}
+  local ranges = { { 0, below } }
+  if above > 0 then ranges[2] = { 4 * GiB, above } end
+  local signature = m.cpus[1].cpuid:get(1)
+  return smbios.build {
+    cpus = #m.cpus, cores = shape.cores, threads = shape.threads, ram = m.ram_size, ranges = ranges, uuid = conf.uuid, raw = raw,
+    signature = signature, product = "Standard PC (i440FX + PIIX, 1996)", overrides = conf.smbios,
+  }
+end
+
+local function add_tables(m, tables, dmi)
+  local files = tables:files()
   m.fw_cfg:add(acpi.FILES.tables, files.tables)
   m.fw_cfg:add(acpi.FILES.rsdp, files.rsdp)
   m.fw_cfg:add(acpi.FILES.loader, files.loader)
+  m.fw_cfg:add("etc/smbios/smbios-tables", dmi.tables)
+  m.fw_cfg:add("etc/smbios/smbios-anchor", dmi.anchor)
+end
+
+-- What firmware leaves in the chip set, for a kernel that starts without it.
+local function as_firmware_leaves(m)
+  local bridge, pm = m.i440fx:child("pci.0"):child "host-bridge", m.pm
+  bridge:config_write(0x59, 0x30, 1) -- PAM0: RAM at 0xf0000
+  pm:config_write(0x40, PM_BASE | 1)
+  pm:config_write(0x80, 1, 1)
+  pm:config_write(0x90, 0x700 | 1)
+  pm:config_write(0xd2, 9, 1)
+  pm:config_write(0x04, 1, 2)
 end
 
 -- ---- the board ----------------------------------------------------------------------------------------------
@@ -173,8 +277,14 @@ local function init(m)
   add_debug(m, conf)
   add_display(m, conf)
   add_firmware_items(m, conf, below, above)
-  add_tables(m, below, above)
-  m:device("bios-rom", { id = "bios", file = conf.bios or "bios-256k.bin" })
+  local tables, dmi = build_acpi(m, conf, below, above), build_smbios(m, conf, below, above)
+  add_tables(m, tables, dmi)
+  if conf.kernel and not conf.bios then
+    directboot.install(m, { kernel = conf.kernel, initrd = conf.initrd, append = conf.append, protocol = conf.protocol, below = below,
+      above = above, acpi = tables, smbios = dmi, chipset = as_firmware_leaves })
+  else
+    m:device("bios-rom", { id = "bios", file = conf.bios or "bios-256k.bin" })
+  end
 end
 
 return machine.versions({

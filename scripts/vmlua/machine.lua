@@ -73,7 +73,8 @@ local class_keys = {
 
 -- What the command line says, by the same names.
 local conf_keys = {
-  boot = "string|table", fw_cfg = "table", pflash = "string|table", option_rom = "string|table",
+  boot = "string|table", fw_cfg = "table", smbios = "table", acpitable = "table", numa = "table",
+  pflash = "string|table", option_rom = "string|table",
   name = "string", ram = "integer|string", smp = "integer", topology = "table", accel = "string|table", irqchip = "string",
   pit = "boolean", assist = "boolean", cpu = "string", uuid = "string", props = "table", device = "table", object = "table",
   kernel = "string", initrd = "string", append = "string", bios = "string", chardev = "table", serial = "string|table|userdata|boolean",
@@ -84,7 +85,9 @@ local conf_keys = {
 }
 local topology_levels = { sockets = "integer", dies = "integer", cores = "integer", threads = "integer" }
 -- Asked for by the user, meaningful only to a board that looks at them.
-local board_keys = { "boot", "fw_cfg", "pflash", "option_rom", "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc", "vga" }
+local board_keys = {
+  "boot", "fw_cfg", "pflash", "option_rom", "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc", "vga", "smbios", "acpitable", "numa",
+}
 
 -- Those that name disks: the block layer is loaded when one is there.
 local drive_settings = { "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "drive", "blockdev" }

@@ -288,6 +288,40 @@ local function boot(s, value)
   s.conf.boot = t
 end
 
+local function smbios(s, value)
+  local override, err = require("vmlua.smbios").parse(value)
+  if not override then refuse("%s", (err:gsub("^%-smbios ", ""))) end
+  push(s.conf, "smbios", override)
+end
+
+local function acpitable(s, value)
+  local values = keyval(value, "file")
+  known(values, { "file" }, "-acpitable key")
+  if (values.file or "") == "" then refuse "file= is expected: a whole table with its header" end
+  push(s.conf, "acpitable", values.file)
+end
+
+local function numa(s, value)
+  local values = keyval(value, "type")
+  local kind = values.type
+  if kind == "node" then
+    known(values, { "type", "nodeid", "cpus", "mem" }, "-numa key")
+    local node = { kind = "node", nodeid = values.nodeid and integer(values.nodeid, "nodeid", 0, 127), cpus = values.cpus }
+    if values.cpus and not values.cpus:match "^%d+%-?%d*$" then refuse("cpus: a number or FIRST-LAST expected, got %q", values.cpus) end
+    if values.mem then node.mem = check(text.size(values.mem:match "%a$" and values.mem or values.mem .. "M")) end
+    push(s.conf, "numa", node)
+  elseif kind == "dist" then
+    known(values, { "type", "src", "dst", "val" }, "-numa key")
+    for _, key in ipairs { "src", "dst", "val" } do
+      if not values[key] then refuse("dist: %s= is missing", key) end
+    end
+    push(s.conf, "numa", { kind = "dist", src = integer(values.src, "src", 0, 127), dst = integer(values.dst, "dst", 0, 127),
+      val = integer(values.val, "val", 10, 255) })
+  else
+    refuse("expected node or dist, got %q", tostring(kind))
+  end
+end
+
 local function fw_cfg(s, value)
   local values = keyval(value, "name")
   known(values, { "name", "file", "string" }, "-fw_cfg key")
@@ -338,9 +372,16 @@ options.list = {
   { name = "object", arg = "TYPE,id=ID[,PROP=VALUE…]|help", group = "machine", handler = object,
     doc = "Makes an object that others refer to by its id, such as a memory back end." },
 
-  { name = "kernel", arg = "FILE", group = "boot", handler = set "kernel", doc = "Image to start: flat, ELF or Multiboot." },
+  { name = "smbios", arg = "file=FILE|type=N[,KEY=VALUE…]", group = "machine", handler = smbios,
+    doc = "What SMBIOS tells: fields of types 0, 1, 2, 3, 4, 11, 17, or whole structures from a file." },
+  { name = "acpitable", arg = "file=FILE", group = "machine", handler = acpitable, doc = "An ACPI table more, with its header." },
+  { name = "numa", arg = "node[,nodeid=N][,cpus=A-B][,mem=SIZE]|dist,src=N,dst=N,val=N", group = "machine", handler = numa,
+    doc = "Nodes of memory and processors that ACPI tells of, and the distances between them." },
+
+  { name = "kernel", arg = "FILE", group = "boot", handler = set "kernel",
+    doc = "Image to start: Linux, Multiboot, PVH, ELF or flat." },
   { name = "initrd", arg = "FILE[ ARGS][,FILE…]", group = "boot", handler = set "initrd",
-    doc = "Modules of a Multiboot kernel, each with its own command line." },
+    doc = "Initial RAM disk of a Linux kernel; modules of a Multiboot or PVH kernel, each with its own command line." },
   { name = "append", arg = "TEXT", group = "boot", handler = set "append", doc = "Command line of the kernel." },
   { name = "bios", arg = "FILE", group = "boot", handler = set "bios",
     doc = "Firmware image, read-only, up to the end of the first 4 GiB." },

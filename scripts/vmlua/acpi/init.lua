@@ -4,7 +4,9 @@ puts them into memory (SeaBIOS, OVMF), or laid out at an address for a start wit
 
     local set = acpi.build { cpus = 2, pm_base = 0x600, gpe_base = 0x60c, pci_hole = { 0xc0000000, 0xfec00000 }, … }
     fw_cfg:add("etc/acpi/tables", set:files().tables)
-    vm:place(0xe0000, set:place(0xe0000).bytes)
+    local placed = set:place(0x7fff0000)
+    vm:place(0x7fff0000, placed.bytes)
+    vm:place(0xe0000, placed.root)
 
 Source: ACPI specification 6.4, chapter 5.2; the commands are those that SeaBIOS' romfile_loader.h names.
 ]]
@@ -100,6 +102,7 @@ end
 
 ---@class AcpiSet
 ---@field list table[] the tables in order: signature, bytes, offset
+---@field size integer bytes of all of them
 
 -- Every table at its place, its pointers made by `address` of an offset, checksums where they can be known.
 local function lay_out(set, base)
@@ -148,12 +151,12 @@ end
 
 acpi.FILES = { tables = TABLES, rsdp = RSDP, loader = LOADER }
 
---- The tables as they are in memory from `base` (a multiple of 64), the root pointer first.
+--- The tables as they are in memory from `base` (a multiple of 64), and the root pointer that belongs to them.
 ---@param base integer
----@return { bytes: string, rsdp: integer }
+---@return { bytes: string, root: string }
 function Set:place(base)
   if base == 0 or base & 63 ~= 0 then error(("ACPI tables at 0x%x: not a multiple of 64"):format(base), 2) end
-  return { bytes = root_pointer(self, base + 64) .. ("\0"):rep(64 - 36) .. lay_out(self, base + 64), rsdp = base }
+  return { bytes = lay_out(self, base), root = root_pointer(self, base) }
 end
 
 return acpi
