@@ -475,7 +475,8 @@ local function build(m, class, conf)
   vm.need_cpus(m)
 
   for _, key in ipairs(board_keys) do
-    if conf[key] ~= nil and not seen[key] and not (key == "vga" and conf.vga == "none") then error(("%s does not use %s"):format(what, key), 0) end
+    local missing = key == "vga" and conf.vga == "none" -- what a board without a display has anyway
+    if conf[key] ~= nil and not seen[key] and not missing then error(("%s does not use %s"):format(what, key), 0) end
   end
   for _, c in ipairs(lineage(class)) do
     for _, o in ipairs(c.options) do seen[(o.name:gsub("-", "_"))] = true end
