@@ -71,6 +71,8 @@ void script_ended_forget(void);
  * script waits, the others do what they do by default. */
 ScriptRef *binding_on_signal(ScriptSignal which, ScriptRef *fn, bool ends);
 
+int script_sandbox(lua_State *L); /* sandbox.c: a function of vmlua.core.process */
+
 /* The list of everything declared, for api.c. */
 typedef enum { DECL_MODULE, DECL_CLASS, DECL_USERDATA } DeclKind;
 typedef struct Declaration {

@@ -427,6 +427,11 @@ static const ApiFunction functions[] = {
       "Leaves the terminal: a session of its own, standard streams on /dev/null." },
     { "runas", l_runas, "(user: string): boolean?, string?",
       "Gives up root for good and becomes this user." },
+    { "sandbox", script_sandbox,
+      "(deny: { spawn?: boolean, elevateprivileges?: boolean, resourcecontrol?: boolean }?): "
+      "boolean?, string?",
+      "From now on the kernel refuses system calls that change the host or look into other "
+      "processes; those of the groups named in `deny`, too. For good, and for all threads." },
     { NULL },
 };
 

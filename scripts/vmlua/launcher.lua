@@ -425,6 +425,10 @@ function launcher.launch(class, s)
     local ok, why = process.runas(s.run.runas)
     if not ok then options.usage_error("-runas: %s", why) end
   end
+  if s.run.sandbox then
+    local ok, why = process.sandbox(s.run.sandbox)
+    if not ok then options.usage_error("-sandbox: %s", why) end
+  end
   if s.run.daemonize then
     io.stdout:write(READY)
     io.stdout:flush()

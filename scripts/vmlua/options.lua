@@ -206,6 +206,23 @@ local function rtc(s, value)
   s.conf.rtc = t
 end
 
+local sandbox_groups = { "spawn", "elevateprivileges", "resourcecontrol" }
+
+local function sandbox(s, value)
+  local values = keyval(value, "enable")
+  known(values, { "enable", "obsolete", table.unpack(sandbox_groups) }, "-sandbox key")
+  local deny = {}
+  if values.obsolete and values.obsolete ~= "deny" then
+    refuse("obsolete: expected deny (what is obsolete is always refused), got %q", values.obsolete)
+  end
+  for _, group in ipairs(sandbox_groups) do
+    local word = values[group]
+    if word and word ~= "allow" and word ~= "deny" then refuse("%s: expected allow or deny, got %q", group, word) end
+    deny[group] = word == "deny"
+  end
+  s.run.sandbox = check(text.boolean(values.enable or "on")) and deny or nil
+end
+
 local function set(key) return function(s, value) s.conf[key] = value end end
 local function flag(key) return function(s) s.conf[key] = true end end
 local function run(key) return function(s, value) s.run[key] = value == nil or value end end
@@ -473,11 +490,10 @@ options.list = {
   { name = "daemonize", group = "process", handler = run "daemonize", doc = "Goes to the background once the machine is built." },
   { name = "runas", arg = "USER", group = "process", handler = run "runas",
     doc = "Gives up root for this user once the machine is built." },
-  { name = "sandbox", arg = "on|off", group = "process", values = { "on", "off" },
-    handler = function(_, value)
-      if check(text.boolean(value)) then refuse("on needs the sandbox subsystem, which this build does not have") end
-    end,
-    doc = "Restricts the system calls of the process." },
+  { name = "sandbox", arg = "on|off[,spawn=allow|deny][,elevateprivileges=…][,resourcecontrol=…]", group = "process",
+    values = { "on", "off" }, handler = sandbox,
+    doc = "Once the machine is built, the kernel refuses system calls that change the host or look into other processes; "
+      .. "with GROUP=deny also starting programs, changing user, changing priorities and limits." },
   { name = "help", aliases = { "h" }, group = "process", handler = function(s) ask(s, "help") end, doc = "Prints this list." },
   { name = "version", group = "process", handler = function(s) ask(s, "version") end, doc = "Prints the version." },
 }

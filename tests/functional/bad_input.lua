@@ -309,3 +309,34 @@ test("a mistake in the settings of a machine is at the caller's line", function(
   t.raises("^[^\n]*bad_input.lua:%d+: device: unknown device", make { idle = true, device = { { "zork" } } })
   t.raises("^[^\n]*bad_input.lua:%d+: machine: bare", make { idle = true, props = { foo = 1 } })
 end)
+
+test("-sandbox takes away system calls, in groups", function(t)
+  -- The machine's serial port prints what a script in a later callback may still do.
+  local path = t.file("board.lua", [[
+local machine, process, loop = require "vmlua.machine", require "vmlua.core.process", require "vmlua.core.loop"
+return machine.define { name = "b", ram = "1M", init = function(m)
+  m.memory:add(0, m.ram)
+  loop.timer(1, function()
+    local child, why = process.spawn { argv = { "/bin/true" } }
+    print("spawn", child and "yes" or why)
+    local f = io.open("/proc/self/status"):read "a"
+    print("seccomp", f:match "Seccomp:%s*(%d)", "privs", f:match "NoNewPrivs:%s*(%d)")
+    m:shutdown "done"
+  end)
+end }]])
+  local r = run(t, path, "-sandbox", "on")
+  t.match(r.out, "spawn\tyes")
+  t.match(r.out, "seccomp\t2\tprivs\t1")
+  t.eq(r.status, 0)
+  r = run(t, path, "-sandbox", "on,spawn=deny,elevateprivileges=deny,resourcecontrol=deny", "-smp", "2")
+  t.match(r.out, "spawn\t[^\n]*Operation not permitted")
+  t.eq(r.status, 0)
+  r = run(t, path, "-sandbox", "off")
+  t.match(r.out, "seccomp\t0")
+end)
+
+test("a machine runs in the sandbox as outside of it", function(t)
+  local r = run(t, "demo.lua", "-sandbox", "on,spawn=deny,elevateprivileges=deny,resourcecontrol=deny")
+  t.match(r.out, "the answer is 42")
+  t.eq(r.status, 0)
+end)
