@@ -12,6 +12,7 @@ local cmos = require "vmlua.cmos"
 local directboot = require "vmlua.directboot"
 local irqchip = require "vmlua.irqchip"
 local machine = require "vmlua.machine"
+local smbios = require "vmlua.smbios"
 local text = require "vmlua.text"
 
 local MiB, GiB = 1 << 20, 1 << 30

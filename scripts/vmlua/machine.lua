@@ -86,7 +86,8 @@ local conf_keys = {
 local topology_levels = { sockets = "integer", dies = "integer", cores = "integer", threads = "integer" }
 -- Asked for by the user, meaningful only to a board that looks at them.
 local board_keys = {
-  "boot", "fw_cfg", "pflash", "option_rom", "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc", "vga", "smbios", "acpitable", "numa",
+  "boot", "fw_cfg", "pflash", "option_rom", "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc", "vga",
+  "smbios", "acpitable", "numa",
 }
 
 -- Those that name disks: the block layer is loaded when one is there.

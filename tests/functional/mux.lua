@@ -145,7 +145,7 @@ end)
 test("the same on a socket", function(t)
   local path = t.file("echo.bin", ECHO)
   local socket = t.tmpdir() .. "/port"
-  local r = t.vmlua { "bare.lua", "-kernel", path, "-serial", "mon:unix:" .. socket .. ",server,wait=off", on_start = function(child)
+  local r = t.vmlua { "bare.lua", "-kernel", path, "-serial", "mon:unix:" .. socket .. ",server,wait=off", on_start = function()
     t.wait_for(function() return fs.stat(socket) end)
     local out = ""
     local vm = t.machine("bare", { idle = true, serial = { "null" } })

@@ -37,7 +37,8 @@ local function complaints(sh)
   for line in (sh "dmesg"):gmatch "[^\n]+" do
     local l = line:lower()
 
-         if l:find "acpi bios" or l:find "acpi error" or l:find "acpi warning" or l:find "apic error" or l:find "firmware bug" or l:find "bios bug"
+         if l:find "acpi bios" or l:find "acpi error" or l:find "acpi warning" or l:find "apic error"
+          or l:find "firmware bug" or l:find "bios bug"
       or l:find "nobody cared" or l:find "unable to" or l:find "call trace" then
       out[#out + 1] = line
     end
