@@ -165,6 +165,7 @@ local function build_acpi(m, conf, below, above)
   return acpi.build({
     cpus = #m.cpus, pm_base = PM_BASE, gpe_base = GPE_BASE, pci_hole = { below, 0xfec00000 }, pci_hole64 = { hole64, hole64 + (32 << 30) },
     fw_cfg = true, pvpanic = PVPANIC, keyboard = true, serial = { { iobase = 0x3f8, irq = 4 }, { iobase = 0x2f8, irq = 3 } },
+    floppy = m.fdc["kind-b"] ~= "none" and 2 or m.fdc["kind-a"] ~= "none" and 1 or 0,
     nodes = nodes, distances = distances,
   }, extra)
 end
@@ -231,6 +232,17 @@ local function add_chipset(m)
   for n = 0, 7 do m:device("smbus-eeprom", { id = "spd" .. n, bus = smbus, address = 0x50 + n }) end
 end
 
+-- What hangs on the ISA DMA controller, and the loudspeaker, where the timer is not in the accelerator.
+local function add_isa(m, chips)
+  local dma = m:device("isa-dma", { id = "dma" })
+  local fdc = { id = "fdc", dma = dma }
+  for index, entry in pairs(m:drives_of("floppy", 2)) do
+    if index < 2 then fdc[index == 0 and "drive-a" or "drive-b"] = entry.drive end
+  end
+  m:device("isa-fdc", fdc)
+  if chips.pit then m:device("isa-pcspk", { id = "speaker", pit = chips.pit }) end
+end
+
 local function add_legacy(m, conf, below, above)
   local boot = boot_settings(conf)
   m:device("port92", { id = "port92" }):connect("a20", 0, m:a20 "port92")
@@ -238,9 +250,14 @@ local function add_legacy(m, conf, below, above)
   i8042:connect("kbd-irq", 0, 1)
   i8042:connect("aux-irq", 0, 12)
   i8042:connect("a20", 0, m:a20 "keyboard")
-  local rtc = m:device("mc146818rtc", conf.rtc or {})
+  local clock = { id = "rtc" }
+  for key, value in pairs(conf.rtc or {}) do clock[key] = value end
+  local rtc = m:device("mc146818rtc", clock)
   local order = boot.order or "cdn"
-  cmos.fill(m, rtc, { below_4g = below, above_4g = above, boot = (boot.once or order):gsub("b", ""):sub(1, 3) })
+  cmos.fill(m, rtc, {
+    below_4g = below, above_4g = above, boot = (boot.once or order):gsub("b", ""):sub(1, 3),
+    floppy = { m.fdc["kind-a"], m.fdc["kind-b"] },
+  })
   local first = true
   m:on_reset(function()
     if boot.once and not first then cmos.boot(rtc, (order:gsub("b", ""):sub(1, 3))) end
@@ -271,7 +288,8 @@ local function init(m)
   local conf = m.conf
   local below, above = add_ram(m, conf)
   add_chipset(m)
-  irqchip.add(m)
+  local chips = irqchip.add(m)
+  add_isa(m, chips)
   m:device("fw_cfg", { id = "fw_cfg" })
   add_legacy(m, conf, below, above)
   add_serial(m, conf)
