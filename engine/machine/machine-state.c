@@ -376,7 +376,7 @@ static bool may_touch_state(Machine *m, const char *what, GError **error)
     return true;
 }
 
-GBytes *machine_save_devices(Machine *m, GError **error)
+static GBytes *save_devices(Machine *m, GError **error)
 {
     GBytes *bytes;
 
@@ -402,7 +402,7 @@ static void become_broken(Machine *m, const char *what, const GError *error)
     machine_set_state(m, RUN_STATE_ERROR, reason);
 }
 
-bool machine_load_devices(Machine *m, GBytes *bytes, GError **error)
+static bool load_devices(Machine *m, GBytes *bytes, GError **error)
 {
     GError *e = NULL;
 
@@ -426,7 +426,7 @@ bool machine_load_devices(Machine *m, GBytes *bytes, GError **error)
 
 /* ---- snapshots --------------------------------------------------------------------------- */
 
-Snapshot *machine_snapshot(Machine *m, GError **error)
+static Snapshot *take_snapshot(Machine *m, GError **error)
 {
     Snapshot *s;
     GBytes *devices;
@@ -463,7 +463,7 @@ Snapshot *machine_snapshot(Machine *m, GError **error)
     return s;
 }
 
-bool machine_restore(Machine *m, Snapshot *s, GError **error)
+static bool restore_snapshot(Machine *m, Snapshot *s, GError **error)
 {
     GError *e = NULL;
 
@@ -495,6 +495,56 @@ bool machine_restore(Machine *m, Snapshot *s, GError **error)
         machine_set_state(m, s->state, s->reason);
     }
     return true;
+}
+
+/* ---- with nothing in flight ---------------------------------------------------------------- */
+
+GBytes *machine_save_devices(Machine *m, GError **error)
+{
+    GBytes *bytes;
+
+    if (!may_touch_state(m, "save", error) || !machine_quiesce_begin(m, error)) {
+        return NULL;
+    }
+    bytes = save_devices(m, error);
+    machine_quiesce_end(m);
+    return bytes;
+}
+
+bool machine_load_devices(Machine *m, GBytes *bytes, GError **error)
+{
+    bool ok;
+
+    if (!may_touch_state(m, "restore", error) || !machine_quiesce_begin(m, error)) {
+        return false;
+    }
+    ok = load_devices(m, bytes, error);
+    machine_quiesce_end(m);
+    return ok;
+}
+
+Snapshot *machine_snapshot(Machine *m, GError **error)
+{
+    Snapshot *s;
+
+    if (!may_touch_state(m, "save", error) || !machine_quiesce_begin(m, error)) {
+        return NULL;
+    }
+    s = take_snapshot(m, error);
+    machine_quiesce_end(m);
+    return s;
+}
+
+bool machine_restore(Machine *m, Snapshot *s, GError **error)
+{
+    bool ok;
+
+    if (!may_touch_state(m, "restore", error) || !machine_quiesce_begin(m, error)) {
+        return false;
+    }
+    ok = restore_snapshot(m, s, error);
+    machine_quiesce_end(m);
+    return ok;
 }
 
 void snapshot_ref(Snapshot *s)

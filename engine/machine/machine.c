@@ -510,6 +510,7 @@ static void machine_instance_finalize(Object *obj)
 
     g_assert(m->cpus->len == 0);
     machine_state_finalize(m);
+    machine_quiesce_finalize(m);
     memory_region_finalize(&m->memory_root);
     memory_region_finalize(&m->io_root);
     clock_free(m->clock);

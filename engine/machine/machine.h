@@ -119,6 +119,16 @@ void machine_add_notify(Machine *m, MachineNotify fn,
                         void *opaque); /* run state changes; under the lock, after the change */
 void machine_remove_notify(Machine *m, MachineNotify fn, void *opaque);
 
+/* Devices with requests in flight that write to guest memory, or would come back to a state that is
+ * gone: `begin` is called before state is saved or loaded, while vCPUs may still run. It lets what is
+ * in flight end (it may run the main loop) and starts nothing new until `end`. */
+typedef struct MachineQuiesceOps {
+    bool (*begin)(void *opaque, GError **error);
+    void (*end)(void *opaque);
+} MachineQuiesceOps;
+void machine_add_quiesce(Machine *m, const MachineQuiesceOps *ops, void *opaque);
+void machine_remove_quiesce(Machine *m, const MachineQuiesceOps *ops, void *opaque);
+
 /* Saved state. `name` is unique with `instance`; owners call this from realize and unregister from
  * unrealize. */
 bool machine_register_state(Machine *m, const char *name, uint32_t instance,

@@ -49,6 +49,7 @@ typedef struct MachinePriv {
     GPtrArray *states;    /* of StateEntry */
     GPtrArray *rams;      /* of MemoryRegion, not owned */
     GPtrArray *snapshots; /* of Snapshot, not owned */
+    GSList *quiesce; /* of QuiesceEntry: quiesce.c */
     GBytes *accel_reset;  /* the accelerator's devices as they were when new; NULL: not needed */
 
     Irq *gsi[MACHINE_MAX_GSI]; /* made when first asked for */
@@ -87,6 +88,11 @@ bool machine_hold(Machine *m);
 void machine_release(Machine *m);
 void machine_start_running(Machine *m);
 void machine_system_event(void *opaque, VCpu *cpu, CpuSystemEvent event, const char *message);
+
+/* quiesce.c: begin undoes itself when it fails */
+bool machine_quiesce_begin(Machine *m, GError **error);
+void machine_quiesce_end(Machine *m);
+void machine_quiesce_finalize(Machine *m);
 
 /* machine-state.c */
 void machine_state_init(Machine *m);
