@@ -284,6 +284,24 @@ local function add_display(m, conf)
   end
 end
 
+-- ---- disks --------------------------------------------------------------------------------------------------
+
+local function add_ide(m)
+  local ide = m:device("piix3-ide", { id = "ide", addr = "1.1" })
+  ide:connect("irq", 0, 14)
+  ide:connect("irq", 1, 15)
+  local drives = m:drives_of("ide", 4)
+  for index = 0, 3 do
+    local d = drives[index]
+    if d then
+      m:device(d.media == "cdrom" and "ide-cd" or "ide-hd",
+        { bus = ide:child("ide." .. index // 2), unit = index % 2, drive = d.drive })
+    end
+  end
+  -- An empty CD-ROM drive where nothing else is, as every PC has one.
+  if not drives[2] then m:device("ide-cd", { id = "ide1-cd0", bus = ide:child "ide.1", unit = 0 }) end
+end
+
 local function init(m)
   local conf = m.conf
   local below, above = add_ram(m, conf)
@@ -292,6 +310,7 @@ local function init(m)
   add_isa(m, chips)
   m:device("fw_cfg", { id = "fw_cfg" })
   add_legacy(m, conf, below, above)
+  add_ide(m)
   add_serial(m, conf)
   add_debug(m, conf)
   add_display(m, conf)
