@@ -21,6 +21,7 @@ __thread unsigned long engine_lock_count;
 static __thread bool lock_held;
 static __thread unsigned lock_no_unlock;
 static __thread bool lock_dropped; /* between engine_unlocked_begin and _end */
+static __thread unsigned lock_refused;
 
 static void engine_lock_queued(void)
 {
@@ -31,7 +32,7 @@ static void engine_lock_queued(void)
 
 void engine_lock(void)
 {
-    g_assert(!lock_held);
+    g_assert(!lock_held && !lock_refused);
     if (pthread_mutex_trylock(&lock_mutex) != 0) {
         engine_lock_queued();
     }
@@ -93,6 +94,17 @@ void engine_no_unlock_end(void)
 {
     g_assert(lock_held && lock_no_unlock > 0);
     lock_no_unlock--;
+}
+
+void engine_lock_refuse_begin(void)
+{
+    lock_refused++;
+}
+
+void engine_lock_refuse_end(void)
+{
+    g_assert(lock_refused > 0);
+    lock_refused--;
 }
 
 void engine_cond_init(EngineCond *cond)

@@ -27,6 +27,10 @@ bool engine_unlocked_begin(GError **error);
 void engine_unlocked_end(void);
 void engine_no_unlock_begin(void); /* nests */
 void engine_no_unlock_end(void);
+/* This thread holds something that comes after the engine lock in the order of locks: to take the
+ * lock in between is a bug, and aborts instead of hanging now and then. Nests. */
+void engine_lock_refuse_begin(void);
+void engine_lock_refuse_end(void);
 bool engine_may_unlock(void); /* this thread holds the lock, and nobody up its stack forbids */
 
 /* A condition that is waited for with the engine lock. Waiting is refused where dropping the lock

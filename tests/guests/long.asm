@@ -8,42 +8,7 @@ start:
         bits    32
 flat:
         flat32_segments
-        mov     edi, 0x20000            ; PML4, PDPT, PD
-        xor     eax, eax
-        mov     ecx, 3 * 1024
-        cld
-        rep stosd
-        mov     dword [0x20000], 0x21003
-        mov     dword [0x21000], 0x22003
-        mov     edi, 0x22000
-        mov     eax, 0x83
-        mov     ecx, 512
-.pd:
-        mov     [edi], eax
-        add     eax, 0x200000
-        add     edi, 8
-        dec     ecx
-        jnz     .pd
-        mov     eax, 0x20000
-        mov     cr3, eax
-        mov     eax, cr4
-        or      eax, 0x20               ; PAE
-        mov     cr4, eax
-        mov     ecx, 0xc0000080
-        rdmsr
-        or      eax, 0x100              ; LME
-        wrmsr
-        lgdt    [gdtr]
-        mov     eax, cr0
-        or      eax, 0x80000000
-        mov     cr0, eax
-        jmp     8:long64
-        align   8
-gdt:    dq      0
-        dq      0x00209b0000000000      ; 8: 64-bit code
-        dq      0x0000930000000000
-gdtr:   dw      23
-        dd      gdt
+        enter_long64 long64
         bits    64
 long64:
         mov     rax, 0x123456789abcdef0

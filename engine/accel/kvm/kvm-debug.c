@@ -355,6 +355,40 @@ static bool copy_break(KvmAccel *a, uint64_t pc, KvmBreak *out)
     return b != NULL;
 }
 
+/* The INT3 that another linear address of the same page has put where this one points. */
+static bool copy_break_by_memory(KvmVcpu *kv, uint64_t pc, KvmBreak *out)
+{
+    KvmAccel *a = kv->a;
+    struct kvm_translation t = { .linear_address = pc };
+    bool found = false;
+    if (kvm_ioctl(a, kv->fd, KVM_TRANSLATE, &t) < 0 || !t.valid) {
+        return false;
+    }
+    pthread_mutex_lock(&a->debug_mutex);
+    for (unsigned i = 0; i < a->breaks->len && !found; i++) {
+        const KvmBreak *b = &g_array_index(a->breaks, KvmBreak, i);
+        found = b->slot == SLOT_INT3 && b->inserted && b->paddr == t.physical_address;
+        if (found) {
+            *out = *b;
+        }
+    }
+    pthread_mutex_unlock(&a->debug_mutex);
+    return found;
+}
+
+/* Nobody watches this address, but there is one of our INT3s: to be stepped over unseen. */
+static bool pass_over(KvmVcpu *kv, uint64_t pc)
+{
+    KvmBreak b;
+    if (!copy_break_by_memory(kv, pc, &b)) {
+        return false;
+    }
+    kv->stepover = true;
+    kv->stepover_pc = pc;
+    kv->cpu->exit.kind = CPU_EXIT_INTERRUPTED;
+    return true;
+}
+
 void kvm_debug_step_done(KvmVcpu *kv)
 {
     KvmBreak b;
@@ -432,6 +466,9 @@ void kvm_debug_exit(KvmVcpu *kv)
         return;
     }
     if (d.exception == VECTOR_BP) {
+        if (!found && pass_over(kv, d.pc)) {
+            return;
+        }
         /* The guest's own, unless a breakpoint was here a moment ago: then the byte is gone and the
          * instruction runs again. */
         if (!raw_byte_is_int3(kv, d.pc) || apply(kv, false, -1, KVM_GUESTDBG_INJECT_BP)) {
@@ -454,12 +491,19 @@ bool kvm_debug_emulation_failure(KvmVcpu *kv)
     if (!kvm_linear_pc(kv, &pc)) {
         return false;
     }
-    if (copy_break(kv->a, pc, &b) && b.slot == SLOT_INT3 && b.inserted) {
+    bool found = copy_break(kv->a, pc, &b);
+    if (found && b.slot == SLOT_INT3 && b.inserted) {
         fill_exit(kv, pc, CPU_DEBUG_BREAKPOINT, 0, 0);
         return true;
     }
-    if (run->emulation_failure.ndata >= 3 && run->emulation_failure.insn_size &&
-        run->emulation_failure.insn_bytes[0] == INT3 && !raw_byte_is_int3(kv, pc)) {
+    if (run->emulation_failure.ndata < 3 || !run->emulation_failure.insn_size ||
+        run->emulation_failure.insn_bytes[0] != INT3) {
+        return false;
+    }
+    if (!found && pass_over(kv, pc)) {
+        return true;
+    }
+    if (!raw_byte_is_int3(kv, pc)) {
         kv->cpu->exit.kind = CPU_EXIT_INTERRUPTED; /* of a breakpoint that was removed meanwhile */
         return true;
     }
@@ -537,6 +581,9 @@ bool kvm_debug_before_run(KvmVcpu *kv)
             return true;
         }
         bool found = copy_break(a, pc, &b);
+        if (!found && kv->stepover && pc == kv->stepover_pc) {
+            found = copy_break_by_memory(kv, pc, &b);
+        }
         kv->stepover = kv->stepover && found && pc == kv->stepover_pc;
         if (!found) {
             break;

@@ -48,11 +48,19 @@ void kvm_hold_begin(KvmAccel *a, KvmVcpu *self)
         self->exempt = true;
     }
     pthread_mutex_unlock(&h->mutex);
+    if (!engine_lock_held()) {
+        h->refuses = true;
+        engine_lock_refuse_begin();
+    }
 }
 
 void kvm_hold_end(KvmAccel *a, KvmVcpu *self)
 {
     KvmHold *h = &a->hold;
+    if (h->refuses) {
+        h->refuses = false;
+        engine_lock_refuse_end();
+    }
     pthread_mutex_lock(&h->mutex);
     if (self) {
         self->exempt = false;

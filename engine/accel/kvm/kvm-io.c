@@ -61,15 +61,14 @@ static bool watched(const KvmAccel *a, const KvmIoRange *r)
     return false;
 }
 
-/* What KVM does not take, or a hook watches, exits and is dispatched like any other write. */
-static void reevaluate(KvmAccel *a, KvmIoRange *r)
+/* What KVM does not take, or a hook watches, exits and is dispatched like any other write. true: a
+ * coalesced range was lifted, and the ring is to be emptied of what came from it. That calls
+ * devices, which may change the ranges: whoever does it looks at none that he has found before. */
+static bool reevaluate(KvmAccel *a, KvmIoRange *r)
 {
     bool want = a->vm_fd >= 0 && can_register(a, r) && !watched(a, r);
     if (want == r->registered) {
-        return;
-    }
-    if (!want && r->coalesced) {
-        kvm_coalesced_drain(a);
+        return false;
     }
     bool ok = r->coalesced ? set_coalesced(a, r, want) : set_ioeventfd(a, r, want);
     if (!ok && want) {
@@ -78,12 +77,17 @@ static void reevaluate(KvmAccel *a, KvmIoRange *r)
                  g_strerror(errno));
     }
     r->registered = ok && want;
+    return !want && r->coalesced;
 }
 
 void kvm_io_hooks_changed(KvmAccel *a)
 {
+    bool lifted = false;
     for (unsigned i = 0; i < a->io_ranges->len; i++) {
-        reevaluate(a, &g_array_index(a->io_ranges, KvmIoRange, i));
+        lifted |= reevaluate(a, &g_array_index(a->io_ranges, KvmIoRange, i));
+    }
+    if (lifted) {
+        kvm_coalesced_drain(a);
     }
 }
 
@@ -95,16 +99,16 @@ static void add_range(KvmAccel *a, const KvmIoRange *r)
 
 static void remove_at(KvmAccel *a, unsigned i)
 {
-    KvmIoRange *r = &g_array_index(a->io_ranges, KvmIoRange, i);
-    if (r->registered && a->vm_fd >= 0) {
-        if (r->coalesced) {
+    KvmIoRange r = g_array_index(a->io_ranges, KvmIoRange, i);
+    g_array_remove_index_fast(a->io_ranges, i);
+    if (r.registered && a->vm_fd >= 0) {
+        if (r.coalesced) {
+            set_coalesced(a, &r, false);
             kvm_coalesced_drain(a);
-            set_coalesced(a, r, false);
         } else {
-            set_ioeventfd(a, r, false);
+            set_ioeventfd(a, &r, false);
         }
     }
-    g_array_remove_index_fast(a->io_ranges, i);
 }
 
 void kvm_io_forget(KvmAccel *a)

@@ -258,6 +258,29 @@ void kvm_set_intr(VCpu *cpu, bool level, int (*vector)(void *opaque), void *opaq
     }
 }
 
+/*
+ * With a LAPIC in the kernel KVM_INTERRUPT would keep the vector where no ioctl shows it until the
+ * guest takes it, and a snapshot between the two would lose it. As an event that is on its way to
+ * the guest it is in the state at any time. Both may only be done when the guest can take it.
+ */
+static bool give_vector(KvmVcpu *kv, unsigned vector)
+{
+    struct kvm_interrupt irq = { .irq = vector };
+    struct kvm_vcpu_events e;
+    if (!kvm_lapic_in_kernel(kv->a)) {
+        return kvm_ioctl(kv->a, kv->fd, KVM_INTERRUPT, &irq) == 0;
+    }
+    if (kvm_ioctl(kv->a, kv->fd, KVM_GET_VCPU_EVENTS, &e) < 0) {
+        return false;
+    }
+    e.interrupt.injected = 1;
+    e.interrupt.soft = 0;
+    e.interrupt.nr = (uint8_t)vector;
+    /* One may arrive meanwhile. */
+    e.flags &= ~(uint32_t)KVM_VCPUEVENT_VALID_NMI_PENDING;
+    return kvm_ioctl(kv->a, kv->fd, KVM_SET_VCPU_EVENTS, &e) == 0;
+}
+
 void kvm_inject_intr(KvmVcpu *kv)
 {
     struct kvm_run *run = kv->run;
@@ -271,8 +294,7 @@ void kvm_inject_intr(KvmVcpu *kv)
         int v = kv->intr && kv->intr_vector ? kv->intr_vector(kv->intr_opaque) : -1;
         engine_unlock();
         if (v >= 0) {
-            struct kvm_interrupt irq = { .irq = (uint32_t)v };
-            if (kvm_ioctl(kv->a, kv->fd, KVM_INTERRUPT, &irq) < 0) {
+            if (!give_vector(kv, (unsigned)v)) {
                 log_mask(LOG_IRQ, "kvm: vCPU %d: interrupt %d: %s", kv->index, v,
                          g_strerror(errno));
             }

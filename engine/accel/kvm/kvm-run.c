@@ -304,10 +304,9 @@ static void translate(KvmVcpu *kv)
                       ? CPU_EXIT_INTERRUPTED
                       : CPU_EXIT_HLT;
         if (kv->stepping) {
-            /* The instruction is done; the step must not wait for the one after it. */
-            engine_lock();
-            kv->cpu->halted = true;
-            engine_unlock();
+            /* The instruction is done; the step must not wait for the one after it. The vCPU's
+             * `halted` needs the engine lock, which may not be taken in a hold. */
+            kv->step_halted = true;
             kvm_debug_step_done(kv);
         }
         break;
@@ -464,6 +463,12 @@ void kvm_vcpu_run(VCpu *cpu)
     }
     if (G_UNLIKELY(kv->stepping && fatal(cpu->exit.kind))) {
         kv->stepping = false;
+    }
+    if (G_UNLIKELY(kv->step_halted)) {
+        kv->step_halted = false;
+        engine_lock();
+        cpu->halted = true;
+        engine_unlock();
     }
     if (G_UNLIKELY(kvm_coalesced_pending(kv->a))) {
         kvm_coalesced_drain(kv->a);

@@ -74,6 +74,7 @@ static bool put_gpr(KvmVcpu *kv, const X86CPUState *s, GError **error)
     struct kvm_regs r;
     regs_from_state(&r, s);
     kv->regs_cached = false;
+    kv->run->ready_for_interrupt_injection = 0; /* was said of other flags */
     return kvm_ioctl(kv->a, kv->fd, KVM_SET_REGS, &r) == 0 ||
            kvm_state_fail(kv, error, "KVM_SET_REGS");
 }
@@ -409,6 +410,7 @@ static bool put_own_events(KvmVcpu *kv, const X86CPUState *s, GError **error)
 
 static bool put_events(KvmVcpu *kv, const X86CPUState *s, GError **error)
 {
+    kv->run->ready_for_interrupt_injection = 0;
     const X86Events *v = &s->events;
     struct kvm_vcpu_events e = {
         .exception = { .injected = v->exception_injected,

@@ -110,13 +110,18 @@ static KvmVcpu *make_vcpu(KvmAccel *a, int index, GError **error)
         kvm_vcpu_free(kv);
         return NULL;
     }
+    return kv;
+}
+
+/* The VM's ring is seen behind every vCPU's run area; the first that is there to stay serves. */
+static void find_ring(KvmAccel *a, KvmVcpu *kv)
+{
     int page = a->caps[KC_COALESCED_MMIO];
     size_t end = ((size_t)page + 1) * getpagesize();
     if (page > 0 && end <= a->run_size && !a->ring) {
         a->ring = (void *)((char *)kv->run + (size_t)page * getpagesize());
         a->ring_slots = (getpagesize() - sizeof(*a->ring)) / sizeof(a->ring->coalesced_mmio[0]);
     }
-    return kv;
 }
 
 bool kvm_vcpu_create(VCpu *cpu, GError **error)
@@ -143,7 +148,7 @@ bool kvm_vcpu_create(VCpu *cpu, GError **error)
     kv->kicked = 0;
     kv->run->immediate_exit = 0;
     kv->pending = kv->has_stash = kv->regs_cached = false;
-    kv->stepping = kv->stepover = false;
+    kv->stepping = kv->stepover = kv->step_halted = false;
     kv->debug_gen = 0;
     kv->intr = kv->nmi = false;
     cpu->hlt_in_accel = kvm_lapic_in_kernel(a);
@@ -163,6 +168,7 @@ bool kvm_vcpu_create(VCpu *cpu, GError **error)
         }
         g_ptr_array_index(a->vcpus, cpu->index) = kv;
         pthread_mutex_unlock(&a->hold.mutex);
+        find_ring(a, kv);
     }
     __atomic_store_n((KvmVcpu **)(void *)&cpu->accel_data, kv, __ATOMIC_RELEASE);
     return true;
@@ -176,7 +182,11 @@ void kvm_vcpu_destroy(VCpu *cpu)
     }
     /* The KvmVcpu itself stays until the VM ends: a kick that is under way may still look at it. */
     __atomic_store_n((KvmVcpu **)(void *)&cpu->accel_data, NULL, __ATOMIC_RELEASE);
+    /* Whoever begins a hold on another vCPU's thread signals this one's under the mutex, if it saw
+     * it in the guest: from here on nobody does, and the thread may end. */
+    pthread_mutex_lock(&kv->a->hold.mutex);
     kv->cpu = NULL;
+    pthread_mutex_unlock(&kv->a->hold.mutex);
 }
 
 /* ---- CPUID ------------------------------------------------------------------------------- */

@@ -124,6 +124,7 @@ typedef struct KvmHold {
     pthread_cond_t cond;
     uint32_t active;
     bool owned;
+    bool refuses; /* the owner has no engine lock and may not take it; the owner's */
 } KvmHold;
 
 typedef struct KvmChannel { /* of the PIT: kvm_pit_channel_state, field by field */
@@ -218,6 +219,7 @@ struct KvmVcpu {
     uint32_t debug_gen;
     bool stepping;             /* single step asked for */
     bool stepover;             /* the breakpoint at stepover_pc was reported and not yet executed */
+    bool step_halted;          /* the step was a HLT, and `halted` is still to be set */
     bool step_watch;           /* runs in single steps for the sake of breakpoints */
     bool debug_step, debug_hw; /* what KVM_SET_GUEST_DEBUG last said */
     uint64_t stepover_pc;
