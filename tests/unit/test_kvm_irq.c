@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "engine/core/irq.h"
+#include "engine/hw/intc/ioapic.h"
 #include "engine/state/stream.h"
 
 static unsigned want_values;
@@ -169,6 +170,67 @@ START_TEST(the_end_of_a_level_interrupt_reaches_the_ioapic_outside)
     ck_assert(r->finished);
     ck_assert_uint_eq(eoi.n, 2);
     ck_assert_int_eq(eoi.vector, 0x40);
+    rig_free(r);
+}
+END_TEST
+
+static void program_pin(Rig *r, unsigned pin, uint32_t low)
+{
+    const uint32_t regs[][2] = { { 0x11 + 2 * pin, 0 }, { 0x10 + 2 * pin, low } };
+    for (unsigned i = 0; i < 2; i++) {
+        rig_poke(r, 0xfec00000, regs[i][0], 4);
+        rig_poke(r, 0xfec00010, regs[i][1], 4);
+    }
+}
+
+START_TEST(a_line_that_stays_high_comes_again_after_each_end_of_interrupt)
+{
+    Rig *r = rig_new(IRQCHIP_SPLIT, false, 1 * MiB);
+    GError *err = NULL;
+    DeviceState *ioapic = DEVICE(object_new(TYPE_IOAPIC, NULL));
+    ck_assert_msg(device_realize(ioapic, r->m, "ioapic", &err), "%s", err ? err->message : "");
+    object_unref(ioapic);
+    ck_assert(machine_connect_gsi(r->m, 5, device_get_irq_in(ioapic, NULL, 5, &err), &err));
+    rig_start(r, "apic");
+    rig_poke(r, GUEST_PARAM, 4, 2);
+    program_pin(r, 5, 0x40 | 1u << 15); /* level */
+    rig_resume(r);
+    until_values(r, 1);
+    irq_raise(machine_gsi(r->m, 5));
+    /* The kernel's LAPIC tells of the EOI; then the IOAPIC outside looks at the line again. */
+    rig_wait(r);
+    ck_assert_msg(r->finished, "%s", r->m->reason);
+    ck_assert_uint_ge(r->n, 5);
+    for (unsigned i = 1; i <= 4; i++) {
+        ck_assert_uint_eq(r->got[i].value, i);
+    }
+    ck_assert_uint_ge(rig_cpu(r, 0)->stats.exits[CPU_EXIT_IOAPIC_EOI], 3);
+    rig_free(r);
+}
+END_TEST
+
+START_TEST(an_edge_comes_once_and_its_end_is_nobodys_business)
+{
+    Rig *r = rig_new(IRQCHIP_SPLIT, false, 1 * MiB);
+    GError *err = NULL;
+    DeviceState *ioapic = DEVICE(object_new(TYPE_IOAPIC, NULL));
+    ck_assert_msg(device_realize(ioapic, r->m, "ioapic", &err), "%s", err ? err->message : "");
+    object_unref(ioapic);
+    ck_assert(machine_connect_gsi(r->m, 5, device_get_irq_in(ioapic, NULL, 5, &err), &err));
+    rig_start(r, "apic");
+    rig_poke(r, GUEST_PARAM, 2, 2);
+    program_pin(r, 5, 0x40);
+    rig_resume(r);
+    until_values(r, 1);
+    for (unsigned i = 0; i < 2; i++) {
+        irq_raise(machine_gsi(r->m, 5));
+        until_values(r, 2 + i);
+        irq_lower(machine_gsi(r->m, 5));
+    }
+    rig_wait(r);
+    ck_assert_msg(r->finished, "%s", r->m->reason);
+    ck_assert_uint_eq(r->n, 3);
+    ck_assert_uint_eq(rig_cpu(r, 0)->stats.exits[CPU_EXIT_IOAPIC_EOI], 0);
     rig_free(r);
 }
 END_TEST
@@ -360,6 +422,8 @@ static void add(TCase *tc)
     tcase_add_test(tc, messages_and_routed_irqfds_reach_the_lapic);
     tcase_add_test(tc, messages_and_routed_irqfds_reach_the_lapic_of_a_split_controller);
     tcase_add_test(tc, the_end_of_a_level_interrupt_reaches_the_ioapic_outside);
+    tcase_add_test(tc, a_line_that_stays_high_comes_again_after_each_end_of_interrupt);
+    tcase_add_test(tc, an_edge_comes_once_and_its_end_is_nobodys_business);
     tcase_add_test(tc, what_needs_an_interrupt_controller_says_so_without_one);
     tcase_add_test(
         tc,

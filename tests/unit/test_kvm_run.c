@@ -96,6 +96,71 @@ START_TEST(two_machines_run_beside_each_other)
 }
 END_TEST
 
+typedef struct Closer {
+    Rig *closes;    /* NULL: nothing */
+    unsigned after; /* so many writes of the guest */
+} Closer;
+
+static EventAction close_another(void *opaque, VCpu *cpu, EventRecord *x)
+{
+    Closer *c = opaque;
+    if (c->closes && c->after-- == 0) {
+        machine_close(c->closes->m); /* on a vCPU's thread: done soon after */
+        c->closes = NULL;
+    }
+    return EVENT_CONTINUE;
+}
+
+/* Machines that all run, some busy with exits, closed in random order: by the main thread, by a
+ * hook of their own, or by a hook of another. */
+START_TEST(machines_that_run_are_closed_in_any_order)
+{
+    enum { N = 3 };
+    unsigned seed = 4242;
+    for (unsigned round = 0; round < rig_rounds(300); round++) {
+        Rig *rigs[N];
+        Closer closers[N];
+        for (unsigned i = 0; i < N; i++) {
+            unsigned kind = (unsigned)rand_r(&seed) % 3;
+            rigs[i] = rig_new(kind == 0   ? IRQCHIP_ON
+                              : kind == 1 ? IRQCHIP_SPLIT
+                                          : IRQCHIP_OFF,
+                              false, 1 * MiB);
+            rig_add_cpu(rigs[i]);
+            if (rand_r(&seed) % 2) {
+                rig_add_cpu(rigs[i]);
+            }
+            rig_start(rigs[i], rand_r(&seed) % 2 ? "mmioloop" : "spin");
+            rig_poke(rigs[i], GUEST_PARAM + 2, 0, 2);
+        }
+        for (unsigned i = 0; i < N; i++) {
+            unsigned whom = (unsigned)rand_r(&seed) % (2 * N);
+            closers[i] = (Closer){ .closes = whom < N ? rigs[whom] : NULL,
+                                   .after = (unsigned)rand_r(&seed) % 20 };
+            object_ref(rigs[i]->m);
+            rig_hook(rigs[i], EVENT_MMIO, MMIO_DEVICE, 4096, close_another, &closers[i]);
+            rig_resume(rigs[i]);
+        }
+        for (unsigned i = (unsigned)rand_r(&seed) % 60; i > 0; i--) {
+            main_loop_iterate(false);
+        }
+        for (unsigned first = (unsigned)rand_r(&seed) % N, i = 0; i < N; i++) {
+            machine_close(rigs[(first + i) % N]->m);
+        }
+        for (unsigned i = 0; i < N; i++) {
+            while (rigs[i]->m->state != RUN_STATE_CLOSED) {
+                main_loop_iterate(true);
+            }
+        }
+        for (unsigned i = 0; i < N; i++) {
+            Machine *m = rigs[i]->m;
+            rig_free(rigs[i]);
+            object_unref(m);
+        }
+    }
+}
+END_TEST
+
 START_TEST(a_vcpu_that_ended_can_be_started_again)
 {
     Rig *r = rig_new(IRQCHIP_OFF, false, 1 * MiB);
@@ -180,6 +245,7 @@ static void add(TCase *tc)
     tcase_add_test(tc, a_guest_full_of_exits_pauses_with_no_access_half_done);
     tcase_add_test(tc, machines_are_made_run_and_closed_over_and_over);
     tcase_add_test(tc, two_machines_run_beside_each_other);
+    tcase_add_test(tc, machines_that_run_are_closed_in_any_order);
     tcase_add_test(tc, a_vcpu_that_ended_can_be_started_again);
     tcase_add_test(tc, work_for_a_running_vcpu_is_done_between_two_entries);
     tcase_add_test(tc, kicks_from_other_threads_change_nothing_that_the_guest_does);

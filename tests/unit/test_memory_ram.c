@@ -1,6 +1,7 @@
 /* RAM blocks, their dirty bitmaps, and the back ends. */
 #include <check.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -12,6 +13,7 @@
 #include "engine/core/units.h"
 #include "engine/memory/memory.h"
 #include "engine/memory/ram.h"
+#include "engine/state/ram-snapshot.h"
 
 static char *dir;
 
@@ -313,6 +315,109 @@ START_TEST(a_shared_memfd_is_sealed_and_seen_through_its_descriptor)
 }
 END_TEST
 
+#define NR_HUGEPAGES   "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+#define FREE_HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
+
+static long read_number(const char *path)
+{
+    char *text = NULL;
+    long n = g_file_get_contents(path, &text, NULL, NULL) ? atol(text) : -1;
+
+    g_free(text);
+    return n;
+}
+
+static bool write_number(const char *path, long n)
+{
+    FILE *f = fopen(path, "w");
+    bool ok = f && fprintf(f, "%ld\n", n) > 0;
+
+    return f && fclose(f) == 0 && ok;
+}
+
+/* Whether the mapping at p is one of 2 MiB pages, by the kernel's own account. */
+static bool mapped_huge(const void *p)
+{
+    FILE *f = fopen("/proc/self/smaps", "r");
+    char line[512];
+    bool here = false, huge = false;
+    unsigned long start, end, kib;
+
+    while (f && !huge && fgets(line, sizeof(line), f)) {
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2) {
+            here = (uintptr_t)p >= start && (uintptr_t)p < end;
+        } else if (here && sscanf(line, "KernelPageSize: %lu kB", &kib) == 1) {
+            huge = kib == 2048;
+        }
+    }
+    if (f) {
+        fclose(f);
+    }
+    return huge;
+}
+
+/* In a child: whatever happens in it, the parent gives the reserved pages back. */
+static void use_huge_pages(void)
+{
+    MemoryBackend *be = backend(TYPE_MEMORY_BACKEND_MEMFD, "size", "3M", "hugetlb", "on",
+                                "hugetlbsize", "2M", NULL);
+    RamTracker *t = ram_tracker_new(NULL, NULL);
+    RamSnapshot *s;
+    GError *error = NULL;
+    MemoryRegion mr;
+    uint8_t *host;
+
+    ck_assert_msg(memory_backend_realize(be, &error), "%s", error ? error->message : "");
+    ck_assert_uint_eq(be->block->size, 4 * MiB);
+    host = be->block->host;
+    ck_assert_uint_eq((uintptr_t)host % (2 * MiB), 0);
+    ck_assert(mapped_huge(host));
+    /* Reserved, so that the guest cannot run into one that is missing; taken by nobody else. */
+    ck_assert_refused(backend(TYPE_MEMORY_BACKEND_MEMFD, "size", "2M", "hugetlb", "on",
+                              "hugetlbsize", "2M", NULL),
+                      ENGINE_ERROR_LIMIT, "1 huge pages of 2048 KiB are needed, 0 are free");
+    memory_region_init_ram_block(&mr, NULL, "ram", be->block);
+    host[0] = 1;
+    host[4 * MiB - 1] = 2;
+    ram_tracker_add(t, "ram", &mr);
+    s = ram_snapshot_take(t);
+    host[0] = 3;
+    memory_region_set_dirty(&mr, 0, 1);
+    ck_assert(ram_snapshot_restore(t, s, &error));
+    ck_assert_uint_eq(host[0], 1);
+    ck_assert_uint_eq(host[4 * MiB - 1], 2);
+    ram_snapshot_free(t, s);
+    ram_tracker_free(t);
+    memory_region_finalize(&mr);
+    object_unref(be);
+}
+
+START_TEST(huge_pages_back_ram_that_is_saved_and_restored_like_any_other)
+{
+    long before = read_number(NR_HUGEPAGES), free_before = read_number(FREE_HUGEPAGES), now;
+    pid_t pid;
+    int status = -1;
+
+    if (before < 0 || free_before != 0 || !write_number(NR_HUGEPAGES, before + 2) ||
+        read_number(FREE_HUGEPAGES) != 2) {
+        printf(
+            "ok 1 - huge_pages_back_ram # SKIP two huge pages cannot be reserved on this host\n");
+        now = before >= 0 && write_number(NR_HUGEPAGES, before);
+        return;
+    }
+    pid = fork();
+    if (pid == 0) {
+        use_huge_pages();
+        _exit(0);
+    }
+    waitpid(pid, &status, 0);
+    now = read_number(FREE_HUGEPAGES);
+    write_number(NR_HUGEPAGES, before);
+    ck_assert_int_eq(status, 0);
+    ck_assert_int_eq(now, 2); /* all were given back */
+}
+END_TEST
+
 START_TEST(huge_pages_that_are_not_there_are_a_clear_error)
 {
     ck_assert_refused(backend(TYPE_MEMORY_BACKEND_MEMFD, "size", "1P", "hugetlb", "on",
@@ -444,6 +549,7 @@ int main(void)
     tcase_add_test(tc, the_block_outlives_its_backend_while_a_region_uses_it);
     tcase_add_test(tc, preallocation_populates_everything_with_any_number_of_threads);
     tcase_add_test(tc, a_shared_memfd_is_sealed_and_seen_through_its_descriptor);
+    tcase_add_test(tc, huge_pages_back_ram_that_is_saved_and_restored_like_any_other);
     tcase_add_test(tc, huge_pages_that_are_not_there_are_a_clear_error);
     tcase_add_test(tc, a_file_backend_keeps_what_is_written_only_when_shared);
     tcase_add_test(tc, a_read_only_file_is_rom_for_the_guest_and_never_written);
