@@ -24,12 +24,6 @@ static inline bool is_power_of_two(unsigned n)
     return !(n & (n - 1));
 }
 
-/* Largest power of two that is not above n. */
-static inline unsigned floor_power_of_two(uint64_t n)
-{
-    return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
-}
-
 static inline uint64_t swap_bytes(uint64_t v, unsigned size)
 {
     return __builtin_bswap64(v) >> (64 - 8 * size);
@@ -295,7 +289,7 @@ static MemTxResult dispatch_unassigned(AddressSpace *as, hwaddr addr, uint64_t *
     return MEMTX_DECODE_ERROR;
 }
 
-static MemTxResult refuse_write(const FlatRange *r, hwaddr addr, unsigned size, MemTxAttrs attrs)
+MemTxResult memory_refuse_write(const FlatRange *r, hwaddr addr, unsigned size, MemTxAttrs attrs)
 {
     if (!attrs.debug) {
         log_mask(LOG_GUEST, "%s: write of %u bytes to read-only memory at 0x%" PRIx64, r->name,
@@ -349,7 +343,7 @@ static int find_eventfd(const View *view, hwaddr addr, uint64_t data, unsigned s
 
 /* How much of [addr, addr + len) one fragment may take: up to the end of its range (or of the gap)
  * and, outside of RAM, one access that is valid there. */
-static uint64_t fragment(const View *view, hwaddr addr, uint64_t len, bool is_write)
+uint64_t memory_fragment(const View *view, hwaddr addr, uint64_t len, bool is_write)
 {
     unsigned i = flat_view_lower_bound(&view->pub, addr);
     const FlatRange *r = i < view->pub.n ? &view->pub.ranges[i] : NULL;
@@ -396,7 +390,7 @@ static MemTxResult access_fragments(AddressSpace *as, MemoryCache *cache, hwaddr
             break;
         }
         rcu_enter();
-        n = (unsigned)fragment(rcu_load(&as->view), at, size - done, is_write);
+        n = (unsigned)memory_fragment(rcu_load(&as->view), at, size - done, is_write);
         rcu_leave();
         n = floor_power_of_two(n);
         res |= address_space_access(as, cache, at, attrs, &v, n, is_write);
@@ -428,7 +422,7 @@ MemTxResult address_space_access(AddressSpace *as, MemoryCache *cache, hwaddr ad
         if (G_UNLIKELY(!r)) {
             /* A single access if it ends before the next range and before 2^64. */
             if (!is_power_of_two(size) || size - 1 > UINT64_MAX - addr ||
-                fragment(view, addr, size, is_write) < size) {
+                memory_fragment(view, addr, size, is_write) < size) {
                 goto fragments;
             }
             res = dispatch_unassigned(as, addr, data, size, is_write, attrs);
@@ -452,7 +446,7 @@ MemTxResult address_space_access(AddressSpace *as, MemoryCache *cache, hwaddr ad
             break;
         }
         if (G_UNLIKELY(is_write && r->readonly)) {
-            res = refuse_write(r, addr, size, attrs);
+            res = memory_refuse_write(r, addr, size, attrs);
             rcu_leave();
             break;
         }
@@ -502,103 +496,6 @@ MemTxResult address_space_access(AddressSpace *as, MemoryCache *cache, hwaddr ad
     return res;
 }
 
-/* ---- any length -------------------------------------------------------------------------- */
-
-/* So long a copy at most in one RCU section. */
-#define COPY_CHUNK (UINT64_C(4) << 20)
-
-typedef enum { BULK_READ, BULK_WRITE, BULK_WRITE_ROM } BulkKind;
-
-static bool bulk_direct(const FlatRange *r, BulkKind kind)
-{
-    if (kind == BULK_WRITE_ROM) {
-        return r->ram && !r->ram->readonly;
-    }
-    return flat_range_is_direct(r, kind == BULK_WRITE);
-}
-
-static MemTxResult bulk(AddressSpace *as, hwaddr addr, MemTxAttrs attrs, uint8_t *buf,
-                        const uint8_t *from, uint64_t len, BulkKind kind)
-{
-    MemoryCache cache = { 0 };
-    MemTxResult res = MEMTX_OK;
-    uint64_t n;
-
-    for (uint64_t done = 0; done < len; done += n) {
-        hwaddr at = addr + done;
-        const View *view;
-        const FlatRange *r;
-        uint64_t v = 0;
-
-        if (at < addr) {
-            if (kind == BULK_READ) {
-                memset(buf + done, 0xff, len - done);
-            }
-            return res | MEMTX_DECODE_ERROR;
-        }
-        rcu_enter();
-        view = rcu_load(&as->view);
-        r = lookup(view, &cache, at);
-        if (r && bulk_direct(r, kind)) {
-            n = MIN(MIN(len - done - 1, r->last - at), COPY_CHUNK - 1) + 1;
-            if (kind == BULK_READ) {
-                memcpy(buf + done, flat_range_host(r, at), n);
-            } else {
-                memcpy(flat_range_host(r, at), from + done, n);
-                ram_block_set_dirty(r->ram, r->offset + (at - r->addr), n);
-            }
-            rcu_leave();
-            continue;
-        }
-        if (kind == BULK_WRITE_ROM || (kind == BULK_WRITE && r && r->readonly)) {
-            /* To the end of the range or gap, all at once. */
-            unsigned i = flat_view_lower_bound(&view->pub, at);
-            uint64_t last = r                 ? r->last
-                            : i < view->pub.n ? view->pub.ranges[i].addr - 1
-                                              : UINT64_MAX;
-
-            n = MIN(len - done - 1, last - at) + 1;
-            if (kind == BULK_WRITE) {
-                res |= refuse_write(r, at, (unsigned)MIN(n, UINT_MAX), attrs);
-            } else {
-                res |= r && r->ram ? MEMTX_ERROR : MEMTX_DECODE_ERROR;
-            }
-            rcu_leave();
-            continue;
-        }
-        n = fragment(view, at, len - done, kind == BULK_WRITE);
-        rcu_leave();
-        n = floor_power_of_two(n); /* the view may have changed: access looks again */
-        if (kind == BULK_WRITE) {
-            memcpy(&v, from + done, n);
-            v = GUINT64_FROM_LE(v);
-        }
-        res |= address_space_access(as, &cache, at, attrs, &v, (unsigned)n, kind == BULK_WRITE);
-        if (kind == BULK_READ) {
-            v = GUINT64_TO_LE(v);
-            memcpy(buf + done, &v, n);
-        }
-    }
-    return res;
-}
-
-MemTxResult address_space_read(AddressSpace *as, hwaddr addr, MemTxAttrs attrs, void *buf,
-                               uint64_t len)
-{
-    return bulk(as, addr, attrs, buf, NULL, len, BULK_READ);
-}
-
-MemTxResult address_space_write(AddressSpace *as, hwaddr addr, MemTxAttrs attrs, const void *buf,
-                                uint64_t len)
-{
-    return bulk(as, addr, attrs, NULL, buf, len, BULK_WRITE);
-}
-
-MemTxResult address_space_write_rom(AddressSpace *as, hwaddr addr, const void *buf, uint64_t len)
-{
-    return bulk(as, addr, MEMTXATTRS_DEBUG, NULL, buf, len, BULK_WRITE_ROM);
-}
-
 uint64_t address_space_ldn(AddressSpace *as, hwaddr addr, unsigned size, MemTxAttrs attrs,
                            MemTxResult *res)
 {
@@ -619,47 +516,4 @@ void address_space_stn(AddressSpace *as, hwaddr addr, uint64_t val, unsigned siz
     if (res) {
         *res = r;
     }
-}
-
-/* ---- RAM by pointer ---------------------------------------------------------------------- */
-
-void *address_space_translate_ram(AddressSpace *as, hwaddr addr, uint64_t *len, bool is_write)
-{
-    void *host = NULL;
-    const FlatRange *r;
-
-    rcu_enter();
-    r = flat_view_find(&rcu_load(&as->view)->pub, addr);
-    if (r && *len && flat_range_is_direct(r, is_write)) {
-        *len = MIN(*len - 1, r->last - addr) + 1;
-        host = flat_range_host(r, addr);
-    }
-    rcu_leave();
-    return host;
-}
-
-void address_space_mark_dirty(AddressSpace *as, hwaddr addr, uint64_t len)
-{
-    const FlatView *view;
-    uint64_t last;
-
-    if (!len) {
-        return;
-    }
-    last = len - 1 > UINT64_MAX - addr ? UINT64_MAX : addr + len - 1;
-    rcu_enter();
-    view = &rcu_load(&as->view)->pub;
-    for (unsigned i = flat_view_lower_bound(view, addr); i < view->n; i++) {
-        const FlatRange *r = &view->ranges[i];
-        hwaddr lo = MAX(r->addr, addr);
-        uint64_t hi = MIN(r->last, last);
-
-        if (r->addr > last) {
-            break;
-        }
-        if (r->ram) {
-            ram_block_set_dirty(r->ram, r->offset + (lo - r->addr), hi - lo + 1);
-        }
-    }
-    rcu_leave();
 }

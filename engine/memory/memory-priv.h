@@ -72,3 +72,14 @@ static inline uint8_t *flat_range_host(const FlatRange *r, hwaddr addr)
 {
     return r->ram->host + r->offset + (addr - r->addr);
 }
+/* Largest power of two that is not above n. */
+static inline unsigned floor_power_of_two(uint64_t n)
+{
+    return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
+}
+
+/* dispatch.c. In an RCU section: how much of an access from addr on is one access of a device, or
+ * lies in one range of RAM. */
+uint64_t memory_fragment(const View *view, hwaddr addr, uint64_t len, bool is_write);
+/* Logs a write to ROM, and is its result. */
+MemTxResult memory_refuse_write(const FlatRange *r, hwaddr addr, unsigned size, MemTxAttrs attrs);
