@@ -107,7 +107,8 @@ static void set_levels(CpuidPolicy *p, uint32_t leaf, unsigned apic_id, const Cp
         levels[n++] = (CpuidEntry){ leaf,           1, true, die, t->dies * t->cores * t->threads,
                                     LEVEL_CORE << 8 };
     }
-    levels[n++] = (CpuidEntry){ leaf, n, true, 0, 0, LEVEL_INVALID << 8 };
+    levels[n] = (CpuidEntry){ leaf, n, true, 0, 0, LEVEL_INVALID << 8 };
+    n++;
     drop_leaf(p, leaf);
     for (unsigned i = 0; i < n; i++) {
         levels[i].index = i;

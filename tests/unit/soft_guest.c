@@ -206,7 +206,9 @@ void guest_setup(void)
 {
     main_loop_init();
     memory_region_init(&root, NULL, "root", MEMORY_REGION_MAX);
-    ck_assert(memory_region_init_ram(&ram, NULL, "ram", RAM, NULL));
+    if (!memory_region_init_ram(&ram, NULL, "ram", RAM, NULL)) {
+        abort();
+    }
     memory_region_add_subregion(&root, 0, &ram);
     as = address_space_new(ADDRESS_SPACE_MEMORY, &root, "test");
     mem = memory_region_get_ram_ptr(&ram);

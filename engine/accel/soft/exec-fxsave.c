@@ -74,7 +74,9 @@ void soft_fpu_normalise(SoftCpu *c)
 void soft_fpu_describe(const SoftCpu *c, uint8_t *area)
 {
     uint64_t bv = fx_get64(c, FX_XSTATE_BV);
+    uint32_t mask = soft_thunk_mxcsr_mask(); /* x87 thunks leave the host's there */
 
+    memcpy(area + FX_MXCSR_MASK, &mask, sizeof(mask));
     bv = (bv & ~(uint64_t)VEC_XCR0) | X87 | SSE | (soft_fpu_in_use(c) & AVX);
     memcpy(area + FX_XSTATE_BV, &bv, sizeof(bv));
 }

@@ -314,6 +314,9 @@ SoftStop soft_run(SoftCpu *c, int64_t budget)
         c->shadow_over = 0;
         c->db_pending = 0;
         soft_exclusive_end(c);
+        /* An endless series of faults, of which no instruction comes to its end, is to end too. */
+        c->budget--;
+        c->icount++;
         soft_mmu_look(c);
         soft_interrupt(c, c->raised.vector, SOFT_INT_EXCEPTION, c->raised.has_error,
                        c->raised.error, c->rip);
