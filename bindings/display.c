@@ -11,6 +11,7 @@
 
 #define WATCH    "console-watch"
 #define RING     "console-ring"
+#define FOLLOWER "console-follower"
 #define RING_MAX 1000000
 
 static Console *check_console(lua_State *L)
@@ -557,6 +558,138 @@ static int ring_get_how(lua_State *L)
     return 1;
 }
 
+/* ---- following the picture ---------------------------------------------------------------------
+ */
+
+typedef struct Follower {
+    ConsoleListener listener; /* first */
+    Console *con;             /* NULL once its screen is gone */
+    ScriptRef *fn;
+    struct FollowerBox *box; /* NULL: its handle was collected */
+    uint64_t hits;
+    bool in_call, dead;
+} Follower;
+typedef struct FollowerBox {
+    Follower *follower; /* NULL: removed */
+    uint64_t hits;
+} FollowerBox;
+
+static void follower_free(Follower *f)
+{
+    if (f->box) {
+        f->box->hits = f->hits;
+        f->box->follower = NULL;
+    }
+    console_remove_listener(f->con, &f->listener);
+    script_ref_free(f->fn);
+    object_unref(f->con);
+    g_free(f);
+}
+
+static void follower_drop(Follower *f)
+{
+    if (f->in_call) {
+        f->dead = true;
+    } else {
+        follower_free(f);
+    }
+}
+
+static void follower_resized(ConsoleListener *l, Console *con)
+{
+    /* What follows it is an update of everything. */
+}
+
+static void follower_gone(ConsoleListener *l, Console *con)
+{
+    follower_drop((Follower *)(void *)l);
+}
+
+static void follower_updated(ConsoleListener *l, Console *con, const pixman_region32_t *damage)
+{
+    Follower *f = (Follower *)(void *)l;
+    const pixman_box32_t *box = pixman_region32_extents((pixman_region32_t *)(uintptr_t)damage);
+    lua_State *L = binding_state();
+    GError *error = NULL;
+    f->hits++;
+    if (!script_ref_push(L, f->fn)) {
+        return;
+    }
+    char what[160];
+    g_strlcpy(what, script_ref_what(f->fn), sizeof what);
+    lua_pushinteger(L, box->x1);
+    lua_pushinteger(L, box->y1);
+    lua_pushinteger(L, box->x2 - box->x1);
+    lua_pushinteger(L, box->y2 - box->y1);
+    f->in_call = true;
+    if (!binding_call(L, 4, 0, true, what, &error)) {
+        callback_failed(con, error);
+    }
+    f->in_call = false;
+    if (f->dead) {
+        follower_free(f);
+    }
+}
+
+static int con_on_change(lua_State *L)
+{
+    Console *con = check_alive(L);
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    const lua_Number seconds = luaL_optnumber(L, 3, 0.04);
+    luaL_argcheck(L, seconds >= 0.001 && seconds <= 3600, 3, "0.001 to 3600 seconds expected");
+    FollowerBox *box = binding_new_userdata(L, FOLLOWER, sizeof *box);
+    ScriptRef *fn = script_ref_new(L, 2, OBJECT(con), "screen change");
+    Follower *f = g_new0(Follower, 1);
+    f->fn = fn;
+    f->con = CONSOLE(object_ref(con));
+    f->box = box;
+    f->listener = (ConsoleListener){ .resized = follower_resized,
+                                     .updated = follower_updated,
+                                     .gone = follower_gone,
+                                     .interval_ns = (int64_t)(seconds * 1e9) };
+    box->follower = f;
+    console_add_listener(con, &f->listener);
+    return 1;
+}
+
+static int follower_gc(lua_State *L)
+{
+    /* It belongs to its screen, not to its handle. */
+    FollowerBox *box = lua_touserdata(L, 1);
+    if (box->follower) {
+        box->follower->box = NULL;
+        box->follower = NULL;
+    }
+    return 0;
+}
+
+static int follower_remove(lua_State *L)
+{
+    FollowerBox *box = binding_check_userdata(L, 1, FOLLOWER);
+    Follower *f = box->follower;
+    if (f) {
+        box->hits = f->hits;
+        box->follower = NULL;
+        f->box = NULL;
+        follower_drop(f);
+    }
+    return 0;
+}
+
+static int follower_get_hits(lua_State *L)
+{
+    const FollowerBox *box = binding_check_userdata(L, 1, FOLLOWER);
+    lua_pushinteger(L, (lua_Integer)(box->follower ? box->follower->hits : box->hits));
+    return 1;
+}
+
+static int follower_get_armed(lua_State *L)
+{
+    const FollowerBox *box = binding_check_userdata(L, 1, FOLLOWER);
+    lua_pushboolean(L, box->follower != NULL);
+    return 1;
+}
+
 /* ---- the screens of a machine -----------------------------------------------------------------
  */
 
@@ -604,6 +737,12 @@ static const ApiFunction console_methods[] = {
     { "hash", con_hash, "(roi?: integer[]): string",
       "SHA-256 of size and pixels, of all or of { x, y, width, height }: equal pictures, equal "
       "hashes." },
+    { "on_change", con_on_change,
+      "(fn: fun(x: integer, y: integer, width: integer, height: integer), seconds?: number): "
+      "console-follower",
+      "Follows the picture as a window does: brings it up to date every so many seconds of real\n"
+      "time (0.04) and calls fn with what has changed, where something has. While somebody "
+      "follows,\ncursor and blinking characters blink." },
     { "_compare", con_compare,
       "(file: string, roi?: integer[], mask?: string, tolerance: integer): integer?, "
       "integer|string, integer?, integer?, integer?",
@@ -633,6 +772,15 @@ static const ApiField watch_fields[] = {
     { "armed", watch_get_armed, NULL, "boolean", "False once removed or its screen is gone." },
     { 0 },
 };
+static const ApiFunction follower_methods[] = {
+    { "remove", follower_remove, "()", "Ends it; fine to call twice, and from its own callback." },
+    { 0 },
+};
+static const ApiField follower_fields[] = {
+    { "hits", follower_get_hits, NULL, "integer", "How often it called." },
+    { "armed", follower_get_armed, NULL, "boolean", "False once removed or its screen is gone." },
+    { 0 },
+};
 static const ApiFunction ring_methods[] = {
     { "list", ring_list, "(): table[]", "What it holds, oldest first: text, value, time, kind." },
     { "remove", ring_remove, "()", "Ends and frees it." },
@@ -654,6 +802,8 @@ void binding_open_display(lua_State *L)
 {
     binding_userdata_class(L, WATCH, "A function that waits for a text on a screen.", watch_methods,
                            watch_fields, watch_gc);
+    binding_userdata_class(L, FOLLOWER, "A function that follows a screen's picture.",
+                           follower_methods, follower_fields, follower_gc);
     binding_userdata_class(L, RING, "A ring of the last times a text came on a screen.",
                            ring_methods, ring_fields, ring_gc);
     binding_class(L, TYPE_CONSOLE, "What a display shows.", console_methods, console_fields);

@@ -317,6 +317,61 @@ test("an error in a callback pauses the machine with the callback's name", funct
   t.match(reason, "on purpose")
 end)
 
+-- Counts for a while, writes 64 pixels at the beginning of row 100, and ends the run.
+local painter = "\xb8\x00\xa0\x8e\xc0" -- mov ax, 0xa000; mov es, ax
+  .. "\xba\x04\x00\x31\xc9"            -- mov dx, 4; outer: xor cx, cx
+  .. "\xe2\xfe\x4a\x75\xf9"            -- loop $; dec dx; jnz outer
+  .. "\xbf\x00\x7d\xb9\x40\x00"        -- mov di, 32000; mov cx, 64
+  .. "\xb0\x21\xf3\xaa"                -- mov al, 0x21; rep stosb
+  .. "\xb0\x01\xe6\xf4\xf4"
+
+test("one who follows the picture is told what the guest has changed, and no more", function(t)
+  need_accel(t)
+  local vm = machine(t, painter)
+  set_mode(vm, "pixels")
+  vm.memory:write(0xa0000, ("\0"):rep(65536))
+  vm.screen:refresh()
+  local left, top, right, bottom = 1 << 20, 1 << 20, 0, 0
+  local follower = vm.screen:on_change(function(x, y, width, height)
+    left, top = math.min(left, x), math.min(top, y)
+    right, bottom = math.max(right, x + width), math.max(bottom, y + height)
+  end, 0.002)
+  vm.screen:refresh() -- from here on writes are logged
+  left, top, right, bottom = 1 << 20, 1 << 20, 0, 0
+  vm:start()
+  vm:wait { rt = 60 }
+  vm.screen:refresh()
+  t.eq(vm.screen:pixel(0, 200), vm.screen:pixel(127, 201))
+  t.ne(vm.screen:pixel(0, 200), 0)
+  t.eq(("%d %d %d %d"):format(left, top, right, bottom), "0 200 128 202")
+  t.ok(follower.hits >= 1)
+  follower:remove()
+  t.eq(follower.armed, false)
+  vm.memory:write(0xa0000, "\x3f")
+  t.ne(vm.screen:pixel(0, 0), 0) -- a look of one who does not follow
+end)
+
+test("an error of one who follows pauses the machine; a follower may remove itself", function(t)
+  need_accel(t)
+  local vm = machine(t)
+  t.may_fail(vm)
+  local once
+  once = vm.screen:on_change(function() once:remove() end, 1)
+  put(vm, 1, 1, "x")
+  vm.screen:refresh()
+  put(vm, 1, 1, "y")
+  vm.screen:refresh()
+  t.eq(once.hits, 1)
+  vm:start()
+  vm.screen:on_change(function() error "on purpose" end, 1)
+  put(vm, 1, 1, "z")
+  vm.screen:refresh()
+  local status, reason = vm:wait { rt = 60 }
+  t.eq(status, "error")
+  t.match(reason, "on purpose")
+  t.raises("seconds", function() vm.screen:on_change(print, 0) end)
+end)
+
 test("a snapshot brings the screen back, and hooks go on", function(t)
   need_accel(t)
   local vm = machine(t)

@@ -34,8 +34,7 @@ test("SeaBIOS runs the VGA BIOS, and its banner stands on the screen", function(
   local width, height = vm.screen:size()
   t.eq(width, 720)
   t.eq(height, 400)
-  local column, row = vm.screen:cursor()
-  t.eq(column, 1)
+  local _, row = vm.screen:cursor()
   t.ok(row > 2)
   t.eq(vm.memory:read(0xc0000, 2), "\x55\xaa") -- the shadowed BIOS
 end)
