@@ -10,6 +10,7 @@ Memory map, ports and what is where: docs/pc.md.
 local acpi = require "vmlua.acpi"
 local cmos = require "vmlua.cmos"
 local directboot = require "vmlua.directboot"
+local firmware = require "vmlua.core.firmware"
 local irqchip = require "vmlua.irqchip"
 local machine = require "vmlua.machine"
 local smbios = require "vmlua.smbios"
@@ -302,6 +303,36 @@ local function add_ide(m)
   if not drives[2] then m:device("ide-cd", { id = "ide1-cd0", bus = ide:child "ide.1", unit = 0 }) end
 end
 
+-- Flash chips, the first up to 4 GiB, the second below it; or a ROM.
+local function add_firmware(m, conf)
+  local chips, next_unit = {}, 0
+  for _, spec in ipairs(list_of(conf.pflash)) do
+    if type(spec) == "string" then spec = { file = spec } end
+    local unit = spec.unit or next_unit
+    if chips[unit] or unit > 1 then refuse("-pflash: unit %d: %s", unit, unit > 1 and "there are two, 0 and 1" or "named twice") end
+    chips[unit], next_unit = spec, unit + 1
+  end
+  if not chips[0] then
+    if chips[1] then refuse "-pflash: unit 1 without unit 0" end
+    m:device("bios-rom", { id = "bios", file = conf.bios or "bios-256k.bin" })
+    return
+  end
+  if conf.bios then refuse "-bios and -pflash both say what the firmware is" end
+  local stop = 4 * GiB
+  for unit = 0, 1 do
+    local spec = chips[unit]
+    if spec then
+      -- What is written to must be the user's own file, never one of a package.
+      local path, err = spec.file, nil
+      if spec.readonly then path, err = firmware.find(path) end
+      if not path then refuse("-pflash: %s", err) end
+      local chip = m:device("pflash", { id = "pflash" .. unit, file = path, readonly = spec.readonly or false, ["end"] = stop,
+        ["low-alias"] = unit == 0 })
+      stop = stop - chip.size
+    end
+  end
+end
+
 local function init(m)
   local conf = m.conf
   local below, above = add_ram(m, conf)
@@ -317,11 +348,11 @@ local function init(m)
   add_firmware_items(m, conf, below, above)
   local tables, dmi = build_acpi(m, conf, below, above), build_smbios(m, conf, below, above)
   add_tables(m, tables, dmi)
-  if conf.kernel and not conf.bios then
+  if conf.kernel and not conf.bios and not conf.pflash then
     directboot.install(m, { kernel = conf.kernel, initrd = conf.initrd, append = conf.append, protocol = conf.protocol, below = below,
       above = above, acpi = tables, smbios = dmi, chipset = as_firmware_leaves })
   else
-    m:device("bios-rom", { id = "bios", file = conf.bios or "bios-256k.bin" })
+    add_firmware(m, conf)
   end
 end
 

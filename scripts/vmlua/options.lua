@@ -252,8 +252,19 @@ local function chardev(s, value)
   push(s.conf, "chardev", { id = values.id, text = value })
 end
 
+-- `-drive if=pflash` is how firmware's flash is often asked for.
+local function flash(s, values)
+  known(values, { "if", "file", "format", "readonly", "read-only", "unit", "index", "id" }, "key of a flash drive")
+  if not values.file then refuse "if=pflash: file= is expected" end
+  if values.format and values.format ~= "raw" then refuse("if=pflash: format raw is expected, got %q", values.format) end
+  local readonly = values.readonly or values["read-only"]
+  push(s.conf, "pflash", { file = values.file, unit = (values.unit or values.index) and integer(values.unit or values.index, "unit", 0, 1),
+    readonly = readonly and check(text.boolean(readonly)) or false })
+end
+
 local function drive(s, value)
   local values = keyval(value, "file")
+  if values["if"] == "pflash" then return flash(s, values) end
   local ok, err = pcall(require("vmlua.block").check_drive, values)
   if not ok then refuse("%s", err) end
   push(s.conf, "drive", values)

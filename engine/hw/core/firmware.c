@@ -35,7 +35,7 @@ char *firmware_find(const char *name, GError **error)
     g_autofree char *all = NULL;
     char *path;
 
-    if (strchr(name, '/')) {
+    if (strchr(name, '/') || g_file_test(name, G_FILE_TEST_IS_REGULAR)) {
         return g_strdup(name);
     }
     for (unsigned i = 0; first[i]; i++) {

@@ -1,7 +1,7 @@
 /*
- * Firmware images: where they are found, and reading them. Images named without a '/' are looked
- * for in the folders of VMLUA_FIRMWARE (separated by ':'), then in those where distributions put
- * them.
+ * Firmware images: where they are found, and reading them. Images named without a '/' that are not
+ * in the current folder are looked for in the folders of VMLUA_FIRMWARE (separated by ':'), then in
+ * those where distributions put them.
  */
 #pragma once
 
