@@ -47,6 +47,7 @@ static void settle(void)
 
 typedef struct Sample {
     Machine *machine;
+    MemoryRegion ram; /* below a PCI host bridge */
     DeviceState *dev;
     int64_t now;
 } Sample;
@@ -58,6 +59,25 @@ static int64_t sample_now(void *opaque)
 
 static void deadline_moved(void *opaque)
 {
+}
+
+/* What devices of some kinds are found on: RAM, a PCI bus. */
+static void add_surroundings(Sample *s)
+{
+    bool is_host = !strcmp(object_get_typename(OBJECT(s->dev)), "i440fx-pcihost");
+    bool is_pci = object_dynamic_cast(OBJECT(s->dev), "pci-device") != NULL;
+    Object *host;
+
+    if (!is_host && !is_pci) {
+        return;
+    }
+    ck_assert(memory_region_init_ram(&s->ram, NULL, "ram", 2u << 20, NULL));
+    memory_region_add_subregion(&s->machine->memory_root, 0, &s->ram);
+    if (is_pci) {
+        host = object_new("i440fx-pcihost", NULL);
+        ck_assert(device_realize(DEVICE(host), s->machine, "host", NULL));
+        object_unref(host);
+    }
 }
 
 /* dev NULL: the type cannot be realized without properties that only a board knows. */
@@ -74,6 +94,7 @@ static Sample *sample_new(ObjectClass *klass)
     clock_set_source(s->machine->clock, sample_now, deadline_moved, s);
     s->dev = DEVICE(object_new_with_class(klass, &error));
     ck_assert_ptr_nonnull(s->dev);
+    add_surroundings(s);
     if (!device_realize(s->dev, s->machine, "dut", &error)) {
         ck_assert_msg(!strstr(error->message, "declares neither"), "%s", error->message);
         object_unref(s->dev);
@@ -87,6 +108,10 @@ static void sample_free(Sample *s)
     object_unref(s->dev);
     machine_close(s->machine);
     object_unref(s->machine);
+    if (s->ram.id) {
+        settle();
+        memory_region_finalize(&s->ram);
+    }
 }
 
 /* Time goes on from timer to timer. */
