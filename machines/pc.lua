@@ -153,7 +153,7 @@ local function numa_nodes(m, conf, below, above)
   return nodes, rows
 end
 
-local function build_acpi(m, conf, below, above)
+local function build_acpi(m, conf, below, above, found)
   local hole64 = (4 * GiB + above + GiB - 1) & -GiB
   local nodes, distances = numa_nodes(m, conf, below, above)
   local extra = {}
@@ -167,7 +167,7 @@ local function build_acpi(m, conf, below, above)
     cpus = #m.cpus, pm_base = PM_BASE, gpe_base = GPE_BASE, pci_hole = { below, 0xfec00000 }, pci_hole64 = { hole64, hole64 + (32 << 30) },
     fw_cfg = true, pvpanic = PVPANIC, keyboard = true, serial = { { iobase = 0x3f8, irq = 4 }, { iobase = 0x2f8, irq = 3 } },
     floppy = m.fdc["kind-b"] ~= "none" and 2 or m.fdc["kind-a"] ~= "none" and 1 or 0,
-    nodes = nodes, distances = distances,
+    parallel = found.parallel, hpet = found.hpet, nodes = nodes, distances = distances,
   }, extra)
 end
 
@@ -268,6 +268,33 @@ local function add_legacy(m, conf, below, above)
   end)
 end
 
+local PARALLEL = { { 0x378, 7 }, { 0x278, 5 }, { 0x3bc, 7 } }
+
+-- Parallel ports: one at least, unless "none" was asked for. Answers those there are, for the firmware's tables.
+local function add_parallel(m, conf)
+  local asked, made = list_of(conf.parallel), {}
+  if #asked > #PARALLEL then refuse("board pc has %d parallel ports, %d were asked for", #PARALLEL, #asked) end
+  for n = 1, math.max(#asked, 1) do
+    if asked[n] ~= "none" then
+      local where = PARALLEL[n]
+      m:device("isa-parallel", { id = "lpt" .. n, index = n - 1,
+        chardev = machine.chardev(asked[n] or "null", m, ("parallel%d"):format(n - 1)) })
+      made[#made + 1] = { iobase = where[1], irq = where[2] }
+    end
+  end
+  return made
+end
+
+-- The event timers stand between PIT and clock and their lines, so they need the PIT as a device.
+local function add_hpet(m, conf, chips)
+  if conf.no_hpet or not chips.pit then return nil end
+  local hpet = m:device("hpet", { id = "hpet" })
+  for _, line in ipairs { 0, 8, 20, 21, 22, 23 } do hpet:connect("irq", line, line) end
+  chips.pit:connect("irq", 0, hpet:irq("legacy", 0))
+  m.rtc:connect("irq", 0, hpet:irq("legacy", 1))
+  return 0x8086a201 -- low half of its capabilities
+end
+
 local function add_debug(m, conf)
   m:device("isa-post", { id = "post" })
   m:device("pvpanic", { id = "pvpanic", iobase = PVPANIC })
@@ -343,10 +370,11 @@ local function init(m)
   add_legacy(m, conf, below, above)
   add_ide(m)
   add_serial(m, conf)
+  local found = { parallel = add_parallel(m, conf), hpet = add_hpet(m, conf, chips) }
   add_debug(m, conf)
   add_display(m, conf)
   add_firmware_items(m, conf, below, above)
-  local tables, dmi = build_acpi(m, conf, below, above), build_smbios(m, conf, below, above)
+  local tables, dmi = build_acpi(m, conf, below, above, found), build_smbios(m, conf, below, above)
   add_tables(m, tables, dmi)
   if conf.kernel and not conf.bios and not conf.pflash then
     directboot.install(m, { kernel = conf.kernel, initrd = conf.initrd, append = conf.append, protocol = conf.protocol, below = below,
@@ -362,6 +390,7 @@ return machine.versions({
   ram = "128M",
   max_cpus = 255,
   options = {
+    { name = "no-hpet", doc = "No event timers. (There are none either where the accelerator has the PIT inside.)" },
     { name = "max-ram-below-4g", arg = "SIZE", doc = "RAM below the PCI hole at most (3.5 GiB; 3 GiB where there is more)." },
   },
   powerdown = function(m) m.pm:irq("power-button", 0):pulse() end,

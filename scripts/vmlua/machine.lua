@@ -78,7 +78,7 @@ local conf_keys = {
   name = "string", ram = "integer|string", smp = "integer", topology = "table", accel = "string|table", irqchip = "string",
   pit = "boolean", assist = "boolean", cpu = "string", uuid = "string", props = "table", device = "table", object = "table",
   kernel = "string", initrd = "string", append = "string", bios = "string", chardev = "table", serial = "string|table|userdata|boolean",
-  debugcon = "string|table|userdata", rtc = "table", console = "string|table|userdata",
+  debugcon = "string|table|userdata", rtc = "table", parallel = "string|table|userdata", console = "string|table|userdata",
   hda = "string|table", hdb = "string|table", hdc = "string|table", hdd = "string|table", cdrom = "string|table",
   fda = "string|table", fdb = "string|table", drive = "table", blockdev = "table", snapshot = "boolean",
   vga = "string", no_reboot = "boolean", on_triple_fault = "string", icount = "boolean|table",
@@ -86,7 +86,7 @@ local conf_keys = {
 local topology_levels = { sockets = "integer", dies = "integer", cores = "integer", threads = "integer" }
 -- Asked for by the user, meaningful only to a board that looks at them.
 local board_keys = {
-  "boot", "fw_cfg", "pflash", "option_rom", "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc", "vga",
+  "boot", "fw_cfg", "pflash", "option_rom", "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc", "vga", "parallel",
   "smbios", "acpitable", "numa",
 }
 

@@ -454,7 +454,9 @@ options.list = {
     doc = "Where the next serial port leads: stdio, mon:stdio (shared with the monitor: Ctrl-A c switches), file:PATH, "
       .. "pipe:PATH, pty, unix:PATH[,server], tcp:HOST:PORT[,server], ring, "
       .. "null, none, chardev:ID." },
-  { name = "parallel", arg = "CHARDEV", group = "character", needs = "parallel port", doc = "Where the parallel port leads." },
+  { name = "parallel", arg = "CHARDEV", group = "character", values = { "null", "none" },
+    handler = function(s, value) push(s.conf, "parallel", value) end,
+    doc = "Where the next parallel port prints to; spelled as for -serial. none: there is no such port." },
   { name = "debugcon", arg = "CHARDEV", group = "character", handler = set "debugcon",
     doc = "Where bytes written to port 0xe9 go; spelled as for -serial." },
   { name = "monitor", arg = "stdio|none|CHARDEV", group = "character", handler = monitor, values = { "stdio", "none" },
