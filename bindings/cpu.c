@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bindings/cpuid.h"
+#include "bindings/insn.h"
 #include "engine/accel/accel.h"
 #include "engine/core/error.h"
 #include "engine/core/units.h"
@@ -340,6 +341,10 @@ static const ApiFunction cpu_methods[] = {
       "Bytes at a virtual address." },
     { "write_virtual", cpu_write, "(addr: integer|string, bytes: string): boolean?, string?",
       "Writes at a virtual address." },
+    { "disassemble", insn_cpu_disassemble,
+      "(addr: integer|string|nil, n: integer?): table[]?, string?",
+      "Instructions from a linear address on (the next one's), n of them (1), in the mode of the "
+      "present code: addr, bytes, len, text, mnemonic. Fewer where memory ends." },
     { "step", cpu_step, "(): boolean?, string?",
       "One instruction of this vCPU; the machine is paused after it." },
     { "nmi", cpu_nmi, "(): boolean?, string?", "Injects a non-maskable interrupt." },

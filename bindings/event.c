@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "bindings/insn.h"
 #include "engine/core/error.h"
 #include "engine/machine/machine.h"
 
@@ -65,6 +66,38 @@ static uint64_t event_rip(lua_State *L, const EventBox *box)
     return box->record->rip;
 }
 
+static bool is_memory(EventSource source)
+{
+    return source == EVENT_MEM || source == EVENT_MEM_PHYS;
+}
+
+static bool push_memory_field(lua_State *L, const EventRecord *r, const char *key)
+{
+    const bool fetch = r->args[EVENT_ARG_ACCESS] == EVENT_FETCHES;
+    if (!is_memory(r->source)) {
+        return false;
+    }
+    if (strcmp(key, "old") == 0) {
+        if (r->write) {
+            lua_pushinteger(L, (lua_Integer)r->args[EVENT_ARG_OLD]);
+        } else {
+            lua_pushnil(L);
+        }
+    } else if (strcmp(key, "fetch") == 0) {
+        lua_pushboolean(L, fetch);
+    } else if (strcmp(key, "linear") == 0 || strcmp(key, "paddr") == 0) {
+        const bool own = (r->source == EVENT_MEM) == (key[0] == 'l');
+        if (!own && fetch) {
+            lua_pushnil(L);
+        } else {
+            lua_pushinteger(L, (lua_Integer)(own ? r->addr : r->args[EVENT_ARG_OTHER]));
+        }
+    } else {
+        return false;
+    }
+    return true;
+}
+
 static int event_index(lua_State *L)
 {
     const EventBox *box = check_event(L);
@@ -101,11 +134,15 @@ static int event_index(lua_State *L)
             lua_pushinteger(L, (lua_Integer)r->args[i]);
             lua_rawseti(L, -2, (lua_Integer)i + 1);
         }
-    } else {
+    } else if (!insn_push_field(L, r, key) && !push_memory_field(L, r, key)) {
         return luaL_error(L,
                           "an event has no field '%s' (addr, value, size, write, cpu, rip, time, "
-                          "kind, args, fault)",
-                          key);
+                          "kind, args, fault%s)",
+                          key,
+                          r->source == EVENT_INSN ? ", len, bytes, mnemonic, category, text, "
+                                                    "operands, cpl"
+                          : is_memory(r->source)  ? ", old, fetch, linear, paddr"
+                                                  : "");
     }
     return 1;
 }
@@ -317,9 +354,10 @@ static int hook_get_armed(lua_State *L)
 
 /* ---- filters ------------------------------------------------------------------------------- */
 
-static const char *const filter_keys[] = { "source", "addr",  "len",  "sizes", "reads",
-                                           "writes", "value", "mask", "cpu",   "skip",
-                                           "limit",  "kind",  NULL };
+static const char *const filter_keys[] = { "source", "addr",  "len",        "sizes",    "reads",
+                                           "writes", "value", "mask",       "cpu",      "skip",
+                                           "limit",  "kind",  "fetches",    "mnemonic", "category",
+                                           "cpls",   "bytes", "bytes_mask", NULL };
 
 static uint64_t filter_u64(lua_State *L, const char *key, uint64_t def)
 {
@@ -384,13 +422,17 @@ static EventFilter check_filter(lua_State *L)
         .len = filter_u64(L, "len", 1),
         .sizes = (uint8_t)filter_u64(L, "sizes", 0),
         .directions = (uint8_t)((filter_bool(L, "reads") ? EVENT_READS : 0) |
-                                (filter_bool(L, "writes") ? EVENT_WRITES : 0)),
+                                (filter_bool(L, "writes") ? EVENT_WRITES : 0) |
+                                (filter_bool(L, "fetches") ? EVENT_FETCHES : 0)),
         .mask = filter_u64(L, "mask", 0),
         .value = filter_u64(L, "value", 0),
         .cpu = (int)filter_u64(L, "cpu", 0) - 1,
         .skip = filter_u64(L, "skip", 0),
         .limit = filter_u64(L, "limit", 0),
     };
+    if (f.source == EVENT_INSN) {
+        f.insn = insn_check_filter(L);
+    }
     if (f.source == EVENT_EXIT) {
         f.addr = filter_exit_kind(L);
     }
@@ -471,6 +513,10 @@ static RingBox *check_ring(lua_State *L)
     return box;
 }
 
+/* What only some sources have. */
+static const char *const ring_extra[] = { "len", "bytes", "text",   "cpl",
+                                          "old", "fetch", "linear", "paddr" };
+
 static int ring_list(lua_State *L)
 {
     const RingBox *box = check_ring(L);
@@ -496,6 +542,11 @@ static int ring_list(lua_State *L)
         lua_setfield(L, -2, "write");
         lua_pushstring(L, event_source_name(r->source));
         lua_setfield(L, -2, "kind");
+        for (unsigned k = 0; k < G_N_ELEMENTS(ring_extra); k++) {
+            if (insn_push_field(L, r, ring_extra[k]) || push_memory_field(L, r, ring_extra[k])) {
+                lua_setfield(L, -2, ring_extra[k]);
+            }
+        }
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
     return 1;
@@ -571,7 +622,9 @@ static const ApiField hook_fields[] = {
 };
 static const ApiFunction ring_methods[] = {
     { "list", ring_list, "(): table[]",
-      "What it holds, oldest first: addr, value, size, write, cpu, rip, time, kind." },
+      "What it holds, oldest first: addr, value, size, write, cpu, rip, time, kind; of "
+      "instructions "
+      "len, bytes, text, cpl besides, of memory accesses old, fetch, linear, paddr." },
     { "remove", ring_remove, "()", "Disarms and frees it." },
     { 0 },
 };

@@ -338,6 +338,19 @@ static void answer_exit(CpuExit *e, uint64_t value)
     }
 }
 
+unsigned cpu_fire_event(VCpu *cpu, EventRecord *x)
+{
+    unsigned action;
+
+    cpu->at_exit = true;
+    action = event_hub_fire(cpu->events, cpu, x);
+    cpu->at_exit = false;
+    if (action & EVENT_PAUSE) {
+        ask_for_pause(cpu, x->source, x->addr);
+    }
+    return action;
+}
+
 static bool __attribute__((noinline)) dispatch_exit_hooked(VCpu *cpu)
 {
     EventRecord x = make_record(cpu, EVENT_EXIT);

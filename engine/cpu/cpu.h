@@ -185,6 +185,10 @@ void cpu_reset(VCpu *cpu);
  */
 bool cpu_handle_exit(VCpu *cpu);
 
+/* Fires an event of an accelerator's own sources in the middle of its run, on the vCPU's thread
+ * without the lock; hooks may look at registers. Asks for the pause that a hook wants. */
+unsigned cpu_fire_event(VCpu *cpu, EventRecord *x);
+
 /* Guest-virtual to guest-physical by the paging structures of the vCPU's present state (all modes;
  * SDM 3A ch. 4), without setting A/D bits. false + error: not mapped, naming the level. */
 bool cpu_translate(VCpu *cpu, uint64_t vaddr, uint64_t *paddr, GError **error);

@@ -16,10 +16,41 @@
 
 /* ---- firing ------------------------------------------------------------------------------ */
 
+static bool insn_matches(const EventInsn *f, const EventRecord *x)
+{
+    uint8_t bytes[2 * sizeof(x->args[0])];
+
+    if ((f->mnemonic && f->mnemonic != x->args[EVENT_ARG_MNEMONIC]) ||
+        (f->category && f->category != x->args[EVENT_ARG_CATEGORY]) ||
+        (f->cpls && !(f->cpls >> x->args[EVENT_ARG_CPL] & 1)) || f->n_bytes > x->size) {
+        return false;
+    }
+    memcpy(bytes, x->args, sizeof(bytes));
+    for (unsigned i = 0; i < f->n_bytes; i++) {
+        if ((bytes[i] ^ f->bytes[i]) & f->mask[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool memory_matches(const EventFilter *f, const EventRecord *x)
+{
+    return (f->directions & x->args[EVENT_ARG_ACCESS]) &&
+           (!f->sizes || ((f->sizes & x->size) && !(x->size & (x->size - 1)))) &&
+           (!f->mask || (x->value & f->mask) == f->value);
+}
+
 static bool filter_matches(const EventFilter *f, const EventRecord *x)
 {
     if (f->cpu >= 0 && f->cpu != x->cpu) {
         return false;
+    }
+    if (x->source == EVENT_INSN) {
+        return insn_matches(&f->insn, x);
+    }
+    if (x->source == EVENT_MEM || x->source == EVENT_MEM_PHYS) {
+        return memory_matches(f, x);
     }
     if (!(f->directions & (x->write ? EVENT_WRITES : EVENT_READS))) {
         return false;
@@ -80,7 +111,9 @@ static inline void find_matches(const HookTable *t, const EventRecord *x, MatchF
     unsigned lo = 0, hi = t->n;
 
     last = first;
-    if ((x->source == EVENT_PIO || x->source == EVENT_MMIO) && x->size > 1) {
+    if ((x->source == EVENT_PIO || x->source == EVENT_MMIO || x->source == EVENT_MEM ||
+         x->source == EVENT_MEM_PHYS) &&
+        x->size > 1) {
         last = first + (x->size - 1u);
         if (last < first) {
             last = UINT64_MAX;

@@ -26,7 +26,8 @@ static const char *const source_names[EVENT_SOURCES] = {
     [EVENT_MSR] = "msr",       [EVENT_HYPERCALL] = "hypercall",
     [EVENT_EXEC] = "exec",     [EVENT_IRQ] = "irq",
     [EVENT_EXIT] = "exit",     [EVENT_RESET] = "reset",
-    [EVENT_STATUS] = "status",
+    [EVENT_STATUS] = "status", [EVENT_INSN] = "insn",
+    [EVENT_MEM] = "mem",       [EVENT_MEM_PHYS] = "mem-phys",
 };
 
 const char *event_source_name(EventSource source)
@@ -177,7 +178,15 @@ static EventFilter arm_key(const EventFilter *f)
         .len = f->len,
         .directions = f->directions,
         .cpu = f->cpu,
+        .insn = f->insn,
     };
+}
+
+static bool same_insn(const EventInsn *a, const EventInsn *b)
+{
+    return a->mnemonic == b->mnemonic && a->category == b->category && a->cpls == b->cpls &&
+           a->n_bytes == b->n_bytes && memcmp(a->bytes, b->bytes, a->n_bytes) == 0 &&
+           memcmp(a->mask, b->mask, a->n_bytes) == 0;
 }
 
 static Arm *arm_get(EventHub *hub, const EventFilter *filter, GError **error)
@@ -192,7 +201,8 @@ static Arm *arm_get(EventHub *hub, const EventFilter *filter, GError **error)
         arm = g_ptr_array_index(hub->arms, i);
         f = &arm->filter;
         if (f->source == key.source && f->addr == key.addr && f->len == key.len &&
-            f->directions == key.directions && f->cpu == key.cpu) {
+            f->directions == key.directions && f->cpu == key.cpu &&
+            same_insn(&f->insn, &key.insn)) {
             arm->users++;
             return arm;
         }
@@ -252,9 +262,14 @@ static bool check_filter(EventFilter *f, GError **error)
     if (f->directions == 0) {
         f->directions = EVENT_READS | EVENT_WRITES;
     }
-    if (f->directions & ~(EVENT_READS | EVENT_WRITES)) {
+    if (f->directions &
+        ~(EVENT_READS | EVENT_WRITES | (f->source == EVENT_MEM ? EVENT_FETCHES : 0))) {
         return error_set(error, ENGINE_ERROR_INVALID, "%s hook: directions %#x",
                          source_names[f->source], f->directions);
+    }
+    if (f->insn.n_bytes > sizeof(f->insn.bytes)) {
+        return error_set(error, ENGINE_ERROR_INVALID,
+                         "insn hook: an instruction has at most %zu bytes", sizeof(f->insn.bytes));
     }
     if (f->sizes & ~(1 | 2 | 4 | 8)) {
         return error_set(error, ENGINE_ERROR_INVALID,

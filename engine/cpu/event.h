@@ -28,13 +28,24 @@ typedef enum {
     EVENT_IRQ,  /* a line of the machine changed; addr: number, value: level */
     EVENT_EXIT, /* addr: a CpuExitKind, or EVENT_EXIT_ANY in the filter; args[0]: its address */
     EVENT_RESET,
-    EVENT_STATUS, /* run state changed; addr: new RunState */
+    EVENT_STATUS,   /* run state changed; addr: new RunState */
+    EVENT_INSN,     /* an instruction is about to execute; addr: linear; see EventRecord */
+    EVENT_MEM,      /* guest code reads or writes memory, RAM too; addr: linear */
+    EVENT_MEM_PHYS, /* the same; addr: physical, an access over a page boundary in two parts */
     EVENT_SOURCES,
 } EventSource;
 const char *event_source_name(EventSource source);
 
-enum { EVENT_READS = 1, EVENT_WRITES = 2 };
+enum { EVENT_READS = 1, EVENT_WRITES = 2, EVENT_FETCHES = 4 /* EVENT_MEM only */ };
 #define EVENT_EXIT_ANY UINT64_MAX /* addr of a filter on EVENT_EXIT */
+
+/* Which instructions EVENT_INSN means besides those at the addresses; all 0: every one. */
+typedef struct EventInsn {
+    uint16_t mnemonic, category; /* numbers of engine/cpu/disasm.h; 0: any */
+    uint8_t cpls;                /* bit mask of privilege levels; 0: any */
+    uint8_t n_bytes;             /* the first bytes, under a mask; 0: any */
+    uint8_t bytes[15], mask[15];
+} EventInsn;
 
 typedef struct EventFilter {
     EventSource source;
@@ -42,11 +53,23 @@ typedef struct EventFilter {
     uint64_t len;         /* how many; 0 means 1; UINT64_MAX: all */
     uint8_t sizes;        /* access sizes that match: bit mask 1|2|4|8; 0: any */
     uint8_t directions;   /* EVENT_READS | EVENT_WRITES; 0: both */
-    uint64_t mask, value; /* writes match when (value & mask) == value; mask 0: any */
-    int cpu;              /* -1: any vCPU */
-    uint64_t skip;        /* let the first `skip` matches pass */
-    uint64_t limit;       /* remove after that many calls; 0: never */
+    uint64_t mask, value; /* writes (and reads of EVENT_MEM) match when (value & mask) == value;
+                             mask 0: any */
+    EventInsn insn;
+    int cpu;        /* -1: any vCPU */
+    uint64_t skip;  /* let the first `skip` matches pass */
+    uint64_t limit; /* remove after that many calls; 0: never */
 } EventFilter;
+
+/* args of EVENT_INSN: 0, 1: its bytes; then what follows. `size` is its length. HANDLED: it is
+ * skipped. */
+enum { EVENT_ARG_BITS = 2 /* 16, 32, 64 */, EVENT_ARG_MNEMONIC, EVENT_ARG_CATEGORY, EVENT_ARG_CPL };
+/* args of EVENT_MEM and EVENT_MEM_PHYS. HANDLED: `value` is what is read or written instead. */
+enum {
+    EVENT_ARG_OLD,   /* what a write replaces; 0 when it is not RAM */
+    EVENT_ARG_OTHER, /* the physical address to a linear one, and the reverse */
+    EVENT_ARG_ACCESS /* EVENT_READS, EVENT_WRITES or EVENT_FETCHES */
+};
 
 typedef struct EventRecord { /* what a hook sees, what a ring keeps */
     EventSource source;

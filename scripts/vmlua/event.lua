@@ -63,10 +63,15 @@ end
 local fields = { "addr", "value", "size", "write", "cpu", "rip", "time", "kind", "args" }
 
 -- What a callback saw, as a table that stays valid.
+local insn_fields = { "len", "bytes", "mnemonic", "category", "text", "operands", "cpl" }
+local memory_fields = { "old", "fetch", "linear", "paddr" }
+local more_fields = { insn = insn_fields, mem = memory_fields, ["mem-phys"] = memory_fields }
+
 local function copy(x)
   if type(x) == "table" then return x end
   local t = {}
   for _, k in ipairs(fields) do t[k] = x[k] end
+  for _, k in ipairs(more_fields[t.kind] or {}) do t[k] = x[k] end
   return t
 end
 
@@ -344,6 +349,73 @@ function vm:exec(where, t)
   end
   return hub_source(self, type(where) == "string" and "exec " .. where or ("exec %#x"):format(addr),
     pick(self, "vm:exec", { source = "exec", addr = addr, len = 1 }, t, 2))
+end
+
+local insn_spec = {
+  addr = "integer|string", len = "integer|string", mnemonic = "string", category = "string", bytes = "string", mask = "string",
+  cpl = "integer|table", cpu = "integer", skip = "integer", limit = "integer",
+}
+---@class InsnFilter which instructions; without any: all
+---@field addr? integer|string linear address of the first
+---@field len? integer|string how many bytes from there on (1)
+---@field mnemonic? string "mov", "syscall" …
+---@field category? string Zydis' name of the kind: "call", "cond_br", "stringop", "io" …
+---@field bytes? string what its bytes begin with
+---@field mask? string which bits of `bytes` count, as many bytes (all)
+---@field cpl? integer|integer[] privilege levels
+---@field cpu? integer only this vCPU, counted from 1
+---@field skip? integer let the first ones pass
+---@field limit? integer the hook is removed after so many
+
+--- An instruction is about to execute (soft only): x.addr is its linear address, x.rip, x.bytes, x.len, x.mnemonic, x.category,
+--- x.text, x.operands and x.cpl describe it. The callback may change registers; true skips the instruction. A repeated string
+--- instruction is one, however many elements it has. An instruction that faults and is restarted happens again.
+---@param t? InsnFilter
+---@return Source
+function vm:insn(t)
+  t = strict.check("vm:insn", t or {}, insn_spec)
+  local filter = { source = "insn", addr = 0, len = -1, mnemonic = t.mnemonic, category = t.category, bytes = t.bytes }
+  if t.addr then
+    filter.addr = number("vm:insn", "addr", t.addr)
+    filter.len = t.len and number("vm:insn", "len", t.len) or 1
+    check_range("vm:insn", filter, -1, "bytes")
+  elseif t.len then
+    error("vm:insn: len without addr", 2)
+  end
+  if t.bytes and (#t.bytes == 0 or #t.bytes > 15) then error("vm:insn: bytes is to be 1 to 15 bytes", 2) end
+  if t.mask and (not t.bytes or #t.mask ~= #t.bytes) then
+    error("vm:insn: mask is to have as many bytes as bytes has", 2)
+  end
+  filter.bytes_mask = t.mask
+  if t.cpl then
+    filter.cpls = 0
+    for _, level in ipairs(type(t.cpl) == "table" and t.cpl or { t.cpl }) do
+      if math.type(level) ~= "integer" or level < 0 or level > 3 then
+        error(("vm:insn: cpl is to be 0 to 3, got %s"):format(tostring(level)), 2)
+      end
+      filter.cpls = filter.cpls | 1 << level
+    end
+  end
+  pick(self, "vm:insn", filter, t, 2)
+  return hub_source(self, t.addr and ("insn %#x"):format(filter.addr) or "insn " .. (t.mnemonic or t.category or "any"), filter)
+end
+
+local mem_spec = spec_with { addr = "!integer|string", phys = "boolean", virt = "boolean", fetch = "boolean" }
+--- Guest code reads or writes memory, RAM and stacks too (soft only): x.value is what is read or written, x.old what a write
+--- replaces, x.linear and x.paddr where. Return true to put x.value in its place. `fetch` is for execution of code there, alone
+--- unless read or write are said too. What the CPU reads by itself (page tables) is not part of it.
+---@param t { addr: integer|string, phys?: boolean, virt?: boolean, fetch?: boolean }|AccessFilter addr: linear, or physical
+---@return Source
+function vm:mem(t)
+  strict.check("vm:mem", t, mem_spec)
+  if t.phys and t.virt then error("vm:mem: phys and virt exclude each other", 2) end
+  local phys = t.phys or t.virt == false
+  local filter = access_filter(self, "vm:mem", phys and "mem-phys" or "mem", "addr", t, -1, "bytes")
+  if t.fetch then
+    if phys then error("vm:mem: fetch goes with linear addresses only", 2) end
+    filter.fetches = true
+  end
+  return hub_source(self, ("%s %#x"):format(filter.source, filter.addr), filter)
 end
 
 --- A line of the interrupt controller changed: x.addr is its number, x.value the level.

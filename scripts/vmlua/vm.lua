@@ -300,7 +300,7 @@ function vm:restore(snapshot)
 end
 
 -- Sources of events (vmlua.event) are loaded when the first is named.
-for _, name in ipairs { "pio", "mmio", "msr", "hypercall", "exec", "irq", "exit", "resets", "status_changes" } do
+for _, name in ipairs { "pio", "mmio", "msr", "hypercall", "exec", "insn", "mem", "irq", "exit", "resets", "status_changes" } do
   vm[name] = function(...)
     require "vmlua.event"
     return vm[name](...)

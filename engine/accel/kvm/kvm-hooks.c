@@ -186,6 +186,12 @@ bool kvm_arm(Accel *accel, const EventFilter *f, AccelHookInfo *info, GError **e
     case EVENT_MSR:
     case EVENT_HYPERCALL:
         break;
+    case EVENT_INSN:
+    case EVENT_MEM:
+    case EVENT_MEM_PHYS:
+        return error_set(error, ENGINE_ERROR_UNSUPPORTED,
+                         "accelerator kvm does not see each instruction and access to RAM: "
+                         "vm:insn and vm:mem need the accelerator soft");
     default:
         info->how = g_strdup("machine event");
         break;

@@ -21,15 +21,10 @@ struct SoftAccel {
     SoftCpu *alone;            /* atomic: that vCPU */
     uint64_t started, starts;  /* when the clock was last started, and how often. Engine lock */
     bool logging;              /* atomic: somebody reads dirty logs */
-    struct SoftBreaks *breaks; /* RCU; NULL: none */
+    GArray *armed;             /* of EventFilter: hooks on instructions and memory; engine lock */
+    struct SoftHooks *hooks;   /* RCU; NULL: none */
+    uint32_t hooks_generation; /* engine lock */
 };
-/* Linear addresses that exec hooks want, sorted. */
-typedef struct SoftBreaks {
-    unsigned n;
-    struct {
-        uint64_t first, last;
-    } ranges[];
-} SoftBreaks;
 typedef struct SoftAccelClass {
     AccelClass parent_class;
 } SoftAccelClass;

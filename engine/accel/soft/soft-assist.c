@@ -111,7 +111,8 @@ static void load(SoftCpu *c, const SoftAssistRun *run)
     c->tsc_offset = s->tsc - __rdtsc();
     c->tlb_wish = false;
     c->wait_sipi = false;
-    c->step = c->step_quiet = false;
+    c->step = false;
+    c->quiet = 0;
 }
 
 static unsigned compare(const X86CPUState *s, const X86CPUState *old, bool fpu)

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/accel/soft/soft-block.h"
+#include "engine/accel/soft/soft-hooks.h"
 #include "engine/accel/soft/soft-log.h"
 #include "engine/accel/soft/soft-mmu.h"
 
@@ -20,6 +21,7 @@
 #define ARENA_CHUNK (UINT64_C(1) << 20)
 #define CHUNKS_MAX  96
 #define MODE_SINGLE 0x40000000u /* in a block's mode: one instruction only */
+#define MODE_HOOKED 0x20000000u /* some of its instructions may be hooked */
 #define INSN_MAX    15
 
 typedef struct SoftBlocks {
@@ -28,7 +30,9 @@ typedef struct SoftBlocks {
     unsigned n_chunks;  /* in use; more may be allocated */
     uint64_t used;      /* bytes of the last one */
     GPtrArray *rams;    /* referenced while blocks point into them */
-    SoftBlock *scratch; /* a block that is not kept */
+    SoftBlock *scratch; /* a block that is not kept, its handler and its bytes */
+    SoftExec scratch_orig;
+    uint8_t scratch_code[INSN_MAX];
     uint64_t made, flushes;
 } SoftBlocks;
 
@@ -72,10 +76,12 @@ void soft_blocks_count(const SoftCpu *c, uint64_t *made, uint64_t *flushes)
     *flushes += __atomic_load_n(&c->blocks->flushes, __ATOMIC_RELAXED);
 }
 
-static SoftBlock *arena_alloc(SoftCpu *c, unsigned n)
+static SoftBlock *arena_alloc(SoftCpu *c, unsigned n, unsigned n_orig)
 {
     SoftBlocks *b = c->blocks;
-    uint64_t bytes = (sizeof(SoftBlock) + (n + 1) * sizeof(SoftInsn) + 15) & ~UINT64_C(15);
+    uint64_t bytes = (sizeof(SoftBlock) + (n + 1) * sizeof(SoftInsn) + n_orig * sizeof(SoftExec) +
+                      15) &
+                     ~UINT64_C(15);
     SoftBlock *block;
 
     if (!b->n_chunks || b->used + bytes > ARENA_CHUNK) {
@@ -91,6 +97,9 @@ static SoftBlock *arena_alloc(SoftCpu *c, unsigned n)
     block = (SoftBlock *)(void *)(b->chunks[b->n_chunks - 1] + b->used);
     b->used += bytes;
     memset(block, 0, sizeof(*block));
+    if (n_orig) {
+        block->orig = (SoftExec *)(void *)&block->insns[n + 1];
+    }
     return block;
 }
 
@@ -113,7 +122,7 @@ static inline unsigned hash_of(const uint8_t *host, uint32_t mode)
 
 static inline uint32_t mode_of(const SoftCpu *c)
 {
-    return soft_mode_word(c) | (c->single ? MODE_SINGLE : 0);
+    return soft_mode_word(c) | (c->single ? MODE_SINGLE : 0) | (c->hooked ? MODE_HOOKED : 0);
 }
 
 /* ---- ends of blocks ------------------------------------------------------------------------ */
@@ -165,6 +174,22 @@ static void add_offset(SoftInsn *insn, unsigned off)
     if (insn->flags & SOFT_I_RELATIVE) {
         insn->imm += off;
     }
+}
+
+/* Puts the hooks in; false when there is none, and nothing changed. */
+static bool hook_insns(SoftCpu *c, uint64_t linear, const uint8_t *code, SoftInsn *insns,
+                       unsigned n, SoftExec *orig)
+{
+    bool any = false;
+
+    for (unsigned k = 0; k < n; k++) {
+        orig[k] = insns[k].fn;
+        if (soft_hooks_match(c, linear + insns[k].off, code + insns[k].off, insns[k].len)) {
+            insns[k].fn = soft_exec_hooked;
+            any = true;
+        }
+    }
+    return any;
 }
 
 /* A page is decoded for the first time: nobody may write to it unseen from now on. */
@@ -239,6 +264,12 @@ static SoftBlock *make_scratch(SoftCpu *c)
     b->link[0] = b->link[1] = NULL;
     add_offset(&b->insns[0], 0);
     finish_block(b, 1, len);
+    if (c->hooked) {
+        memcpy(c->blocks->scratch_code, bytes, len);
+        b->host = c->blocks->scratch_code;
+        b->orig = &c->blocks->scratch_orig;
+        hook_insns(c, code_linear(c, c->rip), bytes, b->insns, 1, b->orig);
+    }
     if (log_enabled(LOG_IN_ASM)) {
         soft_log_block(c, bytes, len);
     }
@@ -277,6 +308,8 @@ static SoftBlock *make_block(SoftCpu *c, uint64_t linear, const SoftTlbEntry *e)
     RamCodePage *page = code_page(c, ram, host);
     unsigned line = (unsigned)(linear & (SOFT_PAGE - 1)) >> 6, slot, bytes, n;
     uint32_t generation;
+    SoftExec orig[SOFT_BLOCK_MAX];
+    bool hooked;
     SoftBlock *b;
 
     room = (unsigned)MIN(MIN(room, limit), sizeof(code));
@@ -294,7 +327,13 @@ static SoftBlock *make_block(SoftCpu *c, uint64_t linear, const SoftTlbEntry *e)
             break;
         }
     }
-    b = arena_alloc(c, n);
+    hooked = c->hooked && hook_insns(c, linear, code, insns, n, orig);
+    b = arena_alloc(c, n, hooked ? n : 0);
+    b->linear = linear;
+    b->hooks = c->hooks_generation;
+    if (hooked) {
+        memcpy(b->orig, orig, n * sizeof(SoftExec));
+    }
     keep_ram(c->blocks, ram);
     b->host = host;
     b->mode = mode_of(c);
@@ -323,10 +362,12 @@ static SoftBlock *lookup(SoftCpu *c, uint64_t linear, const SoftTlbEntry *e)
     while (*at) {
         SoftBlock *b = *at;
 
-        if (b->host == host && b->mode == mode && soft_block_good(b)) {
+        if (b->host == host && b->mode == mode && soft_block_good(b) &&
+            (!(mode & MODE_HOOKED) || (b->linear == linear && b->hooks == c->hooks_generation))) {
             return b->bytes > bytes_to_limit(c) ? make_scratch(c) : b;
         }
-        if (b->mode == UINT32_MAX || !soft_block_good(b)) {
+        if (b->mode == UINT32_MAX || !soft_block_good(b) ||
+            ((b->mode & MODE_HOOKED) && b->hooks != c->hooks_generation)) {
             *at = b->next; /* stale: out of the chain, its memory goes with the arena */
         } else {
             at = &b->next;

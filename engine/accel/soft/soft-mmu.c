@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/accel/soft/soft-block.h"
+#include "engine/accel/soft/soft-hooks.h"
 #include "engine/accel/soft/soft-mmu.h"
 #include "engine/core/rcu.h"
 
@@ -168,7 +169,7 @@ SoftTlbEntry *soft_tlb_fill(SoftCpu *c, uint64_t linear, unsigned access, unsign
 {
     uint64_t page = linear & ~(SOFT_PAGE - 1);
     SoftTlbEntry *e = &c->tlb[set][access][tlb_index(linear)];
-    bool was_in = c->in_rcu, slow;
+    bool was_in = c->in_rcu, slow, hooked;
     RamBlock *ram = NULL;
     uint8_t *host;
     SoftPage found;
@@ -182,7 +183,8 @@ SoftTlbEntry *soft_tlb_fill(SoftCpu *c, uint64_t linear, unsigned access, unsign
         rcu_enter();
     }
     host = soft_phys_page(c, found.paddr, access, &ram);
-    slow = !host || page_is_watched(c, page, access) || alignment_checked(c, set);
+    hooked = c->hooks_memory && soft_hooks_page(c, page, found.paddr, access);
+    slow = !host || hooked || page_is_watched(c, page, access) || alignment_checked(c, set);
     if (host && access == SOFT_WRITE) {
         slow |= page_has_code(ram, host);
         ram_block_set_dirty_clients(ram, (uint64_t)(host - ram->host), SOFT_PAGE, 7);
@@ -190,7 +192,8 @@ SoftTlbEntry *soft_tlb_fill(SoftCpu *c, uint64_t linear, unsigned access, unsign
     *e = (SoftTlbEntry){
         .tag = page | (slow ? TAG_SLOW : 0),
         .host = host ? (uintptr_t)host - page : 0,
-        .paddr = found.paddr | (found.global ? SOFT_TLB_GLOBAL : 0),
+        .paddr = found.paddr | (found.global ? SOFT_TLB_GLOBAL : 0) |
+                 (hooked ? SOFT_TLB_HOOKED : 0),
         .ram = ram,
     };
     if (!was_in) {
@@ -266,6 +269,34 @@ static void check_alignment(SoftCpu *c, uint64_t linear, unsigned len, unsigned 
     }
 }
 
+/* What hooks make of an access whose translations are there; `first` bytes are on the first page.
+ */
+static uint64_t ask_hooks(SoftCpu *c, uint64_t linear, uint64_t value, unsigned first, unsigned len,
+                          unsigned set, unsigned access)
+{
+    SoftTlbEntry low = *tlb_entry(c, linear, access, set), high = low;
+    uint64_t second = linear, old = 0, paddr[2];
+
+    if (first < len) {
+        second = next_page(c, linear);
+        high = *tlb_entry(c, second, access, set);
+    }
+    if (!((low.paddr | high.paddr) & SOFT_TLB_HOOKED)) {
+        return value;
+    }
+    paddr[0] = entry_paddr(&low, linear);
+    paddr[1] = entry_paddr(&high, second);
+    if (access == SOFT_WRITE && low.ram && high.ram && c->in_rcu) {
+        unsigned n = first < len ? first : len;
+
+        old = soft_host_load((const uint8_t *)(linear + low.host), n);
+        if (n < len) {
+            old |= soft_host_load((const uint8_t *)(second + high.host), len - n) << (8 * n);
+        }
+    }
+    return soft_hooks_access(c, linear, paddr, first, len, value, old, access == SOFT_WRITE);
+}
+
 uint64_t soft_load_slow(SoftCpu *c, uint64_t linear, unsigned len, bool implicit)
 {
     unsigned set = implicit ? SOFT_TLB_SUPERVISOR : soft_tlb_set_now(c);
@@ -291,6 +322,9 @@ uint64_t soft_load_slow(SoftCpu *c, uint64_t linear, unsigned len, bool implicit
         high = tlb_entry(c, second, SOFT_READ, set);
         v |= load_in_page(c, high, second, len - first) << (8 * first);
     }
+    if (c->hooks_memory) {
+        v = ask_hooks(c, linear, v, first, len, set, SOFT_READ);
+    }
     if (c->watch[SOFT_READ]) {
         soft_debug_hit(c, linear, len, SOFT_READ);
         if (c->db_pending) {
@@ -310,6 +344,13 @@ void soft_store_slow(SoftCpu *c, uint64_t linear, uint64_t value, unsigned len, 
     check_canonical(c, linear, implicit);
     check_alignment(c, linear, len, set);
     e = tlb_entry(c, linear, SOFT_WRITE, set);
+    if (c->hooks_memory) {
+        if (first < len) {
+            check_canonical(c, next_page(c, linear), implicit);
+        }
+        value = ask_hooks(c, linear, value, first, len, set, SOFT_WRITE);
+        e = tlb_entry(c, linear, SOFT_WRITE, set);
+    }
     if (first >= len) {
         store_in_page(c, e, linear, value, len);
     } else {
@@ -347,7 +388,7 @@ void *soft_host_slow(SoftCpu *c, uint64_t linear, unsigned len, unsigned access)
     check_canonical(c, linear, false);
     e = tlb_entry(c, linear, access, set);
     if ((linear & (SOFT_PAGE - 1)) + len > SOFT_PAGE || !e->ram || !c->in_rcu || c->watch[access] ||
-        alignment_checked(c, set)) {
+        (e->paddr & SOFT_TLB_HOOKED) || alignment_checked(c, set)) {
         return NULL;
     }
     p = (uint8_t *)(linear + e->host);

@@ -183,6 +183,9 @@ struct SoftBlock {
     RamCodePage *page; /* where it is; the block is good while this has its generation */
     uint32_t generation;
     SoftBlock *next;    /* in its hash chain */
+    uint64_t linear;    /* of blocks with hooks: where it was decoded, */
+    uint32_t hooks;     /* with which table, */
+    SoftExec *orig;     /* and the instructions' own handlers; NULL: none is hooked */
     SoftBlock *link[2]; /* what followed last time, twice */
     SoftInsn insns[];   /* n, and an end marker whose handler leaves the block */
 };
@@ -193,7 +196,11 @@ struct SoftBlock {
 #define SOFT_TLB_SIZE (1 << SOFT_TLB_BITS)
 #define SOFT_PAGE     UINT64_C(4096)
 enum { SOFT_READ, SOFT_WRITE, SOFT_FETCH, SOFT_ACCESSES };
-enum { SOFT_TLB_GLOBAL = 1, SOFT_TLB_LARGE = 2 }; /* in the low bits of SoftTlbEntry.paddr */
+enum {
+    SOFT_TLB_GLOBAL = 1,
+    SOFT_TLB_LARGE = 2,
+    SOFT_TLB_HOOKED = 4
+}; /* in the low bits of SoftTlbEntry.paddr */
 /* An entry answers for one page and one kind of access. `tag` is the page's linear address; with
  * bit 0 set only the translation is remembered (I/O, ROM written, watched, holding decoded code
  * when written); -1: empty. `host` is added to the linear address to give the host's. */
@@ -258,7 +265,7 @@ struct SoftCpu {
             bool reset_soon, triple_fault, halted;
             bool step;        /* a debugger wants one instruction */
             bool watch_fetch; /* DR7 has an instruction breakpoint */
-            bool breaks;      /* so has the accelerator */
+            bool hooked;      /* so has somebody else: blocks with hooks */
             bool log_exec;    /* each block is logged */
         };
     };
@@ -305,11 +312,18 @@ struct SoftCpu {
     void *line_opaque;
     bool wait_sipi; /* a processor that INIT or reset left waiting */
     bool nmi_pending;
-    bool in_rcu;        /* inside the run loop's RCU section */
-    bool rep_counted;   /* the repeated instruction at c->insn was counted by an element */
-    bool single;        /* one instruction a block: TF, a step, after STI */
-    bool step_quiet;    /* no breakpoint at the very next instruction */
-    uint8_t debug_stop; /* CPU_DEBUG_*: why SOFT_STOP_DEBUG */
+    bool in_rcu;      /* inside the run loop's RCU section */
+    bool rep_counted; /* the repeated instruction at c->insn was counted by an element */
+    bool single;      /* one instruction a block: TF, a step, after STI */
+    /* Hooks that are not asked (again) when the next instruction is at quiet_linear; quiet_now: of
+     * the block that is being entered. */
+    uint8_t quiet, quiet_now;
+    uint64_t quiet_linear;
+    uint8_t skip_bytes;        /* on the way out of soft_exec_hooked */
+    bool hooks_memory;         /* pages may be marked SOFT_TLB_HOOKED */
+    bool rf_over;              /* RF as it was before the instruction */
+    uint32_t hooks_generation; /* of the table that hooked blocks were made with */
+    uint8_t debug_stop;        /* CPU_DEBUG_*: why SOFT_STOP_DEBUG */
     uint8_t phys_bits;
     bool watch[SOFT_ACCESSES]; /* soft_debug_armed, remembered */
     struct {
@@ -345,7 +359,8 @@ enum {
     SOFT_ATTN_LOOK = 1 << 3,  /* something changed on this thread: only look */
     SOFT_ATTN_VIEW = 1 << 4,  /* memory changed its layout */
     SOFT_ATTN_NMI = 1 << 5,
-    SOFT_ATTN_TIME = 1 << 6, /* icount: how long this run may be has changed */
+    SOFT_ATTN_HOOKS = 1 << 7, /* the table of hooks changed */
+    SOFT_ATTN_TIME = 1 << 6,  /* icount: how long this run may be has changed */
 };
 /* Whether an instruction that can take long (REP) should stop in between, at a consistent state. */
 static inline bool soft_wanted(const SoftCpu *c)
@@ -373,6 +388,11 @@ static inline void soft_need_exit(SoftCpu *c)
         soft_abandon(c);
     }
 }
+
+enum { SOFT_QUIET_EXEC = 1, SOFT_QUIET_INSN = 2 };
+/* Leaves the block before the present instruction; with what scripts changed in the registers, and
+ * past it when skip_bytes says so. `debug`: soft_run ends with SOFT_STOP_DEBUG. */
+_Noreturn void soft_leave_before(SoftCpu *c, unsigned quiet, bool debug);
 
 /* Every handler that can fault, and every one that reads rip, says first where it is. */
 #define SOFT_HERE(c, i) ((c)->insn = (i))

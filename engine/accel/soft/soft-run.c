@@ -6,12 +6,13 @@
 
 #include "engine/accel/soft/soft-accel.h"
 #include "engine/accel/soft/soft-block.h"
+#include "engine/accel/soft/soft-hooks.h"
 #include "engine/accel/soft/soft-icount.h"
 #include "engine/accel/soft/soft-log.h"
 #include "engine/core/lock.h"
 #include "engine/core/rcu.h"
 
-enum { ESCAPE_EXCEPTION = 1, ESCAPE_LEAVE, ESCAPE_ABANDON };
+enum { ESCAPE_EXCEPTION = 1, ESCAPE_LEAVE, ESCAPE_ABANDON, ESCAPE_DEBUG };
 
 void soft_attention(SoftCpu *c, uint32_t bits)
 {
@@ -76,6 +77,32 @@ void soft_abandon(SoftCpu *c)
     siglongjmp(c->escape, ESCAPE_ABANDON);
 }
 
+void soft_leave_before(SoftCpu *c, unsigned quiet, bool debug)
+{
+    VCpu *cpu = c->vcpu;
+    unsigned skip = c->skip_bytes;
+    uint64_t rip;
+
+    if (c->insn == c->block->insns) {
+        c->inhibit_interrupts = c->shadow_over;
+        c->flags |= c->rf_over ? FLAG_RF : 0;
+    }
+    leave_block(c, (unsigned)(c->insn - c->block->insns), c->insn->off);
+    rip = c->rip;
+    c->skip_bytes = 0;
+    c->quiet_now = 0;
+    c->quiet = (uint8_t)quiet;
+    c->quiet_linear = c->mode.long_mode ? rip : (uint32_t)(c->seg[X86_CS].base + rip);
+    if (cpu->state_dirty) {
+        soft_state_load_groups(c, cpu->state, cpu->state_dirty);
+        cpu->state_dirty = cpu->state_valid = 0;
+    }
+    if (skip && c->rip == rip) {
+        c->rip = c->mode.long_mode ? rip + skip : (uint32_t)(rip + skip);
+    }
+    siglongjmp(c->escape, debug ? ESCAPE_DEBUG : ESCAPE_LEAVE);
+}
+
 static inline void execute(SoftCpu *c, SoftBlock *block)
 {
     c->block = block;
@@ -128,23 +155,6 @@ static bool take_interrupt(SoftCpu *c)
     return true;
 }
 
-static bool break_at(const SoftCpu *c, uint64_t first, uint64_t last)
-{
-    const SoftBreaks *b = c->accel ? rcu_load(&c->accel->breaks) : NULL;
-    unsigned lo = 0, hi = b ? b->n : 0;
-
-    while (lo < hi) {
-        unsigned mid = (lo + hi) / 2;
-
-        if (b->ranges[mid].last < first) {
-            lo = mid + 1;
-        } else {
-            hi = mid;
-        }
-    }
-    return b && lo < b->n && b->ranges[lo].first <= last;
-}
-
 static bool page_has_breakpoint(const SoftCpu *c, uint64_t linear)
 {
     uint64_t page = linear & ~(SOFT_PAGE - 1);
@@ -154,7 +164,7 @@ static bool page_has_breakpoint(const SoftCpu *c, uint64_t linear)
             return true;
         }
     }
-    return c->breaks && break_at(c, page, page | (SOFT_PAGE - 1));
+    return false;
 }
 
 /* One instruction with everything that may be asked of a single one. False: stop for a debugger. */
@@ -167,15 +177,12 @@ static bool run_one(SoftCpu *c)
 
     c->shadow_over = c->inhibit_interrupts;
     c->inhibit_interrupts = 0;
-    if (near && c->breaks && !c->step_quiet && break_at(c, linear, linear)) {
-        c->step_quiet = true; /* goes on from here the next time */
-        c->debug_stop = CPU_DEBUG_BREAKPOINT;
-        return false;
-    }
-    c->step_quiet = false;
+    c->quiet_now = c->quiet && c->quiet_linear == linear ? c->quiet : 0;
+    c->quiet = 0;
     if (near && c->watch_fetch && !(c->shadow_over & SHADOW_SS)) {
         soft_debug_hit(c, linear, 1, SOFT_FETCH);
     }
+    c->rf_over = c->flags & FLAG_RF;
     c->flags &= ~(uint32_t)FLAG_RF;
     c->single = single;
     b = soft_block_lookup(c);
@@ -220,6 +227,9 @@ static bool look_around(SoftCpu *c, SoftStop *stop)
     }
     if (attention & SOFT_ATTN_NMI) {
         c->nmi_pending = true;
+    }
+    if (attention & SOFT_ATTN_HOOKS) {
+        soft_hooks_update(c);
     }
     if (attention & SOFT_ATTN_TIME) {
         soft_icount_rebudget(c);
@@ -321,6 +331,13 @@ SoftStop soft_run(SoftCpu *c, int64_t budget)
         soft_interrupt(c, c->raised.vector, SOFT_INT_EXCEPTION, c->raised.has_error,
                        c->raised.error, c->rip);
         break;
+    case ESCAPE_DEBUG:
+        c->shadow_over = 0;
+        c->block = NULL;
+        c->last_block = NULL;
+        c->single = false;
+        soft_rcu_leave(c);
+        return SOFT_STOP_DEBUG;
     case ESCAPE_LEAVE:
         c->shadow_over = 0;
         soft_exclusive_end(c);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/accel/soft/soft-accel.h"
+#include "engine/accel/soft/soft-hooks.h"
 #include "engine/accel/soft/soft-icount.h"
 #include "engine/core/error.h"
 #include "engine/core/lock.h"
@@ -91,7 +92,7 @@ static void soft_destroy(Accel *accel)
         pthread_mutex_destroy(&a->exclusive);
     }
     g_clear_pointer(&a->cpus, g_free);
-    g_clear_pointer(&a->breaks, g_free);
+    soft_hooks_free(a);
 }
 
 /* ---- vCPUs --------------------------------------------------------------------------------- */
@@ -165,7 +166,7 @@ static bool soft_vcpu_create(VCpu *cpu, GError **error)
     c->accel = a;
     c->irq_vector = apic_vector;
     c->irq_opaque = cpu;
-    c->breaks = rcu_load(&a->breaks) != NULL;
+    soft_attention(c, SOFT_ATTN_HOOKS);
     cpu->accel_data = c;
     rcu_publish(&a->cpus[cpu->index], c);
     return true;
@@ -445,65 +446,6 @@ static uint64_t filter_last(const EventFilter *f)
     return last;
 }
 
-static void publish_breaks(SoftAccel *a, SoftBreaks *new_breaks)
-{
-    SoftBreaks *old = a->breaks;
-
-    rcu_publish(&a->breaks, new_breaks);
-    if (old) {
-        rcu_defer(g_free, old);
-    }
-    for (unsigned i = 0; i < a->parent.config.max_cpus; i++) {
-        SoftCpu *c = a->cpus[i];
-
-        if (c) {
-            __atomic_store_n(&c->breaks, new_breaks != NULL, __ATOMIC_SEQ_CST);
-        }
-    }
-}
-
-static SoftBreaks *breaks_with_room(const SoftAccel *a, int more)
-{
-    unsigned n = (a->breaks ? a->breaks->n : 0) + (unsigned)more;
-    SoftBreaks *b = g_malloc0(sizeof(SoftBreaks) + (n + 1) * sizeof(b->ranges[0]));
-
-    return b;
-}
-
-static void add_break(SoftAccel *a, uint64_t first, uint64_t last)
-{
-    SoftBreaks *b = breaks_with_room(a, 1);
-    unsigned k = 0;
-
-    for (; a->breaks && k < a->breaks->n && a->breaks->ranges[k].first <= first; k++) {
-        b->ranges[b->n++] = a->breaks->ranges[k];
-    }
-    b->ranges[b->n].first = first;
-    b->ranges[b->n++].last = last;
-    for (; a->breaks && k < a->breaks->n; k++) {
-        b->ranges[b->n++] = a->breaks->ranges[k];
-    }
-    publish_breaks(a, b);
-}
-
-static void remove_break(SoftAccel *a, uint64_t first, uint64_t last)
-{
-    SoftBreaks *b = breaks_with_room(a, 0);
-    bool found = false;
-
-    for (unsigned k = 0; a->breaks && k < a->breaks->n; k++) {
-        if (!found && a->breaks->ranges[k].first == first && a->breaks->ranges[k].last == last) {
-            found = true;
-        } else {
-            b->ranges[b->n++] = a->breaks->ranges[k];
-        }
-    }
-    if (b->n == 0) {
-        g_clear_pointer(&b, g_free);
-    }
-    publish_breaks(a, b);
-}
-
 static bool covers_ram(SoftAccel *a, uint64_t first, uint64_t last)
 {
     const FlatView *view;
@@ -544,8 +486,17 @@ static bool soft_arm(Accel *accel, const EventFilter *f, AccelHookInfo *info, GE
         info->how = g_strdup("mmio exit");
         return true;
     case EVENT_EXEC:
-        add_break(a, f->addr, filter_last(f));
+        soft_hooks_arm(a, f);
         info->how = g_strdup("decoded breakpoint");
+        return true;
+    case EVENT_INSN:
+        soft_hooks_arm(a, f);
+        info->how = g_strdup("decoded hook");
+        return true;
+    case EVENT_MEM:
+    case EVENT_MEM_PHYS:
+        soft_hooks_arm(a, f);
+        info->how = g_strdup("software TLB");
         return true;
     default:
         info->how = g_strdup("interpreter");
@@ -555,9 +506,7 @@ static bool soft_arm(Accel *accel, const EventFilter *f, AccelHookInfo *info, GE
 
 static void soft_disarm(Accel *accel, const EventFilter *f)
 {
-    if (f->source == EVENT_EXEC) {
-        remove_break(SOFT_ACCEL(accel), f->addr, filter_last(f));
-    }
+    soft_hooks_disarm(SOFT_ACCEL(accel), f);
 }
 
 static bool soft_step(VCpu *cpu, GError **error)
