@@ -12,6 +12,7 @@
 #include "engine/core/rcu.h"
 #include "engine/core/trace.h"
 #include "engine/core/units.h"
+#include "tests/unit/run_suite.h"
 
 #define THREADS 4
 #define ROUNDS  2000
@@ -365,9 +366,5 @@ static Suite *threads_suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(threads_suite());
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(threads_suite());
 }

@@ -9,6 +9,7 @@
 #include "engine/core/rcu.h"
 #include "engine/cpu/cpu.h"
 #include "fake-rig.h"
+#include "tests/unit/run_suite.h"
 
 /* ---- page walks -------------------------------------------------------------------------- */
 
@@ -768,11 +769,5 @@ static Suite *cpu_suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(cpu_suite());
-    int failed;
-
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(cpu_suite());
 }

@@ -8,6 +8,7 @@
 #include "engine/core/main-loop.h"
 #include "engine/core/rcu.h"
 #include "engine/cpu/event.h"
+#include "tests/unit/run_suite.h"
 
 typedef struct ArmLog {
     unsigned armed, disarmed;
@@ -710,11 +711,5 @@ static Suite *event_suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(event_suite());
-    int failed;
-
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(event_suite());
 }

@@ -8,6 +8,7 @@
 #include "engine/core/main-loop.h"
 #include "engine/core/rcu.h"
 #include "fake-rig.h"
+#include "tests/unit/run_suite.h"
 
 /* ---- saved state ------------------------------------------------------------------------- */
 
@@ -353,11 +354,5 @@ static Suite *machine_state_suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(machine_state_suite());
-    int failed;
-
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(machine_state_suite());
 }

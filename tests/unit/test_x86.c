@@ -5,6 +5,7 @@
 #include "engine/core/error.h"
 #include "engine/cpu/cpuid.h"
 #include "engine/cpu/x86-state.h"
+#include "tests/unit/run_suite.h"
 
 #define ck_error(error, text)                                                                \
     do {                                                                                     \
@@ -473,11 +474,5 @@ static Suite *x86_suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(x86_suite());
-    int failed;
-
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(x86_suite());
 }
