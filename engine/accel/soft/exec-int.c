@@ -151,6 +151,18 @@ static const HandlerSet not_set = SET_UNARY(not ), neg_set = SET_UNARY(neg),
 
 /* ---- exchanges --------------------------------------------------------------------------- */
 
+#define CMPXCHG_MEMORY(N, S, form, READ_MODIFY_WRITE)                                        \
+    static void cmpxchg##N##_##form(SoftCpu *c, const SoftInsn *i)                           \
+    {                                                                                        \
+        const uint##N##_t a = reg_read##N(c, SOFT_REG(X86_RAX)), v = reg_read##N(c, i->src); \
+        READ_MODIFY_WRITE(c, i, N, b, r, b == a ? v : b);                                    \
+        (void)r;                                                                             \
+        if (a != b) {                                                                        \
+            reg_write##N(c, SOFT_REG(X86_RAX), b);                                           \
+        }                                                                                    \
+        cc_set(c, CC_SUB, S, (uint##N##_t)(a - b), b);                                       \
+        SOFT_NEXT(c, i);                                                                     \
+    }
 /* XCHG with memory is locked whether the prefix is there or not. */
 #define EXCHANGES(N, S)                                                                            \
     static void xchg##N##_rr(SoftCpu *c, const SoftInsn *i)                                        \
@@ -205,28 +217,8 @@ static const HandlerSet not_set = SET_UNARY(not ), neg_set = SET_UNARY(neg),
         cc_set(c, CC_SUB, S, (uint##N##_t)(a - b), b);                                             \
         SOFT_NEXT(c, i);                                                                           \
     }                                                                                              \
-    static void cmpxchg##N##_mr(SoftCpu *c, const SoftInsn *i)                                     \
-    {                                                                                              \
-        const uint##N##_t a = reg_read##N(c, SOFT_REG(X86_RAX)), v = reg_read##N(c, i->src);       \
-        RMW(c, i, N, b, r, b == a ? v : b);                                                        \
-        (void)r;                                                                                   \
-        if (a != b) {                                                                              \
-            reg_write##N(c, SOFT_REG(X86_RAX), b);                                                 \
-        }                                                                                          \
-        cc_set(c, CC_SUB, S, (uint##N##_t)(a - b), b);                                             \
-        SOFT_NEXT(c, i);                                                                           \
-    }                                                                                              \
-    static void cmpxchg##N##_lmr(SoftCpu *c, const SoftInsn *i)                                    \
-    {                                                                                              \
-        const uint##N##_t a = reg_read##N(c, SOFT_REG(X86_RAX)), v = reg_read##N(c, i->src);       \
-        RMW_LOCKED(c, i, N, b, r, b == a ? v : b);                                                 \
-        (void)r;                                                                                   \
-        if (a != b) {                                                                              \
-            reg_write##N(c, SOFT_REG(X86_RAX), b);                                                 \
-        }                                                                                          \
-        cc_set(c, CC_SUB, S, (uint##N##_t)(a - b), b);                                             \
-        SOFT_NEXT(c, i);                                                                           \
-    }
+    CMPXCHG_MEMORY(N, S, mr, RMW)                                                                  \
+    CMPXCHG_MEMORY(N, S, lmr, RMW_LOCKED)
 FOR_SIZES(EXCHANGES)
 static const HandlerSet xchg_set = {
     .fn = { [FORM_RR] = ROW(xchg, rr), [FORM_MR] = ROW(xchg, lmr), [FORM_LOCK_MR] = ROW(xchg, lmr) }
