@@ -107,6 +107,7 @@ lua_State *bindings_open(int argc, char **argv)
     binding_open_input(L);
     binding_open_rtc(L);
     binding_open_display(L);
+    binding_open_display_watch(L);
     binding_open_pci(L);
     binding_open_fw_cfg(L);
     binding_open_edit(L);

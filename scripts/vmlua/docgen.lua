@@ -155,7 +155,7 @@ end
 docgen.modules = {
   "vmlua", "vmlua.machine", "vmlua.vm", "vmlua.event", "vmlua.sched", "vmlua.qom", "vmlua.block",
   "vmlua.cpuid", "vmlua.loader", "vmlua.cpio",
-  "vmlua.symbols", "vmlua.acpi", "vmlua.acpi.aml", "vmlua.smbios", "vmlua.test",
+  "vmlua.symbols", "vmlua.screen", "vmlua.acpi", "vmlua.acpi.aml", "vmlua.smbios", "vmlua.test",
   "vmlua.text", "vmlua.pretty", "vmlua.strict", "vmlua.options", "vmlua.help", "vmlua.docgen", "vmlua.irqchip",
 }
 

@@ -20,6 +20,7 @@
 #include "engine/core/log.h"
 #include "engine/core/trace.h"
 #include "engine/hw/display/vga-priv.h"
+#include "engine/memory/ram.h"
 
 #define ID_FIRST 0xb0c0
 #define ID_LAST  0xb0c5
@@ -114,6 +115,15 @@ static void set_dac_width(VgaCore *vga, bool eight)
     vga->redraw = true;
 }
 
+/* Pages that were never touched are left so. */
+static void clear_run(uint64_t first, uint64_t n, void *opaque)
+{
+    VgaCore *vga = opaque;
+
+    memset(vga->mem + (first << RAM_PAGE_BITS), 0, n << RAM_PAGE_BITS);
+    memory_region_set_dirty(&vga->vram, first << RAM_PAGE_BITS, n << RAM_PAGE_BITS);
+}
+
 static void switch_on(VgaCore *vga, uint16_t value)
 {
     uint16_t *r = vga->vbe;
@@ -130,8 +140,7 @@ static void switch_on(VgaCore *vga, uint16_t value)
     vga_set_layout(vga, VGA_PLANAR);
     vga->mode.on = true;
     if (!(value & VBE_NOCLEARMEM)) {
-        memset(vga->mem, 0, vga->mem_size);
-        memory_region_set_dirty(&vga->vram, 0, vga->mem_size);
+        ram_block_foreach_populated(vga->vram.ram, clear_run, vga);
     }
 }
 
