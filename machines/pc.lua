@@ -8,6 +8,7 @@ Standard PC: i440FX host bridge, PIIX3 and PIIX4, as QEMU's `pc`. Unmodified fir
 Memory map, ports and what is where: docs/pc.md.
 ]]
 local acpi = require "vmlua.acpi"
+local bootorder = require "vmlua.bootorder"
 local cmos = require "vmlua.cmos"
 local directboot = require "vmlua.directboot"
 local firmware = require "vmlua.core.firmware"
@@ -79,6 +80,7 @@ local function add_firmware_items(m, conf, below, above)
   fw:set(FW.BOOT_MENU, string.pack("<I2", boot.menu and 1 or 0))
   fw:set(FW.IRQ0, string.pack("<I4", 1)) -- the timer is on pin 2 of the I/O APIC
   fw:add("etc/e820", e820(below, above))
+  fw:add("bootorder", function() return bootorder.text(m, { strict = boot.strict }) end)
   if boot.splash_time then fw:add("etc/boot-menu-wait", string.pack("<I2", boot.splash_time)) end
   if boot.reboot_timeout then fw:add("etc/boot-fail-wait", string.pack("<i4", boot.reboot_timeout)) end
   for _, spec in ipairs(list_of(conf.fw_cfg)) do
@@ -165,7 +167,7 @@ local function build_acpi(m, conf, below, above, found)
   end
   return acpi.build({
     cpus = #m.cpus, pm_base = PM_BASE, gpe_base = GPE_BASE, pci_hole = { below, 0xfec00000 }, pci_hole64 = { hole64, hole64 + (32 << 30) },
-    fw_cfg = true, pvpanic = PVPANIC, keyboard = true, serial = { { iobase = 0x3f8, irq = 4 }, { iobase = 0x2f8, irq = 3 } },
+    fw_cfg = true, pvpanic = PVPANIC, keyboard = true, serial = m.data.serial_ports,
     floppy = m.fdc["kind-b"] ~= "none" and 2 or m.fdc["kind-a"] ~= "none" and 1 or 0,
     parallel = found.parallel, hpet = found.hpet, nodes = nodes, distances = distances,
   }, extra)
@@ -216,10 +218,12 @@ local SERIAL = { { 0x3f8, 4 }, { 0x2f8, 3 }, { 0x3e8, 4 }, { 0x2e8, 3 } }
 
 local function add_serial(m, conf)
   local asked = math.max(#list_of(conf.serial), 1)
+  m.data.serial_ports = {}
   for n, where in ipairs(SERIAL) do
     -- The first is always there; the others where they were asked for, as their lines are shared.
     if n <= asked then
       m:device("isa-serial", { id = "com" .. n, iobase = where[1], irq = where[2], chardev = m:serial(n - 1) })
+      table.insert(m.data.serial_ports, { iobase = where[1], irq = where[2] })
     end
   end
 end

@@ -261,6 +261,17 @@ function vm:powerdown()
   return true
 end
 
+--- A non-maskable interrupt to every processor, as a diagnostics button gives it.
+---@return boolean? done
+---@return string? message
+function vm:nmi()
+  for _, cpu in ipairs(self.cpus) do
+    local ok, err = cpu:nmi()
+    if not ok then return nil, err end
+  end
+  return true
+end
+
 --- Ends the run, as pulling the plug does: status "shutdown". The machine can still be looked at.
 ---@param why? string
 function vm:stop(why) self:shutdown(why or "stopped") end

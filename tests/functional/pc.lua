@@ -182,3 +182,48 @@ test("random accesses to all ports and to what the PCI bus has leave a board tha
   vm:resume()
   t.ok(seen:wait { rt = 100 })
 end)
+
+test("bootindex makes the boot order that firmware is given", function(t)
+  local vm = pc(t, {
+    device = {
+      { "pci-bridge", id = "br", addr = "7", bootindex = 2 },
+      { "pci-bridge", id = "far", bus = "br", addr = "3.1", bootindex = 1 },
+    },
+    boot = { strict = true },
+  })
+  t.eq(vm.fw_cfg:read "bootorder", "/pci@i0cf8/pci-bridge@7/pci-bridge@3,1\n/pci@i0cf8/pci-bridge@7\nHALT\0")
+  local twice = pc(t, { device = { { "pci-bridge", bootindex = 1 }, { "pci-bridge", bootindex = 1 } } })
+  t.raises("bootindex 1", function() twice.fw_cfg:read "bootorder" end)
+end)
+
+test("suspended to RAM, no CPU runs until the power button wakes the machine, and firmware knows", { timeout = 120 }, function(t)
+  local vm = boot(t)
+  vm.io:write_u16(0x604, 0x2400)
+  t.ok(vm.suspended)
+  t.eq(vm.status, "running")
+  local resumed = log_of(vm):text "In resume (status=254)"
+  vm:powerdown()
+  t.ok(resumed:wait { rt = 100 })
+  t.ok(not vm.suspended)
+end)
+
+test("OVMF starts from flash and its variables persist", { long = true, timeout = 600 }, function(t)
+  local dir = t.tmpdir()
+  local code = firmware.find "OVMF_CODE.fd"
+  if not code then t.skip "package ovmf is not installed" end
+  local f = assert(io.open((firmware.find "OVMF_VARS.fd"), "rb"))
+  local before = f:read "a"
+  f:close()
+  f = assert(io.open(dir .. "/vars", "wb"))
+  f:write(before)
+  f:close()
+  local vm = pc(t, { ram = "256M", pflash = { { file = code, readonly = true }, dir .. "/vars" } })
+  vm:start()
+  t.ok(vm.serial[1]:text("Shell> "):wait { rt = 550 })
+  vm:close()
+  f = assert(io.open(dir .. "/vars", "rb"))
+  local after = f:read "a"
+  f:close()
+  t.eq(#after, #before)
+  t.ok(after ~= before, "nothing was written to the variables")
+end)

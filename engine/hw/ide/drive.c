@@ -642,6 +642,8 @@ static const Property drive_properties[] = {
     DEFINE_PROP_STRING("serial", IDEDrive, serial, "serial number (20 characters)"),
     DEFINE_PROP_STRING("model", IDEDrive, model, "model (40 characters)"),
     DEFINE_PROP_STRING("ver", IDEDrive, firmware, "firmware revision (8 characters)"),
+    DEFINE_PROP_INT32("bootindex", IDEDrive, bootindex, -1,
+                      "place in the firmware's boot order; -1: none"),
     DEFINE_PROP_UINT64("wwn", IDEDrive, wwn, 0, "world wide name; 0: none"),
 };
 static const Property disk_properties[] = {

@@ -74,6 +74,7 @@ struct IDEDrive {
     char *serial, *model, *firmware;
     uint32_t cyls, heads, secs;
     uint64_t wwn;
+    int32_t bootindex;
 
     IDEChannel *channel;
     BlockBackend *be;
