@@ -57,16 +57,15 @@ local function rom_for(mode)
   return option_rom(parts)
 end
 
--- The picture that QEMU has of a mode, as a PNG file.
-local function qemu_picture(t, rom, dir)
-  local log, png = dir .. "/qemu.log", dir .. "/qemu.png"
+-- A QEMU with a monitor: q.until_true(what, fn) waits, q.screendump(file) writes its picture, q.quit() ends it.
+local function qemu(t, ...)
   local said = ""
   local p = assert(process.spawn {
-    argv = { QEMU, "-accel", "tcg", "-M", "pc", "-m", "64", "-nodefaults", "-display", "none", "-vga", "std", "-monitor", "stdio",
-      "-option-rom", rom, "-chardev", "file,id=log,path=" .. log, "-device", "isa-debugcon,iobase=0x402,chardev=log" },
+    argv = { QEMU, "-accel", "tcg", "-M", "pc", "-nodefaults", "-display", "none", "-vga", "std", "-monitor", "stdio", ... },
     stdin = "pipe", stdout = function(bytes) said = said .. (bytes or "") end,
   })
-  local function until_true(what, fn)
+  local q = {}
+  function q.until_true(what, fn)
     for _ = 1, 3000 do
       if fn() then return end
       if not p.running then break end
@@ -75,18 +74,39 @@ local function qemu_picture(t, rom, dir)
     p:kill(9)
     t.fail(("qemu: %s; it said %q"):format(what, said))
   end
-  until_true("the ROM never ended", function()
+  function q.screendump(file)
+    os.remove(file)
+    p:write(("screendump %s -f png\n"):format(file))
+    q.until_true("no screendump", function()
+      local bytes = text.read_file(file, 64 << 20)
+      return bytes and bytes:sub(-8, -5) == "IEND"
+    end)
+  end
+  function q.quit()
+    p:write "quit\n"
+    q.until_true("does not quit", function() return not p.running end)
+  end
+  return q
+end
+
+-- The picture that QEMU has of a mode, as a PNG file.
+local function qemu_picture(t, rom, dir)
+  local log, png = dir .. "/qemu.log", dir .. "/qemu.png"
+  local q = qemu(t, "-m", "64", "-option-rom", rom, "-chardev", "file,id=log,path=" .. log,
+    "-device", "isa-debugcon,iobase=0x402,chardev=log")
+  q.until_true("the ROM never ended", function()
     local bytes = text.read_file(log, 1 << 20)
     return bytes and bytes:find(DONE, 1, true)
   end)
-  p:write(("screendump %s -f png\n"):format(png))
-  until_true("no screendump", function()
-    local bytes = text.read_file(png, 64 << 20)
-    return bytes and bytes:sub(-8, -5) == "IEND"
-  end)
-  p:write "quit\n"
-  until_true("does not quit", function() return not p.running end)
+  q.screendump(png)
+  q.quit()
   return png
+end
+
+local function need(t, path)
+  local f = io.open(path, "rb")
+  if not f then t.skip(path .. " is not there") end
+  f:close()
 end
 
 -- Not 40 columns of text, whose characters of 9 dots QEMU draws with 8; not planar VBE modes, where it shows nothing.
@@ -110,13 +130,8 @@ local modes = {
 
 for _, mode in ipairs(modes) do
   test("QEMU has the same picture of " .. mode.name, function(t)
-    local function need(path)
-      local f = io.open(path, "rb")
-      if not f then t.skip(path .. " is not there") end
-      f:close()
-    end
-    need(QEMU)
-    need "/usr/share/seabios/vgabios-stdvga.bin"
+    need(t, QEMU)
+    need(t, "/usr/share/seabios/vgabios-stdvga.bin")
     local dir = t.tmpdir()
     local rom = dir .. "/rom.bin"
     local f = assert(io.open(rom, "wb"))
@@ -132,3 +147,28 @@ for _, mode in ipairs(modes) do
       and ("%d pixels differ, first at %s,%s, by up to %d"):format(info.different, info.x, info.y, info.worst) or info)
   end)
 end
+
+local ISO = "/usr/lib/grub-rescue/grub-rescue-cdrom.iso"
+
+test("GRUB's rescue CD shows its menu and its shell, as under QEMU", { timeout = 300 }, function(t)
+  need(t, QEMU)
+  need(t, ISO)
+  local dir = t.tmpdir()
+  local vm = t.machine("pc", { ram = "128M", cdrom = ISO, boot = "d" })
+  vm:start()
+  t.ne(vm.screen:text "Change the colors":wait { rt = 120 }, nil, "the menu is there")
+  t.match(vm.screen:text(), "GNU GRUB  version")
+  t.match(vm.screen:text(), " │%*GNU/Linux +│\n")
+  local q = qemu(t, "-m", "128", "-cdrom", ISO, "-boot", "d")
+  local png = dir .. "/menu.png"
+  q.until_true("its menu does not look as ours", function()
+    q.screendump(png)
+    -- Below this a countdown goes on.
+    return select(2, vm.screen:size()) == 400 and vm.screen:match(png, { tolerance = 3, roi = { 0, 0, 720, 352 } })
+  end)
+  q.quit()
+  vm.keyboard:type "c"
+  t.ne(vm.screen:text "grub>":wait { rt = 120 }, nil, "the shell is there")
+  vm.keyboard:type "ls (cd)/\n"
+  t.ne(vm.screen:text "boot/":wait { rt = 120 }, nil, "the shell lists the CD")
+end)
