@@ -46,7 +46,7 @@ uint32_t ram_code_page_add(RamCodePage *page, unsigned first, unsigned last)
     uint32_t generation;
 
     page_lock(page);
-    __atomic_store_n(&page->lines, page->lines | lines_mask(first, last), __ATOMIC_SEQ_CST);
+    __atomic_fetch_or(&page->lines, lines_mask(first, last), __ATOMIC_SEQ_CST);
     generation = page->generation;
     page_unlock(page);
     return generation;
@@ -63,7 +63,7 @@ static bool page_written(RamCodePage *page, unsigned first, unsigned last)
         return false;
     }
     page_lock(page);
-    hit = page->lines & mask;
+    hit = __atomic_load_n(&page->lines, __ATOMIC_RELAXED) & mask;
     if (hit) {
         /* All of the page's blocks are gone by this. */
         __atomic_store_n(&page->lines, 0, __ATOMIC_RELAXED);

@@ -289,6 +289,158 @@ START_TEST(the_crystal_is_the_clock_of_counter_and_timer)
 }
 END_TEST
 
+/* ---- FPU ------------------------------------------------------------------------------------- */
+
+typedef struct Fpu {
+    const char *name;
+    uint8_t code[5], len;
+    enum { X87_INSN, WAIT_INSN, MMX_INSN, SSE_INSN, SAVE_INSN, XSAVE_INSN, AVX_INSN } kind;
+} Fpu;
+
+/* SDM 3A, table "CR0 flags EM, MP and TS", and the exceptions of each instruction. */
+static int fpu_exception(const Fpu *f, uint64_t cr0, uint64_t cr4)
+{
+    bool em = cr0 & CR0_EM, ts = cr0 & CR0_TS, mp = cr0 & CR0_MP;
+
+    switch (f->kind) {
+    case X87_INSN:
+    case SAVE_INSN:
+        return em || ts ? EXC_NM : -1;
+    case WAIT_INSN:
+        return mp && ts ? EXC_NM : -1;
+    case MMX_INSN:
+        return em ? EXC_UD : ts ? EXC_NM : -1;
+    case SSE_INSN:
+        return em || !(cr4 & CR4_OSFXSR) ? EXC_UD : ts ? EXC_NM : -1;
+    case XSAVE_INSN:
+    case AVX_INSN:
+    default:
+        return !(cr4 & CR4_OSXSAVE) ? EXC_UD : ts ? EXC_NM : -1;
+    }
+}
+
+START_TEST(control_registers_decide_which_vector_instructions_run)
+{
+    static const Fpu all[] = {
+        { "fld1", { 0xd9, 0xe8 }, 2, X87_INSN },
+        { "fwait", { 0x9b }, 1, WAIT_INSN },
+        { "paddb", { 0x0f, 0xfc, 0xc1 }, 3, MMX_INSN },
+        { "addps", { 0x0f, 0x58, 0xc1 }, 3, SSE_INSN },
+        { "fxsave", { 0x0f, 0xae, 0x03 }, 3, SAVE_INSN },
+        { "xsave", { 0x0f, 0xae, 0x23 }, 3, XSAVE_INSN },
+        { "vaddps", { 0xc5, 0xf8, 0x58, 0xc1 }, 4, AVX_INSN },
+    };
+    static const uint64_t cr0s[] = { CR0_EM, CR0_TS, CR0_MP };
+    static const uint64_t cr4s[] = { CR4_OSFXSR, CR4_OSXSAVE };
+    uint32_t leaf[4];
+
+    soft_cpuid(c, 1, 0, leaf);
+    for (unsigned i = 0; i < G_N_ELEMENTS(all); i++) {
+        for (unsigned bits = 0; bits < 32; bits++) {
+            if (all[i].kind == AVX_INSN && !(leaf[2] & 1u << 28)) {
+                continue;
+            }
+            begin(bits & 1 ? LONG : PROT32, 0);
+            memset(c->fpu, 0, sizeof(c->fpu)); /* nothing in use: as after FNINIT */
+            soft_fpu_normalise(c);
+            for (unsigned b = 0; b < 3; b++) {
+                c->cr0 |= bits >> b & 1 ? cr0s[b] : 0;
+            }
+            for (unsigned b = 0; b < 2; b++) {
+                c->cr4 |= bits >> (3 + b) & 1 ? cr4s[b] : 0;
+            }
+            c->xcr0 = 7;
+            c->gpr[X86_RBX] = 0x50000;
+            c->gpr[X86_RAX] = 3;
+            code("\xf4\xf4\xf4\xf4\xf4\xf4\xf4\xf4", 8);
+            code(all[i].code, all[i].len);
+            stopped = go();
+            ck_assert_msg(handler() == fpu_exception(&all[i], c->cr0, c->cr4),
+                          "%s with cr0 %#llx cr4 %#llx: vector %d", all[i].name,
+                          (unsigned long long)c->cr0, (unsigned long long)c->cr4, handler());
+        }
+    }
+}
+END_TEST
+
+START_TEST(unmasked_exceptions_of_sse_and_x87_have_their_vectors)
+{
+    for (unsigned on = 0; on < 2; on++) {
+        begin(PROT32, 0);
+        c->cr4 |= CR4_OSFXSR | (on ? CR4_OSXMMEXCPT : 0);
+        put(0x50000, 0x1f80 & ~0x200u, 4); /* division by zero is unmasked */
+        c->gpr[X86_RBX] = 0x50000;
+        put(0x50010, 0x3f800000, 4);
+        /* ldmxcsr [ebx]; movss xmm0, [ebx + 16]; xorps xmm1, xmm1; divss xmm0, xmm1 */
+        RUN(0x0f, 0xae, 0x13, 0xf3, 0x0f, 0x10, 0x43, 0x10, 0x0f, 0x57, 0xc9, 0xf3, 0x0f, 0x5e,
+            0xc1, HLT);
+        ck_assert_int_eq(handler(), on ? EXC_XM : EXC_UD);
+        ck_assert_uint_eq(return_address(), CODE + 11);
+    }
+    begin(PROT32, 0);
+    put(0x50000, 0x37f & ~4u, 2);
+    c->gpr[X86_RBX] = 0x50000;
+    /* fninit; fldcw [ebx]; fld1; fldz; fdivp: waits; nop; fwait: raises */
+    RUN(0xdb, 0xe3, 0xd9, 0x2b, 0xd9, 0xe8, 0xd9, 0xee, 0xde, 0xf9, NOP, 0x9b, HLT);
+    ck_assert_int_eq(handler(), EXC_MF);
+    ck_assert_uint_eq(return_address(), CODE + 11);
+}
+END_TEST
+
+/* ---- strings and faults ---------------------------------------------------------------------- */
+
+/* The identity map of the first 2 MiB by 4 KiB pages, but for one. */
+static void without_page(uint64_t page)
+{
+    begin(LONG, 0);
+    put(PAGES + 0x2000, (PAGES + 0x3000) | 7, 8);
+    for (uint64_t i = 0; i < 512; i++) {
+        put(PAGES + 0x3000 + i * 8, i << 12 == page ? 0 : i << 12 | 7, 8);
+    }
+}
+
+START_TEST(repeated_string_instructions_stop_at_a_fault_and_go_on)
+{
+    static const struct {
+        uint8_t code[3];
+        unsigned len;
+        bool in_rsi, writes;
+    } all[] = {
+        { { 0xf3, 0x6c }, 2, false, true },  /* insb */
+        { { 0xf3, 0x6e }, 2, true, false },  /* outsb */
+        { { 0xf3, 0xa4 }, 2, false, true },  /* movsb, the destination */
+        { { 0xf3, 0xa4 }, 2, true, false },  /* movsb, the source */
+        { { 0xf3, 0xaa }, 2, false, true },  /* stosb */
+        { { 0xf3, 0xac }, 2, true, false },  /* lodsb */
+        { { 0xf3, 0xa6 }, 2, false, false }, /* cmpsb */
+        { { 0xf2, 0xae }, 2, false, false }, /* scasb */
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(all); i++) {
+        without_page(0x60000);
+        c->gpr[X86_RAX] = 1; /* is not found */
+        c->gpr[X86_RCX] = 16;
+        c->gpr[X86_RSI] = all[i].in_rsi ? 0x5fff8 : 0x50000;
+        c->gpr[X86_RDI] = all[i].in_rsi ? 0x50000 : 0x5fff8;
+        code("\xf4\xf4\xf4\xf4\xf4\xf4\xf4\xf4", 8);
+        code(all[i].code, all[i].len);
+        stopped = go();
+        expect_fault(EXC_PF, all[i].writes ? PF_WRITE : 0);
+        ck_assert_uint_eq(c->cr2, 0x60000);
+        ck_assert_uint_eq(c->gpr[X86_RCX], 8);
+        ck_assert_uint_eq(c->gpr[all[i].in_rsi ? X86_RSI : X86_RDI], 0x60000);
+        put(PAGES + 0x3000 + 0x60 * 8, 0x60007, 8);
+        c->rip = CODE;
+        c->halted = false;
+        c->gpr[X86_RSP] = STACK0;
+        stopped = go();
+        ck_assert_int_eq(handler(), -1);
+        ck_assert_uint_eq(c->gpr[X86_RCX], 0);
+        ck_assert_uint_eq(c->gpr[all[i].in_rsi ? X86_RSI : X86_RDI], 0x60008);
+    }
+}
+END_TEST
+
 /* ---- locked accesses ------------------------------------------------------------------------- */
 
 START_TEST(a_locked_addition_over_two_pages_is_right_and_faults_before_it_writes)
@@ -325,6 +477,9 @@ int main(void)
     tcase_add_test(tc, vector_features_are_those_of_the_host);
     tcase_add_test(tc, the_crystal_is_the_clock_of_counter_and_timer);
     tcase_add_test(tc, a_locked_addition_over_two_pages_is_right_and_faults_before_it_writes);
+    tcase_add_test(tc, control_registers_decide_which_vector_instructions_run);
+    tcase_add_test(tc, unmasked_exceptions_of_sse_and_x87_have_their_vectors);
+    tcase_add_test(tc, repeated_string_instructions_stop_at_a_fault_and_go_on);
     suite_add_tcase(s, tc);
     sr = srunner_create(s);
     srunner_run_all(sr, CK_ENV);
