@@ -51,7 +51,9 @@ static BottomHalf *later_bh;
 
 static void later_run(void *opaque)
 {
-    for (unsigned i = 0; i < LATER_BATCH; i++) {
+    /* A signal is told between rounds of the loop: what one function puts off must not keep it from
+     * that. */
+    for (unsigned i = 0; i < LATER_BATCH && !script_signal_pending(); i++) {
         ScriptRef *fn = g_queue_pop_head(&later_queue);
         if (!fn) {
             return;

@@ -258,6 +258,9 @@ void script_interface_check(lua_State *L, const ScriptType *st, ObjectClass *ifa
 {
     const InterfaceClass *ic = (const InterfaceClass *)iface;
 
+    if (strcmp(type_get_name(iface->ancestors[0]), TYPE_INTERFACE) != 0) {
+        return; /* registering will say that it is none */
+    }
     for (const InterfaceMethod *m = ic->methods; m && m->name; m++) {
         bool found = lua_getfield(L, merged, m->name) == LUA_TFUNCTION;
         found = lua_getfield(L, parent_methods, m->name) == LUA_TFUNCTION || found;

@@ -221,7 +221,9 @@ function repl.error_text(e)
   -- Where the only frame is the line that was typed, the message says it all.
   local frames = 0
   for _, line in ipairs(lines) do
-    if not line:find("[C]:", 1, true) then frames = frames + 1 end
+    if not line:find("[C]:", 1, true) and not line:find("(...tail calls...)", 1, true) and not line:find("/scripts/vmlua/", 1, true) then
+      frames = frames + 1
+    end
   end
   if frames <= 2 then return message end
   return message .. "\n" .. table.concat(lines, "\n")

@@ -310,35 +310,23 @@ function vm:restore(snapshot)
   sched.interrupt(self, "restored")
 end
 
--- Sources of events (vmlua.event) are loaded when the first is named.
-for _, name in ipairs { "pio", "mmio", "msr", "hypercall", "exec", "insn", "mem", "irq", "exit", "resets", "status_changes" } do
-  vm[name] = function(...)
-    require "vmlua.event"
-    return vm[name](...)
+-- What other files add is loaded when it is first named; at the prompt some of them are there before this one.
+local function lazy(t, module, ...)
+  for _, name in ipairs { ... } do
+    local stub
+    function stub(...)
+      require(module)
+      local real = rawget(t, name)
+      if real == stub then error(("%s does not bring %s"):format(module, name)) end
+      return real(...)
+    end
+    if rawget(t, name) == nil then t[name] = stub end
   end
 end
--- Drives (vmlua.block) likewise.
-for _, name in ipairs { "drive", "drives_of" } do
-  vm[name] = function(...)
-    require "vmlua.block"
-    return vm[name](...)
-  end
-end
-function get.drives(m)
-  require "vmlua.block"
-  return get.drives(m)
-end
-local console = api.methods "console"
-for _, name in ipairs { "text", "match" } do
-  console[name] = function(...)
-    require "vmlua.screen"
-    return console[name](...)
-  end
-end
-local chardev = api.methods "chardev"
-function chardev.text(...)
-  require "vmlua.event"
-  return chardev.text(...)
-end
+lazy(vm, "vmlua.event", "pio", "mmio", "msr", "hypercall", "exec", "insn", "mem", "irq", "exit", "resets", "status_changes")
+lazy(vm, "vmlua.block", "drive", "drives_of")
+lazy(get, "vmlua.block", "drives")
+lazy(api.methods "console", "vmlua.screen", "text", "match")
+lazy(api.methods "chardev", "vmlua.event", "text")
 
 return own

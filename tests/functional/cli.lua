@@ -250,6 +250,22 @@ test("a line of a pipe may wait, and the next one runs after it", function(t)
   t.eq(r.out, "true\nfirst\nsecond\n" == r.out and r.out or "first\nsecond\n")
 end)
 
+test("a prompt knows the sources of a machine that was made there", function(t)
+  local r = pipe(t, "vm = machine.new('bare', { idle = true })\nvm:pio{ port = 0x80 }\nvm.serial[1]:text 'x'\n")
+  t.eq(r.out, "source: pio 0x80\nsource: text \"x\"\n")
+  t.eq(r.status, 0)
+end)
+
+test("a request to end stops a pipe whose every line spins", function(t)
+  local input = "print 'ready' io.flush()\n" .. ("while true do end\n"):rep(20)
+  local r = t.vmlua { env = { VMLUA_HISTORY = "" }, on_start = function(child, r)
+    child:write(input)
+    t.wait_for(function() return r.out:find "ready" end)
+    child:kill(15)
+  end }
+  t.eq(r.status, 143)
+end)
+
 test("errors on a pipe are shown, the rest is read, and the status is 1", function(t)
   local r = pipe(t, "error 'boo'\n1 1\nprint 'goes on'\n")
   t.match(r.out, "prompt:1: boo\n")
