@@ -177,3 +177,30 @@ test("SeaBIOS boots from a disk that was put in the place of another", function(
   vm:start()
   t.ok(vm.serial[1]:text("CX"):wait { rt = 60 })
 end)
+
+test("GRUB from its rescue floppy is driven by typed keys and reads a file from our second disk", function(t)
+  local rescue = "/usr/lib/grub-rescue/grub-rescue-floppy.img"
+  if not io.open(rescue) then t.skip "package grub-rescue-pc is not installed" end
+  if not io.open "/usr/share/seabios/bios-256k.bin" then t.skip "package seabios is not installed" end
+  if not os.execute "command -v mformat mcopy >/dev/null" then t.skip "package mtools is not installed" end
+  local disk, file = t.tmpdir() .. "/fat.img", t.file("hello.txt", "typed keys found this file\n")
+  assert(os.execute(("mformat -C -f 1440 -i %s :: && mcopy -i %s %s ::/HELLO.TXT"):format(disk, disk, file)))
+  local vm = t.machine("pc", {
+    accel = "soft", ram = "64M", boot = "a",
+    fda = { file = rescue, format = "raw", readonly = true }, fdb = { file = disk, format = "raw" },
+  })
+  vm:start()
+  -- There is no hard disk: what its menu wants to start fails twice, and then the menu comes.
+  t.ok(vm.screen:text("Press any key"):wait { rt = 50 }, "GRUB did not start")
+  t.ok(vm.keyboard:combo("spc", { rt = 20 }))
+  t.ok(vm.screen:text("Failed to boot both"):wait { rt = 20 })
+  t.ok(vm.keyboard:combo("spc", { rt = 20 }))
+  t.ok(vm.screen:text("enter to boot"):wait { rt = 20 }, "GRUB shows no menu")
+  t.ok(vm.keyboard:type("c", { rt = 20 }))
+  t.ok(vm.screen:text("grub>"):wait { rt = 20 }, "GRUB has no prompt")
+  local line = "echo 'The quick brown FOX; 0123456789 ~!@#%^&*()_+-=[]{}|:,.<>?/'"
+  t.ok(vm.keyboard:type(line .. "\n", { rt = 20 }))
+  t.ok(vm.screen:text("\nThe quick brown FOX; 0123456789 ~!@#%^&*()_+-=[]{}|:,.<>?/"):wait { rt = 20 }, "other text arrived")
+  t.ok(vm.keyboard:type("cat (fd1)/hello.txt\n", { rt = 20 }))
+  t.ok(vm.screen:text("\ntyped keys found this file"):wait { rt = 20 }, "the file was not read")
+end)
