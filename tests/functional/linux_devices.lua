@@ -56,7 +56,7 @@ test("Linux finds the devices, sets the clock, and hears what is typed", { timeo
   t.match(log, "SETDATE Tue May  6 07:08:")
   t.near(vm.rtc.time, 1935817689, 600) -- 2031-05-06 07:08:09
   t.ok(vm.keyboard:type("Hello, World! {1} [2] \\ | ~ `^'\"\n", { rt = 30 }))
-  t.ok(vm.serial[1]:text("TYPED [Hello, World! {1} [2] \\ | ~ `^'\"]"):wait { rt = 30 }, "other text was read:\n" .. vm.serial[1]:history():sub(-200))
+  t.ok(vm.serial[1]:text("TYPED [Hello, World! {1} [2] \\ | ~ `^'\"]"):wait { rt = 30 }, "other text was read")
   t.ok(vm.keyboard:type("off\n", { rt = 30 }))
   t.ok(vm.serial[1]:text("TYPED [off]"):wait { rt = 30 })
   t.eq(vm:wait { rt = 60 }, "shutdown")

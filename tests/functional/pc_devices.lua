@@ -1,0 +1,119 @@
+-- The small devices of the Standard PC through scripts: event timers, speaker, DMA, printer; firmware's menu by a key.
+local firmware = require "vmlua.core.firmware"
+local test = require "vmlua.test"
+
+local HPET = 0xfed00000
+
+-- The board with a CPU that sleeps instead of firmware.
+local function board(t, conf)
+  conf = conf or {}
+  conf.accel, conf.ram = "soft", "16M"
+  conf.kernel = t.file("sleeper", string.pack("<I4I4I4I4I4I4I4I4", 0x1BADB002, 0x10000, -(0x1BADB002 + 0x10000) & 0xffffffff, 0x200000,
+    0x200000, 0, 0, 0x200020) .. "\xf4\xeb\xfd")
+  return t.machine("pc", conf)
+end
+
+test("the event timers interrupt a machine that runs", function(t)
+  local vm = board(t)
+  t.eq(vm.memory:read_u32(HPET), 0x8086a201)
+  vm.memory:write_u32(HPET + 0x120, 1 << 2 | 1 << 1 | 20 << 9) -- timer 1: level, line 20
+  vm.memory:write_u32(HPET + 0x10, 1)
+  vm:start()
+  vm.memory:write_u64(HPET + 0x128, vm.memory:read_u64(HPET + 0xf0) + 1000000)
+  t.wait_for(function() return vm:gsi(20).level == 1 end, 20, "no interrupt came")
+  t.eq(vm.memory:read_u32(HPET + 0x20), 2)
+  vm.memory:write_u32(HPET + 0x20, 2)
+  t.eq(vm:gsi(20).level, 0)
+end)
+
+test("with legacy replacement the PIT's interrupts come from an event timer", function(t)
+  local vm = board(t)
+  local edges = 0
+  vm:irq(0):on(function() edges = edges + 1 end)
+  vm.memory:write_u32(HPET + 0x100, 1 << 2 | 1 << 3 | 1 << 6)
+  vm.memory:write_u32(HPET + 0x108, 100000)
+  vm.memory:write_u32(HPET + 0x108, 100000)
+  vm:start()
+  t.sleep(0.01)
+  local before = edges
+  vm.memory:write_u32(HPET + 0x10, 3)
+  t.wait_for(function() return edges > before + 10 end, 20, "no interrupts came")
+end)
+
+test("event timers can be left out", function(t)
+  local vm = board(t, { no_hpet = true })
+  t.eq(vm.memory:read_u32(HPET), 0xffffffff)
+  t.eq(vm:resolve "hpet", nil)
+end)
+
+test("a snapshot keeps the event timers' counter", function(t)
+  local vm = board(t)
+  vm.memory:write_u64(HPET + 0xf0, 12345)
+  local s = vm:snapshot()
+  vm.memory:write_u64(HPET + 0xf0, 1)
+  vm:restore(s)
+  t.eq(vm.memory:read_u64(HPET + 0xf0), 12345)
+end)
+
+test("the speaker's tone is what the guest programmed", function(t)
+  local vm = board(t)
+  t.eq(vm.speaker.frequency, 0)
+  local heard = {}
+  vm.speaker:connect("sound", 0, function(level) heard[#heard + 1] = level end)
+  vm.io:write_u8(0x43, 0xb6)
+  vm.io:write_u8(0x42, 2711 & 0xff)
+  vm.io:write_u8(0x42, 2711 >> 8)
+  vm.io:write_u8(0x61, 3)
+  vm:start()
+  t.sleep(0.01)
+  t.eq(vm.speaker.frequency, 440)
+  vm.io:write_u8(0x61, 0)
+  t.eq({ vm.speaker.frequency, heard }, { 0, { 1, 0 } })
+end)
+
+test("the DMA controllers are there, with their pages", function(t)
+  local vm = board(t)
+  vm.io:write_u8(0x0c, 0)
+  vm.io:write_u8(0x04, 0x34)
+  vm.io:write_u8(0x04, 0x12)
+  t.eq(vm.io:read_u8(0x04) | vm.io:read_u8(0x04) << 8, 0x1234)
+  vm.io:write_u8(0x81, 0x5a)
+  t.eq(vm.io:read_u8(0x81), 0x5a)
+  t.eq(vm.io:read_u8(0xde) & 15, 14)
+end)
+
+test("what a guest prints arrives in a file, and its interrupt on line 7", function(t)
+  local path = t.tmpdir() .. "/out.prn"
+  local vm = board(t, { parallel = { "file:" .. path, "null" } })
+  vm:start()
+  for c in ("Hello, printer\f"):gmatch "." do
+    t.wait_for(function() return vm.io:read_u8(0x379) & 0x80 ~= 0 end, 20, "the printer stays busy")
+    vm.io:write_u8(0x378, c:byte())
+    vm.io:write_u8(0x37a, 0x1d)
+    vm.io:write_u8(0x37a, 0x1c)
+  end
+  t.wait_for(function() return vm:gsi(7).level == 1 end, 20, "no interrupt came")
+  vm.io:write_u8(0x278, 0x5a)
+  t.eq(vm.io:read_u8(0x278), 0x5a)
+  vm:close()
+  local f <close> = assert(io.open(path, "rb"))
+  t.eq(f:read "a", "Hello, printer\f")
+end)
+
+test("there are as many parallel ports as asked for", function(t)
+  t.eq(board(t, { parallel = { "none" } }).io:read_u8(0x379), 0xff)
+  t.raises("has 3 parallel ports", board, t, { parallel = { "null", "null", "null", "null" } })
+end)
+
+test("SeaBIOS' boot menu is opened and answered by keys", { timeout = 120 }, function(t)
+  if not firmware.find "bios-256k.bin" then t.skip "package seabios is not installed" end
+  local boot = "\xba\xf8\x03\xb0\x4d\xee\xb0\x31\xee\xf4\xeb\xfd" -- mov dx, 0x3f8; mov al, 'M'; out; mov al, '1'; out; hlt
+  local image = t.file("menu.img", boot .. ("\0"):rep(510 - #boot) .. "\x55\xaa" .. ("\0"):rep(1474560 - 512))
+  local vm = t.machine("pc", { accel = "soft", ram = "32M", boot = { menu = true, order = "c" }, fda = { file = image, format = "raw" } })
+  vm:start()
+  t.ok(vm.screen:text("Press ESC for boot menu"):wait { rt = 60 })
+  t.ok(vm.keyboard:combo("esc", { rt = 20 }))
+  t.ok(vm.screen:text("1. Floppy [drive A]"):wait { rt = 20 }, "no menu came")
+  t.ok(vm.keyboard:type("1", { rt = 20 }))
+  t.ok(vm.serial[1]:text("M1"):wait { rt = 20 }, "the disk did not boot")
+end)
