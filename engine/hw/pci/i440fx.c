@@ -85,6 +85,7 @@ OBJECT_DECLARE_TYPE(I440FXHost, DeviceClass, I440FX_HOST, TYPE_I440FX_HOST)
 
 struct I440FXState {
     PCIDevice parent;
+    PCIBus *bus; /* counted: pci_as shows a region of its owner */
     MemoryRegion *pci;
     AddressSpace *pci_as;       /* the PCI side alone */
     AddressSpace *ram_as;       /* the RAM side alone */
@@ -386,6 +387,8 @@ static void drop_regions(I440FXState *s)
     address_space_free(s->ram_as);
     memory_region_finalize(&s->ram);
     memory_region_finalize(&s->ram_root);
+    object_unref(s->bus);
+    s->bus = NULL;
     s->made = false;
 }
 
@@ -421,6 +424,7 @@ static bool i440fx_realize(PCIDevice *dev, GError **error)
     if (!find_ram(s, &ram, &offset, error)) {
         return false;
     }
+    s->bus = PCI_BUS(object_ref(dev->bus));
     s->pci = pci_bus_memory(dev->bus);
     s->pci_as = address_space_new(ADDRESS_SPACE_OTHER, s->pci, "pci-memory");
     memory_region_init(&s->ram_root, OBJECT(dev), "pam-ram", LEGACY_END);
