@@ -384,6 +384,10 @@ local function init(m)
     directboot.install(m, { kernel = conf.kernel, initrd = conf.initrd, append = conf.append, protocol = conf.protocol, below = below,
       above = above, acpi = tables, smbios = dmi, chipset = as_firmware_leaves })
   else
+    if conf.kernel then
+      local device = directboot.through_firmware(m, { kernel = conf.kernel, initrd = conf.initrd, append = conf.append, below = below })
+      m.fw_cfg:add("bootorder", device .. "\n\0")
+    end
     add_firmware(m, conf)
   end
 end

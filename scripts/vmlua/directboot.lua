@@ -8,6 +8,8 @@ Starting a kernel on a PC without firmware: what firmware leaves behind for it, 
 
 and registers of the chip set: where power management and SMBus are.
 ]]
+local firmware = require "vmlua.core.firmware"
+local linux = require "vmlua.loader.linux"
 local loader = require "vmlua.loader"
 local options = require "vmlua.options"
 local text = require "vmlua.text"
@@ -28,6 +30,40 @@ local function modules(initrd)
     out[#out + 1] = { name = module.path, data = data, cmdline = module.cmdline }
   end
   return out
+end
+
+-- Selectors of fw_cfg by which firmware, or the option ROM linuxboot, finds a kernel.
+local FW = {
+  kernel_addr = 0x07, kernel_size = 0x08, initrd_addr = 0x0a, initrd_size = 0x0b, kernel = 0x11, initrd = 0x12, cmdline_addr = 0x13,
+  cmdline_size = 0x14, cmdline = 0x15, setup_addr = 0x16, setup_size = 0x17, setup = 0x18,
+}
+local OPTION_ROM = "linuxboot_dma.bin"
+
+--- Gives a Linux kernel to firmware: OVMF takes it from fw_cfg itself; for SeaBIOS an option ROM of the same
+--- interface (Debian's package qemu-system-data) loads it, and is first in the boot order. Its set-up code runs in
+--- real mode with the BIOS at hand, so that kernels start which a start without firmware cannot serve.
+---@param m machine
+---@param spec { kernel: string, initrd?: string, append?: string, below: integer }
+---@return string device name of the boot order
+function directboot.through_firmware(m, spec)
+  local bytes, err = text.read_file(spec.kernel, 1 << 31)
+  if not bytes then refuse("-kernel: %s", err) end
+  local image, why = loader.parse(bytes, spec.kernel, { format = "linux", protocol = spec.protocol })
+  if not image then refuse("-kernel: %s (through firmware, -bios)", why) end
+  -- Firmware has its own tables at the end of low RAM.
+  local items, bad = linux.items(image, bytes, { ram = spec.below - MiB, cmdline = spec.append, modules = modules(spec.initrd) })
+  if not items then refuse("-kernel: %s", bad) end
+  for _, what in ipairs { "kernel", "initrd", "cmdline", "setup" } do
+    m.fw_cfg:set(FW[what .. "_addr"], string.pack("<I4", items[what .. "_addr"]))
+    m.fw_cfg:set(FW[what .. "_size"], string.pack("<I4", #items[what]))
+    m.fw_cfg:set(FW[what], items[what])
+  end
+  local path, missing = firmware.find(OPTION_ROM)
+  if not path then refuse("-kernel: %s", missing) end
+  local rom, unreadable = text.read_file(path, MiB)
+  if not rom then refuse("-kernel: %s", unreadable) end
+  m.fw_cfg:add("genroms/" .. OPTION_ROM, rom)
+  return "/rom@genroms/" .. OPTION_ROM
 end
 
 ---@class DirectBoot

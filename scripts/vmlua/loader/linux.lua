@@ -156,6 +156,49 @@ local function boot_params(image, opts, kernel, initrd, cmdline)
   return bytes
 end
 
+-- Where the 16-bit set-up code goes, and its command line behind it.
+local SETUP, SETUP_CMDLINE = 0x10000, 0x20000
+local CAN_USE_HEAP = 0x80
+
+---@class LinuxItems
+---@field setup string the set-up code, its header filled in
+---@field setup_addr integer
+---@field kernel string
+---@field kernel_addr integer
+---@field initrd string
+---@field initrd_addr integer
+---@field cmdline string with its terminating zero
+---@field cmdline_addr integer
+
+--- What a boot loader that runs under firmware copies to memory before it calls the 16-bit set-up code (chapter
+--- "Loading The Rest of The Kernel" of the boot protocol).
+---@param image Image
+---@param bytes string the file
+---@param opts PlaceOptions
+---@return LinuxItems? items
+---@return string? message
+function linux.items(image, bytes, opts)
+  local payload = image.header.payload
+  local code = image.segments[1].data
+  local cmdline = opts.cmdline or ""
+  if #cmdline > image.cmdline_max then
+    return nil, ("%s: the command line has %d characters, this kernel takes %d"):format(image.name, #cmdline, image.cmdline_max)
+  end
+  if payload > SETUP_CMDLINE - SETUP then return nil, ("%s: set-up code of %d bytes"):format(image.name, payload) end
+  local initrd, why = place_initrd(image, opts.modules, math.min(opts.ram, 1 << 32), HIMEM + image.init_size)
+  if why then return nil, why end
+  local setup = bytes:sub(1, payload)
+  local function put(at, value) setup = setup:sub(1, at) .. value .. setup:sub(at + #value + 1) end
+  put(0x210, "\xff" .. string.char(setup:byte(0x212) | CAN_USE_HEAP))
+  put(0x218, string.pack("<I4I4", initrd and initrd.addr or 0, initrd and initrd.size or 0))
+  put(0x224, string.pack("<I2", SETUP_CMDLINE - SETUP - 0x200))
+  put(0x228, string.pack("<I4", SETUP_CMDLINE))
+  return {
+    setup = setup, setup_addr = SETUP, kernel = code, kernel_addr = HIMEM, initrd = initrd and initrd.data or "",
+    initrd_addr = initrd and initrd.addr or 0, cmdline = cmdline .. "\0", cmdline_addr = SETUP_CMDLINE,
+  }
+end
+
 --- Lays out kernel, initrd, command line and zero page.
 ---@param image Image
 ---@param opts PlaceOptions

@@ -1,0 +1,89 @@
+-- Boot media and programs of others, unmodified, under SeaBIOS, driven by typed keys and waited for on the screen.
+local test = require "vmlua.test"
+
+local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
+local guests = dofile(here .. "/../lib/guests.lua")
+
+local LIMIT = 120
+
+local function start(t, conf)
+  conf.accel, conf.serial, conf.ram = "soft", conf.serial or "null", conf.ram or "64M"
+  local vm = t.machine("pc", conf)
+  vm:start()
+  return vm
+end
+
+local function see(t, vm, text, limit)
+  if not vm.screen:text(text):wait { rt = limit or LIMIT } then
+    t.fail("no %q on the screen:\n%s", text, vm.screen:text() or "(graphics)")
+  end
+end
+
+-- A copy, since the guest may write to it.
+local function copy(t, path)
+  local f = assert(io.open(path, "rb"))
+  local bytes = f:read "a"
+  f:close()
+  return t.file("copy.img", bytes)
+end
+
+for _, medium in ipairs {
+  { "a floppy disk", "floppy.img", "fda", "(fd0)" }, { "a CD-ROM", "cdrom.iso", "cdrom", "(cd)" },
+  { "an IDE disk", "usb.img", "hda", "(hd0)" },
+} do
+  test(("GRUB's rescue medium starts from %s and takes commands"):format(medium[1]), { timeout = 200 }, function(t)
+    local path = guests.path(t, "grub-rescue/" .. medium[2])
+    local vm = start(t, { [medium[3]] = medium[3] == "cdrom" and path or copy(t, path) })
+    see(t, vm, "GNU GRUB")
+    vm.keyboard:type "c"
+    see(t, vm, "grub>")
+    vm.keyboard:type "ls\n"
+    see(t, vm, medium[4])
+    vm.keyboard:type "echo typed=$((6*7)) $root\n"
+    vm.keyboard:type "set x=yes; echo $x$x\n"
+    see(t, vm, "yesyes")
+  end)
+end
+
+test("GRUB's rescue floppy reads a file from a disk that is given to it", { timeout = 200 }, function(t)
+  local floppy = copy(t, guests.path(t, "grub-rescue/floppy.img"))
+  local cpio = require "vmlua.cpio"
+  local disk = t.file("disk.img", cpio.pack { { "hello", data = "what the file holds\n" } } .. ("\0"):rep(1 << 20))
+  local vm = start(t, { fda = floppy, hda = disk, boot = "a" })
+  see(t, vm, "GNU GRUB")
+  vm.keyboard:type "c"
+  see(t, vm, "grub>")
+  vm.keyboard:type "insmod newc\ncat (hd0)/hello\n"
+  see(t, vm, "what the file holds")
+end)
+
+for _, kind in ipairs { "x64", "ia32" } do
+  test(("memtest86+ %s tests memory and finds no error"):format(kind), { timeout = 300 }, function(t)
+    local vm = start(t, { bios = "bios-256k.bin", kernel = guests.path(t, ("memtest86+/%s.bin"):format(kind)), ram = "8M" })
+    see(t, vm, "Status: Testing")
+    see(t, vm, "Test #5", 200)
+    t.match(vm.screen:text(), "Errors: 0")
+  end)
+  test(("memtest86+ %s completes a pass"):format(kind), { timeout = 1200, long = true }, function(t)
+    local vm = start(t, { bios = "bios-256k.bin", kernel = guests.path(t, ("memtest86+/%s.bin"):format(kind)), ram = "4M" })
+    see(t, vm, "Pass:  1 ", 1100)
+    t.match(vm.screen:text(), "Errors: 0")
+  end)
+end
+
+for _, way in ipairs { { "a CD-ROM", "cdrom", "ipxe.iso" }, { "its Linux image, through firmware", "kernel", "ipxe.lkrn" } } do
+  test(("iPXE starts from %s to its prompt"):format(way[1]), { timeout = 200 }, function(t)
+    local vm = start(t, { [way[2]] = guests.path(t, "ipxe/" .. way[3]), bios = "bios-256k.bin" })
+    see(t, vm, "Ctrl-B for the iPXE command line")
+    vm.keyboard:combo "ctrl-b"
+    see(t, vm, "iPXE>")
+    vm.keyboard:type "echo six times seven\n"
+    see(t, vm, "\nsix times seven")
+  end)
+end
+
+test("GNU Mach starts, looks at its devices, and misses its bootstrap module", { timeout = 200 }, function(t)
+  local vm = start(t, { kernel = guests.path(t, "gnumach/gnumach"), append = "console=com0", serial = "ring" })
+  t.ok(vm.serial[1]:text "GNU Mach 1.8":wait { rt = LIMIT })
+  t.ok(vm.serial[1]:text "No bootstrap code loaded with the kernel":wait { rt = LIMIT })
+end)
