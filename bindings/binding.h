@@ -177,6 +177,7 @@ void binding_open_input(lua_State *L);         /* class "input": keys and pointe
 void binding_open_rtc(lua_State *L);           /* class "mc146818rtc" */
 void binding_open_display(lua_State *L);       /* class "console", vm.screen */
 void binding_open_display_watch(lua_State *L); /* screen:text "…", screen:on_change */
+void binding_open_block_script(lua_State *L);  /* vmlua.core.blockscript */
 void binding_open_block(lua_State *L);         /* vmlua.core.block, drives and their nodes */
 void binding_open_edit(lua_State *L);    /* vmlua.core.edit: a line editor driven by the loop */
 void binding_open_fs(lua_State *L);      /* vmlua.core.fs: files, folders, environment */

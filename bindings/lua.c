@@ -103,6 +103,7 @@ lua_State *bindings_open(int argc, char **argv)
     binding_open_chardev(L);
     binding_open_chardev_front(L);
     binding_open_block(L);
+    binding_open_block_script(L);
     binding_open_text_ring(L);
     binding_open_input(L);
     binding_open_rtc(L);

@@ -23,9 +23,14 @@ static bool take_root(BlockBackend *be, BlockNode *root, GError **error)
 static void drop_root(BlockBackend *be)
 {
     BlockNode *root = g_steal_pointer(&be->root);
+    static const char *const names[] = { "filter", "node" };
 
-    if (root && OBJECT(root)->parent == OBJECT(be)) {
-        object_unparent(OBJECT(root));
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        Object *child = object_get_child(OBJECT(be), names[i]);
+
+        if (child) {
+            object_unparent(child);
+        }
     }
     block_node_unuse(root);
 }
@@ -232,6 +237,32 @@ bool block_change_medium(BlockBackend *be, BlockNode *root, bool force, GError *
     be->tray_open = false;
     tell_device(be);
     return true;
+}
+
+/* The filter is below the drive in the tree, and the former root below the filter. */
+bool block_insert_filter(BlockBackend *be, BlockNode *filter, GError **error)
+{
+    BlockNode *root = be->root;
+    bool ok;
+
+    if (!root) {
+        object_unref(filter);
+        return error_set(error, ENGINE_ERROR_INVALID, "drive '%s' is empty", block_label(be));
+    }
+    block_quiesce_begin(be);
+    filter->read_only = root->read_only;
+    filter->discard_mode = root->discard ? 2 : 0;
+    ok = block_drain(be, error) &&
+         object_property_set_link(OBJECT(filter), "file", OBJECT(root), error) &&
+         block_node_open(filter, error) &&
+         object_add_child(OBJECT(be), "filter", OBJECT(filter), error);
+    if (ok) {
+        be->root = block_node_use(filter);
+        block_node_unuse(root);
+    }
+    block_quiesce_end(be);
+    object_unref(filter);
+    return ok;
 }
 
 /* ---- geometry -------------------------------------------------------------------------------- */

@@ -284,6 +284,44 @@ uint64_t block_node_length(const BlockNode *node);
 bool block_node_read_only(const BlockNode *node);
 const char *block_node_driver(const BlockNode *node); /* "file", "qcow2" */
 const char *block_node_name(const BlockNode *node);   /* node-name, else the file's name */
+/* Puts a filter of that driver (not opened yet; takes its reference) between a drive and what it
+ * has. Drains. */
+bool block_insert_filter(BlockBackend *be, BlockNode *filter, GError **error);
 /* Calls fn for each driver's name, sorted. */
 void block_drivers_foreach(void (*fn)(const char *driver, ObjectClass *klass, void *opaque),
                            void *opaque);
+
+/* ---- nodes that scripts answer -----------------------------------------------------------------
+ */
+
+#define TYPE_BLOCK_SCRIPT "block-script" /* driver "script": `request` answers everything */
+#define TYPE_BLOCK_FAULT  "block-fault"  /* driver "fault": a filter that `request` may disturb */
+
+typedef struct BlockReq BlockScriptRequest;
+typedef struct BlockScriptOps {
+    /* Main loop, engine lock, not from within a submission. A script node's is answered with
+     * block_script_finish, now or later; a fault filter's with block_fault_resolve. */
+    void (*request)(void *opaque, BlockScriptRequest *r);
+} BlockScriptOps;
+/* Of either type; ops NULL: script nodes answer EIO, fault filters pass everything. */
+void block_script_set(BlockNode *node, const BlockScriptOps *ops, void *opaque);
+BlockOp block_script_op(const BlockScriptRequest *r);
+uint64_t block_script_offset(const BlockScriptRequest *r);
+uint64_t block_script_bytes(const BlockScriptRequest *r);
+uint64_t block_script_index(const BlockScriptRequest *r); /* of this node, from 1 */
+/* What a write brings, what a read is to get. */
+void block_script_get(const BlockScriptRequest *r, void *buf, size_t len);
+void block_script_put(BlockScriptRequest *r, const void *buf, size_t len);
+void block_script_finish(BlockScriptRequest *r, int error);
+
+typedef struct BlockFault {
+    int error;        /* the request fails with it; 0: it goes on */
+    int64_t delay_ns; /* before anything else happens */
+    int64_t torn;     /* write: only so many bytes of it are written; -1: all */
+    bool power_cut;   /* from this request on nothing is answered but with EIO */
+    bool keep_some;   /* of what was not flushed (volatile=on), some writes arrive all the same: */
+    uint64_t keep_seed; /* which ones, by this; without keep_some: none */
+} BlockFault;
+void block_fault_resolve(BlockScriptRequest *r, const BlockFault *fault);
+/* The power comes back: requests are passed again. */
+void block_fault_power_on(BlockNode *node);

@@ -90,6 +90,7 @@ typedef struct BlockNodeClass {
     const char *driver; /* as -blockdev spells it */
     bool is_format;     /* lies on `file`, may be probed */
     bool is_filter;     /* shows what `file` shows */
+    bool own_store;     /* writes do not go to `file`, which may be read-only */
     bool needs_file;    /* `file` has to be set before open */
 
     /* Engine lock, main thread; may block. Sets length, align, read_only. Children are open. On
@@ -250,8 +251,6 @@ void block_uring_cancel(BlockReq *req);
 const char *block_probe(BlockNode *file, GError **error);
 const char *block_probe_buffer(const uint8_t *buf, size_t len, const char *filename);
 BlockNodeClass *block_driver_find(const char *driver, GError **error);
-
-/* ---- the script's node ----------------------------------------------------------------------- */
 
 #define TYPE_BLOCK_FILE    "block-file"
 #define TYPE_BLOCK_RAW     "block-raw"

@@ -99,7 +99,7 @@ static bool open_with_children(BlockNode *node, GError **error)
                          block_node_name(node), BLOCK_MAX_DEPTH);
     }
     below = node->file_node;
-    if (below && klass->needs_file && below->read_only && !node->read_only) {
+    if (below && klass->needs_file && !klass->own_store && below->read_only && !node->read_only) {
         if (!node->auto_read_only && !below->auto_read_only) {
             return error_set(error, ENGINE_ERROR_INVALID, "node '%s': '%s' below it is read-only",
                              block_node_name(node), block_node_name(below));
@@ -236,7 +236,7 @@ BlockNode *block_node_on_top(const char *driver, BlockNode *node, GError **error
     BlockNode *top = block_node_new(driver, error);
 
     if (top) {
-        top->read_only = node->read_only;
+        top->read_only = node->read_only && !BLOCK_NODE_GET_CLASS(top)->own_store;
         top->discard_mode = node->discard ? 2 : 0;
         if (!object_property_set_link(OBJECT(top), "file", OBJECT(node), error) ||
             !block_node_open(top, error)) {
@@ -246,6 +246,11 @@ BlockNode *block_node_on_top(const char *driver, BlockNode *node, GError **error
     }
     object_unref(node);
     return top;
+}
+
+BlockNode *block_node_snapshot(BlockNode *node, GError **error)
+{
+    return block_node_on_top("overlay", node, error);
 }
 
 /* ---- draining -------------------------------------------------------------------------------- */

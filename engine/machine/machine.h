@@ -120,8 +120,8 @@ void machine_add_notify(Machine *m, MachineNotify fn,
 void machine_remove_notify(Machine *m, MachineNotify fn, void *opaque);
 
 /* Devices with requests in flight that write to guest memory, or would come back to a state that is
- * gone: `begin` is called before state is saved or loaded, while vCPUs may still run. It lets what is
- * in flight end (it may run the main loop) and starts nothing new until `end`. */
+ * gone: `begin` is called before state is saved or loaded, while vCPUs may still run. It lets what
+ * is in flight end (it may run the main loop) and starts nothing new until `end`. */
 typedef struct MachineQuiesceOps {
     bool (*begin)(void *opaque, GError **error);
     void (*end)(void *opaque);

@@ -49,7 +49,7 @@ typedef struct MachinePriv {
     GPtrArray *states;    /* of StateEntry */
     GPtrArray *rams;      /* of MemoryRegion, not owned */
     GPtrArray *snapshots; /* of Snapshot, not owned */
-    GSList *quiesce; /* of QuiesceEntry: quiesce.c */
+    GSList *quiesce;      /* of QuiesceEntry: quiesce.c */
     GBytes *accel_reset;  /* the accelerator's devices as they were when new; NULL: not needed */
 
     Irq *gsi[MACHINE_MAX_GSI]; /* made when first asked for */

@@ -360,12 +360,20 @@ end
 local vm = api.methods "machine"
 local get = api.getters "machine"
 
---- A drive for a device of a board: a file name, or a table with the keys of -drive.
+--- A drive for a device of a board: a file name, or a table with the keys of -drive, or { node = } of block.script.
 ---@param spec string|table
 ---@return block-backend
 function vm:drive(spec)
   if type(spec) == "string" then spec = { file = spec } end
-  local ok, drive = pcall(function() return make(self, block.check_drive(spec)) end)
+  local ok, drive = pcall(function()
+    local given = {}
+    for k, v in pairs(spec) do
+      if k ~= "node" then given[k] = v end
+    end
+    given = block.check_drive(given)
+    given.node = spec.node
+    return make(self, given)
+  end)
   if not ok then error(drive, 2) end
   return drive
 end
@@ -449,6 +457,127 @@ function drive:change(spec, force)
   if not ok then return nil, node end
   if not node then return nil, "a file is expected" end
   return self:insert(node, force)
+end
+
+-- ---- disks and faults made by scripts ---------------------------------------------------------------
+
+local scripted = require "vmlua.core.blockscript"
+
+--- A disk that functions answer for, to be put into a drive: m:drive { node = … }. read(offset, length) returns bytes;
+--- write(offset, bytes), flush(), discard(offset, length) and zero(offset, length) return true; each may return nil and
+--- the name of an error ("EIO", "ENOSPC") instead. Without write the disk is full of what read says and refuses writes.
+---@param spec { size: integer|string, read: fun(offset: integer, length: integer): string?, string?, write?: function,
+---  flush?: function, discard?: function, zero?: function }
+---@return block-node
+function block.script(spec)
+  local function answer(value, code)
+    if value == nil then return false, code or "EIO" end
+    return value
+  end
+  local node, err = scripted.script(spec.size, function(r)
+    local op = r.op
+    local value, code
+    if op == "read" then
+      value, code = answer(spec.read(r.offset, r.length))
+    elseif op == "write" then
+      if not spec.write then return "EROFS" end
+      value, code = answer(spec.write(r.offset, r:data()))
+    elseif op == "zero" and not spec.zero then
+      if not spec.write then return "EROFS" end
+      value, code = answer(spec.write(r.offset, ("\0"):rep(math.min(r.length, 64 << 20))))
+    elseif spec[op] then
+      value, code = answer(spec[op](r.offset, r.length))
+    else
+      return true
+    end
+    if value == false then return op == "read" and false or code or "EIO" end
+    return op == "read" and value or true
+  end)
+  if not node then error(err, 2) end
+  return node
+end
+
+---@class DiskFaults
+---@field node block-node the filter
+local Faults = {}
+Faults.__index = Faults
+
+local function decide(faults, r)
+  for _, h in ipairs(faults.hooks) do
+    if h.op == r.op or h.op == "any" then
+      h.hits = h.hits + 1
+      local verdict = h.fn(r)
+      if verdict == "powercut" then verdict = { power_cut = true } end
+      if verdict ~= nil then return verdict end
+    end
+  end
+end
+
+--- The filter that injects faults into this drive, put on top of what it has when it is first asked for. volatile: the
+--- disk has a write cache that a power cut loses.
+---@param options? { volatile?: boolean }
+---@return DiskFaults
+function drive:faults(options)
+  local data = api.data(self)
+  if not data.faults then
+    local faults = setmetatable({ hooks = {} }, Faults)
+    local node, err = scripted.fault(self, function(r) return decide(faults, r) end, options and options.volatile)
+    if not node then error(err, 2) end
+    faults.node = node
+    data.faults = faults
+  end
+  return data.faults
+end
+
+--- The power comes back after a power cut.
+function Faults:power_on() scripted.power_on(self.node) end
+
+local Hook = {}
+Hook.__index = Hook
+--- Ends it.
+function Hook:remove()
+  for i, h in ipairs(self.faults.hooks) do
+    if h == self then table.remove(self.faults.hooks, i) return end
+  end
+end
+
+local function hook(self, op, fn)
+  if type(fn) ~= "function" then error(("a function expected, got %s"):format(type(fn)), 3) end
+  local faults = self:faults()
+  local h = setmetatable({ op = op, fn = fn, hits = 0, faults = faults }, Hook)
+  table.insert(faults.hooks, h)
+  return h
+end
+
+--- Calls fn(r) for each read; what it returns becomes of the read: nil (nothing), "EIO" or another error's name,
+--- "powercut", or a table of error =, delay = seconds, torn = bytes that a write still writes, power_cut = true, keep = seed
+--- (which writes survive a power cut that were not flushed; none without it). r has op, offset, length, index, data().
+---@param fn fun(r: disk-request): string|table?
+---@return table handle with hits, remove()
+function drive:on_read(fn)
+  local h = hook(self, "read", fn)
+  return h
+end
+
+--- As on_read, for each write.
+---@param fn fun(r: disk-request): string|table?
+function drive:on_write(fn)
+  local h = hook(self, "write", fn)
+  return h
+end
+
+--- As on_read, for each flush.
+---@param fn fun(r: disk-request): string|table?
+function drive:on_flush(fn)
+  local h = hook(self, "flush", fn)
+  return h
+end
+
+--- As on_read, for every request.
+---@param fn fun(r: disk-request): string|table?
+function drive:on_request(fn)
+  local h = hook(self, "any", fn)
+  return h
 end
 
 return block

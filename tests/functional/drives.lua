@@ -122,3 +122,66 @@ test("what is wrong with a drive is said by its name", function(t)
   refused("needs a node", "-blockdev", "driver=raw,node-name=x")
   refused("rerror", "-drive", "file=" .. path .. ",rerror=enospc")
 end)
+
+test("-snapshot keeps writes away from the file", function(t)
+  local path = image(t, "disk", ("."):rep(8192))
+  local s = options.parse { "-snapshot", "-drive", "file=" .. path .. ",format=raw,throttling.iops-total=100000" }
+  s.conf.accel = "soft"
+  local vm = t.machine(board(), s.conf)
+  local d = vm.drives["ide0-hd0"]
+  t.eq(d:write(4000, "hello"), true)
+  t.eq(d:read(3999, 7), ".hello.")
+  t.eq(d:flush(), true)
+  local f <close> = assert(io.open(path, "rb"))
+  t.eq(f:read "a", ("."):rep(8192))
+end)
+
+test("a script answers for a disk", function(t)
+  local block = require "vmlua.block"
+  local written = {}
+  local vm = t.machine(board(), { accel = "soft" })
+  local d = vm:drive { id = "made", node = block.script {
+    size = "1G",
+    read = function(offset, length)
+      if offset == 4096 then return nil, "EIO" end
+      return ("%016x"):format(offset):rep(length // 16)
+    end,
+    write = function(offset, bytes) written[offset] = bytes return true end,
+  } }
+  t.eq(d.length, 1 << 30)
+  t.eq(d:read(0x12340, 16), "0000000000012340")
+  local bytes, _, code = d:read(4096, 16)
+  t.eq(bytes, nil)
+  t.eq(code, "EIO")
+  t.eq(d:write(512, "abc"), true)
+  t.eq(written[512], "abc")
+  t.eq(d:flush(), true)
+end)
+
+test("faults are injected: errors, delays, torn writes, power cuts", function(t)
+  local path = image(t, "disk", ("."):rep(65536))
+  local vm = t.machine(board(), { accel = "soft", hda = { file = path, format = "raw" } })
+  local d = vm.drives.hda
+  d:faults { volatile = true }
+  local h = d:on_read(function(r) if r.offset == 512 then return "EIO" end end)
+  t.eq(d:read(0, 1), ".")
+  t.eq(d:read(512, 1), nil)
+  t.eq(h.hits, 2)
+  h:remove()
+  t.eq(d:read(512, 1), ".")
+  h = d:on_write(function(r)
+    t.eq(r:data(), "xyz")
+    return { torn = 1, error = "ENOSPC", delay = 0.001 }
+  end)
+  local ok, _, code = d:write(0, "xyz")
+  t.eq(ok, nil)
+  t.eq(code, "ENOSPC")
+  t.eq(d:read(0, 3), "x..")
+  h:remove()
+  d:flush()
+  d:on_write(function() return "powercut" end)
+  t.eq(d:write(100, "never"), nil)
+  t.eq(d:read(0, 1), nil)
+  d:faults():power_on()
+  t.eq(d:read(0, 3), "x..")
+end)
