@@ -49,8 +49,10 @@ START_TEST(an_overlay_matches_a_model_and_leaves_what_is_below_alone)
     close_drive(be);
     ck_assert(g_file_get_contents(path, &content, &n, NULL));
     ck_assert_uint_eq(n, size);
-    for (gsize i = 0; i < n; i++) {
-        ck_assert_int_eq(content[i], 0);
+    for (gsize i = 0; i < n; i++) { /* an assertion a byte would take minutes */
+        if (content[i]) {
+            ck_abort_msg("byte %zu was written", (size_t)i);
+        }
     }
 }
 END_TEST
@@ -69,7 +71,10 @@ START_TEST(a_part_of_a_grain_keeps_the_rest_from_below)
         unsigned at = 4096 + i;
         uint8_t expected = (uint8_t)(at >> 9 ^ at);
 
-        ck_assert_uint_eq(buf[i], at == 5000 ? 0x99 : at >= 6000 && at < 6010 ? 0 : expected);
+        expected = at == 5000 ? 0x99 : at >= 6000 && at < 6010 ? 0 : expected;
+        if (buf[i] != expected) {
+            ck_abort_msg("byte %u is %#x", at, buf[i]);
+        }
     }
     ck_assert(block_status_wait(be, 0, 64 * KiB, &st, NULL));
     ck_assert_uint_eq(st.bytes, 4096);

@@ -1,0 +1,777 @@
+/* IDE: channels, disks and CD-ROMs, register by register; requests, errors, state, hostile guests.
+ */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/block/block.h"
+#include "engine/core/error.h"
+#include "engine/core/lock.h"
+#include "engine/core/main-loop.h"
+#include "engine/core/rcu.h"
+#include "engine/core/units.h"
+#include "engine/hw/core/device.h"
+#include "engine/state/stream.h"
+
+enum { DATA = 0x1f0, ERROR, COUNT, LOW, MID, HIGH, DEVICE_REG, STATUS, CONTROL = 0x3f6 };
+enum { BSY = 0x80, DRDY = 0x40, DSC = 0x10, DRQ = 0x08, ERR = 0x01 };
+#define SECTORS 1024
+
+static const TypeInfo board_info = {
+    .name = "test-board",
+    .parent = TYPE_MACHINE,
+    .doc = "A machine with nothing in it",
+};
+
+static void register_test_types(void)
+{
+    type_register_static(&board_info);
+}
+type_init(register_test_types)
+
+static Machine *machine;
+static DeviceState *adapter;
+static BlockBackend *disk, *cd;
+static Irq *line;
+static unsigned edges;
+static int level;
+
+static void line_changed(void *opaque, int n, int now)
+{
+    edges += now && !level;
+    level = now;
+}
+
+static void settle(void)
+{
+    engine_unlock();
+    rcu_drain();
+    engine_lock();
+    while (main_loop_iterate(false)) {
+    }
+}
+
+static void make_machine(void)
+{
+    main_loop_init();
+    machine = machine_new("test-board", "m0", NULL);
+    object_ref(machine);
+    adapter = DEVICE(object_new("isa-ide", NULL));
+    line = irq_new(line_changed, NULL, 0);
+    ck_assert(device_connect_irq_out(adapter, "irq", 0, line, NULL));
+    ck_assert(device_realize(adapter, machine, "ide", NULL));
+    disk = cd = NULL;
+    edges = 0;
+    level = 0;
+}
+
+static BlockBackend *ram_drive(const char *id, const char *spec)
+{
+    BlockOpenOptions o = { .format = "raw", .discard = true };
+    GError *error = NULL;
+    BlockNode *node = block_open(spec, &o, &error);
+    BlockBackend *be;
+
+    ck_assert_msg(node != NULL, "%s", error ? error->message : "");
+    be = block_backend_new(OBJECT(machine), id, node, &error);
+    object_unref(node);
+    ck_assert_ptr_nonnull(be);
+    return be;
+}
+
+static DeviceState *add_drive(const char *type, const char *id, BlockBackend *be, unsigned unit)
+{
+    DeviceState *dev = DEVICE(object_new(type, NULL));
+    GError *error = NULL;
+
+    if (be) {
+        ck_assert(object_property_set_link(OBJECT(dev), "drive", OBJECT(be), &error));
+    }
+    ck_assert(object_property_set_uint(OBJECT(dev), "unit", unit, &error));
+    ck_assert_msg(device_realize(dev, machine, id, &error), "%s", error ? error->message : "");
+    object_unref(dev);
+    return dev;
+}
+
+static void setup(void)
+{
+    make_machine();
+    disk = ram_drive("d0", "ram:512K");
+    cd = ram_drive("c0", "ram:1M");
+    add_drive("ide-hd", "hd", disk, 0);
+    add_drive("ide-cd", "cd", cd, 1);
+}
+
+static void teardown(void)
+{
+    ck_assert(block_drain(NULL, NULL));
+    object_unref(adapter);
+    machine_close(machine);
+    settle();
+    object_unref(machine);
+    irq_unref(line);
+    settle();
+    main_loop_finalize();
+}
+
+static unsigned in(unsigned port)
+{
+    return (unsigned)address_space_ldn(machine->io, port, port == DATA ? 2 : 1, MEMTXATTRS_NONE,
+                                       NULL);
+}
+
+static void out(unsigned port, unsigned value)
+{
+    address_space_stn(machine->io, port, value, port == DATA ? 2 : 1, MEMTXATTRS_NONE, NULL);
+}
+
+static unsigned wait_not_busy(void)
+{
+    while (in(CONTROL)&BSY) {
+        main_loop_iterate(true);
+    }
+    return in(STATUS);
+}
+
+static void registers(unsigned count, uint64_t lba, unsigned device)
+{
+    out(DEVICE_REG, device);
+    out(COUNT, count);
+    out(LOW, lba & 0xff);
+    out(MID, lba >> 8 & 0xff);
+    out(HIGH, lba >> 16 & 0xff);
+}
+
+static unsigned command(unsigned code)
+{
+    out(STATUS, code);
+    return wait_not_busy();
+}
+
+static void read_words(uint16_t *to, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        to[i] = (uint16_t)in(DATA);
+    }
+}
+
+static void write_words(uint16_t value, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        out(DATA, value);
+    }
+}
+
+/* ---- the channel ------------------------------------------------------------------------------
+ */
+
+START_TEST(after_reset_both_show_their_signature)
+{
+    ck_assert_uint_eq(in(STATUS), DRDY | DSC);
+    ck_assert_uint_eq(in(ERROR), 1);
+    ck_assert_uint_eq(in(COUNT) | in(LOW) << 8 | in(MID) << 16, 0x000101);
+    out(DEVICE_REG, 0x10);
+    ck_assert_uint_eq(in(MID), 0x14);
+    ck_assert_uint_eq(in(HIGH), 0xeb);
+    ck_assert_uint_eq(in(STATUS), 0);
+}
+END_TEST
+
+START_TEST(registers_are_written_to_both_and_read_back_with_their_past)
+{
+    out(COUNT, 0x12);
+    out(COUNT, 0x34);
+    out(LOW, 0x56);
+    out(LOW, 0x78);
+    ck_assert_uint_eq(in(COUNT), 0x34);
+    out(CONTROL, 0x80);
+    ck_assert_uint_eq(in(COUNT), 0x12);
+    ck_assert_uint_eq(in(LOW), 0x56);
+    out(DEVICE_REG, 0x10); /* a write to the command block shows the present again */
+    ck_assert_uint_eq(in(LOW), 0x78);
+}
+END_TEST
+
+START_TEST(soft_reset_and_diagnostics_bring_the_signature_back)
+{
+    out(LOW, 0x99);
+    out(DEVICE_REG, 0x10);
+    out(CONTROL, 4);
+    ck_assert_uint_eq(in(CONTROL)&BSY, BSY);
+    out(CONTROL, 0);
+    ck_assert_uint_eq(in(LOW), 1);
+    ck_assert_uint_eq(in(DEVICE_REG)&0x10, 0);
+    out(LOW, 0x99);
+    edges = 0;
+    out(STATUS, 0x90);
+    ck_assert_uint_eq(edges, 1);
+    ck_assert_uint_eq(in(ERROR), 1);
+    ck_assert_uint_eq(in(LOW), 1);
+}
+END_TEST
+
+START_TEST(reading_the_status_takes_the_interrupt_back_and_nien_masks_it)
+{
+    out(STATUS, 0xe1);
+    ck_assert_int_eq(level, 1);
+    in(CONTROL); /* the alternate status does not */
+    ck_assert_int_eq(level, 1);
+    in(STATUS);
+    ck_assert_int_eq(level, 0);
+    out(CONTROL, 2);
+    out(STATUS, 0xe1);
+    ck_assert_int_eq(level, 0);
+    out(CONTROL, 0);
+    ck_assert_int_eq(level, 1);
+    out(DEVICE_REG, 0x10); /* the other drive has none pending */
+    ck_assert_int_eq(level, 0);
+}
+END_TEST
+
+START_TEST(nobody_at_home_reads_as_a_bus_that_is_pulled_down)
+{
+    device_unrealize(DEVICE(object_get_child(OBJECT(machine), "hd")));
+    ck_assert_uint_eq(in(STATUS), 0x7f); /* the slave alone does not answer for the master */
+    out(DEVICE_REG, 0x10);
+    ck_assert_uint_eq(in(MID), 0x14); /* and works */
+    ck_assert_uint_eq(command(0xa1), DRDY | DSC | DRQ);
+    device_unrealize(DEVICE(object_get_child(OBJECT(machine), "cd")));
+    ck_assert_uint_eq(in(STATUS), 0x7f);
+    ck_assert_uint_eq(in(DATA), 0xffff);
+    out(STATUS, 0xec);
+}
+END_TEST
+
+START_TEST(a_master_alone_answers_for_the_slave_with_status_zero)
+{
+    device_unrealize(DEVICE(object_get_child(OBJECT(machine), "cd")));
+    out(DEVICE_REG, 0x10);
+    ck_assert_uint_eq(in(STATUS), 0);
+    out(STATUS, 0xec);
+    ck_assert_uint_eq(in(STATUS), 0);
+    out(DEVICE_REG, 0);
+    ck_assert_uint_eq(in(STATUS), DRDY | DSC);
+}
+END_TEST
+
+/* ---- disks ------------------------------------------------------------------------------------
+ */
+
+START_TEST(identify_tells_size_and_features_with_a_checksum)
+{
+    uint16_t id[256];
+    uint8_t sum = 0;
+
+    out(DEVICE_REG, 0x40);
+    ck_assert_uint_eq(command(0xec), DRDY | DSC | DRQ);
+    read_words(id, 256);
+    ck_assert_uint_eq(in(STATUS), DRDY | DSC);
+    ck_assert_uint_eq(id[0], 0x40);
+    ck_assert_uint_eq(id[60] | id[61] << 16, SECTORS);
+    ck_assert_uint_eq(id[100], SECTORS);
+    ck_assert_uint_eq(id[47] & 0xff, 16);
+    ck_assert_uint_eq(id[49] & 0x300, 0x200); /* LBA; no DMA on this adapter */
+    ck_assert_uint_eq(id[83] & 0x7400, 0x7400);
+    ck_assert_uint_eq(id[27], 'V' << 8 | 'M');
+    for (unsigned i = 0; i < 512; i++) {
+        sum += ((uint8_t *)id)[i];
+    }
+    ck_assert_uint_eq(sum, 0);
+}
+END_TEST
+
+typedef struct Way {
+    unsigned read, write, per_block;
+    bool lba48;
+} Way;
+static const Way ways[] = { { 0x20, 0x30, 1, false },
+                            { 0x24, 0x34, 1, true },
+                            { 0xc4, 0xc5, 4, false },
+                            { 0x29, 0x39, 4, true },
+                            { 0x29, 0xce, 4, true } };
+
+START_TEST(sectors_are_written_and_read_back_in_every_pio_way)
+{
+    const Way *w = &ways[_i];
+    uint16_t got[256];
+    unsigned n = 10, done = 0;
+
+    out(COUNT, 4);
+    ck_assert_uint_eq(command(0xc6), DRDY | DSC);
+    if (w->lba48) {
+        registers(0, 0, 0x40);
+    }
+    registers(n, 100, 0x40);
+    edges = 0;
+    ck_assert_uint_eq(command(w->write), DRDY | DSC | DRQ);
+    ck_assert_uint_eq(edges, 0); /* none before the first block */
+    while (done < n) {
+        unsigned block = MIN(w->per_block, n - done);
+
+        ck_assert_uint_eq(in(CONTROL)&DRQ, DRQ);
+        for (unsigned i = 0; i < block; i++) {
+            write_words((uint16_t)(0x1100 + done + i), 256);
+        }
+        done += block;
+        wait_not_busy();
+    }
+    ck_assert_uint_eq(in(STATUS), DRDY | DSC);
+    ck_assert_uint_eq(edges, (n + w->per_block - 1) / w->per_block);
+    if (w->lba48) {
+        registers(0, 0, 0x40);
+    }
+    registers(n, 100, 0x40);
+    ck_assert_uint_eq(command(w->read), DRDY | DSC | DRQ);
+    for (unsigned i = 0; i < n; i++) {
+        while (in(CONTROL)&BSY) {
+            main_loop_iterate(true);
+        }
+        read_words(got, 256);
+        ck_assert_uint_eq(got[0], 0x1100 + i);
+        ck_assert_uint_eq(got[255], 0x1100 + i);
+    }
+    ck_assert_uint_eq(in(STATUS), DRDY | DSC);
+    ck_assert_uint_eq(in(LOW), 109);
+    ck_assert_uint_eq(in(COUNT), 0);
+}
+END_TEST
+
+START_TEST(cylinders_heads_and_sectors_lead_to_the_same_place)
+{
+    uint8_t buf[512];
+    uint16_t got[256];
+
+    memset(buf, 0x42, sizeof(buf));
+    ck_assert(block_write_wait(disk, 512 * (16 * 63 * 0 + 63 * 2 + 4), buf, 512, 0, NULL));
+    registers(1, 5, 0x02); /* head 2, sector 5, cylinder 0 */
+    ck_assert_uint_eq(command(0x20), DRDY | DSC | DRQ);
+    read_words(got, 256);
+    ck_assert_uint_eq(got[0], 0x4242);
+    registers(1, 0, 0x02); /* there is no sector 0 */
+    ck_assert_uint_eq(command(0x20) & ERR, ERR);
+    ck_assert_uint_eq(in(ERROR), 0x10);
+}
+END_TEST
+
+START_TEST(addresses_beyond_the_end_and_unknown_commands_fail)
+{
+    registers(1, SECTORS, 0x40);
+    ck_assert_uint_eq(command(0x20), DRDY | DSC | ERR);
+    ck_assert_uint_eq(in(ERROR), 0x10);
+    registers(2, SECTORS - 1, 0x40);
+    ck_assert_uint_eq(command(0x30), DRDY | DSC | ERR);
+    registers(1, SECTORS - 1, 0x40);
+    ck_assert_uint_eq(command(0x40), DRDY | DSC);
+    ck_assert_uint_eq(command(0x00), DRDY | DSC | ERR);
+    ck_assert_uint_eq(in(ERROR), 0x04);
+    ck_assert_uint_eq(command(0xf2), DRDY | DSC | ERR); /* security is not offered */
+    ck_assert_uint_eq(command(0xc8), DRDY | DSC | ERR); /* no DMA here */
+    ck_assert_uint_eq(command(0xa0), DRDY | DSC | ERR); /* no packets for disks */
+    out(COUNT, 3);
+    ck_assert_uint_eq(command(0xc6), DRDY | DSC | ERR); /* no power of two */
+    out(COUNT, 0);
+    ck_assert_uint_eq(command(0xc6), DRDY | DSC);
+    registers(1, 0, 0x40);
+    ck_assert_uint_eq(command(0xc4), DRDY | DSC | ERR); /* multiple mode is off */
+}
+END_TEST
+
+START_TEST(small_commands_answer)
+{
+    ck_assert_uint_eq(command(0xe7), DRDY | DSC);
+    ck_assert_uint_eq(command(0xea), DRDY | DSC);
+    ck_assert_uint_eq(command(0xe5), DRDY | DSC);
+    ck_assert_uint_eq(in(COUNT), 0xff);
+    ck_assert_uint_eq(command(0xe0), DRDY | DSC);
+    command(0xe5);
+    ck_assert_uint_eq(in(COUNT), 0);
+    out(DEVICE_REG, 0x40);
+    ck_assert_uint_eq(command(0xf8), DRDY | DSC);
+    ck_assert_uint_eq(in(LOW) | in(MID) << 8, SECTORS - 1);
+    ck_assert_uint_eq(command(0x10), DRDY | DSC);
+    out(ERROR, 0x82);
+    ck_assert_uint_eq(command(0xef), DRDY | DSC);
+    ck_assert(!block_write_cache(disk));
+    out(ERROR, 0x02);
+    ck_assert_uint_eq(command(0xef), DRDY | DSC);
+    ck_assert(block_write_cache(disk));
+    out(ERROR, 0x77);
+    ck_assert_uint_eq(command(0xef), DRDY | DSC | ERR);
+    out(ERROR, 3);
+    out(COUNT, 0x0c);
+    ck_assert_uint_eq(command(0xef), DRDY | DSC);
+    out(COUNT, 0x42);
+    ck_assert_uint_eq(command(0xef), DRDY | DSC | ERR); /* no DMA here */
+}
+END_TEST
+
+START_TEST(a_sleeping_disk_is_woken_by_a_reset_only)
+{
+    command(0xe6);
+    edges = 0;
+    out(STATUS, 0xec);
+    ck_assert_uint_eq(edges, 0);
+    ck_assert_uint_eq(in(STATUS)&DRQ, 0);
+    out(CONTROL, 4);
+    out(CONTROL, 0);
+    ck_assert_uint_eq(command(0xec) & DRQ, DRQ);
+}
+END_TEST
+
+START_TEST(smart_is_well_and_needs_its_key)
+{
+    uint16_t page[256];
+
+    out(ERROR, 0xd0);
+    out(MID, 0);
+    out(HIGH, 0);
+    ck_assert_uint_eq(command(0xb0), DRDY | DSC | ERR);
+    out(ERROR, 0xda);
+    out(MID, 0x4f);
+    out(HIGH, 0xc2);
+    ck_assert_uint_eq(command(0xb0), DRDY | DSC);
+    ck_assert_uint_eq(in(MID), 0x4f);
+    out(ERROR, 0xd0);
+    ck_assert_uint_eq(command(0xb0), DRDY | DSC | DRQ);
+    read_words(page, 256);
+    ck_assert_uint_eq(page[0], 1);
+    out(ERROR, 0xd9);
+    ck_assert_uint_eq(command(0xb0), DRDY | DSC);
+    out(ERROR, 0xd0);
+    ck_assert_uint_eq(command(0xb0), DRDY | DSC | ERR);
+}
+END_TEST
+
+START_TEST(a_reset_leaves_a_request_behind)
+{
+    uint16_t id[256];
+
+    registers(0, 0, 0x40);
+    out(STATUS, 0x20);
+    ck_assert_uint_eq(in(CONTROL)&BSY, BSY);
+    out(CONTROL, 4);
+    out(CONTROL, 0);
+    ck_assert_uint_eq(command(0xec), DRDY | DSC | DRQ);
+    ck_assert(block_drain(disk, NULL));
+    read_words(id, 256);
+    ck_assert_uint_eq(id[0], 0x40); /* the request's data did not come here */
+}
+END_TEST
+
+/* ---- CD-ROMs -----------------------------------------------------------------------------------
+ */
+
+static unsigned packet(const uint8_t *p, unsigned limit)
+{
+    out(DEVICE_REG, 0x10);
+    out(ERROR, 0);
+    out(MID, limit & 0xff);
+    out(HIGH, limit >> 8);
+    ck_assert_uint_eq(command(0xa0) & DRQ, DRQ);
+    ck_assert_uint_eq(in(COUNT)&3, 1);
+    for (unsigned i = 0; i < 6; i++) {
+        out(DATA, p[2 * i] | (unsigned)p[2 * i + 1] << 8);
+    }
+    return wait_not_busy();
+}
+
+static void clear_attention(void)
+{
+    static const uint8_t ready[12] = { 0 };
+
+    ck_assert_uint_eq(packet(ready, 0xfffe) & ERR, ERR);
+    ck_assert_uint_eq(in(ERROR) >> 4, 6);
+    ck_assert_uint_eq(packet(ready, 0xfffe) & ERR, 0);
+}
+
+START_TEST(an_identify_for_disks_is_refused_with_the_signature)
+{
+    out(DEVICE_REG, 0x10);
+    ck_assert_uint_eq(command(0xec) & ERR, ERR);
+    ck_assert_uint_eq(in(MID), 0x14);
+    ck_assert_uint_eq(in(HIGH), 0xeb);
+    ck_assert_uint_eq(command(0xa1), DRDY | DSC | DRQ);
+    ck_assert_uint_eq(in(DATA), 0x85c0);
+}
+END_TEST
+
+START_TEST(the_first_packet_after_a_reset_meets_a_unit_attention)
+{
+    static const uint8_t ready[12] = { 0 }, sense[12] = { 3, 0, 0, 0, 18 },
+                         inquiry[12] = { 0x12, 0, 0, 0, 36 };
+    uint16_t data[18];
+
+    ck_assert_uint_eq(packet(inquiry, 0xfffe) & (DRQ | ERR),
+                      DRQ); /* which this one does not mind */
+    ck_assert_uint_eq(in(MID) | in(HIGH) << 8, 36);
+    read_words(data, 18);
+    ck_assert_uint_eq(data[0], 0x8005);
+    ck_assert_uint_eq(packet(ready, 0xfffe) & ERR, ERR);
+    ck_assert_uint_eq(packet(sense, 0xfffe) & DRQ, DRQ);
+    read_words(data, 9);
+    ck_assert_uint_eq(data[1] & 15, 6);
+    ck_assert_uint_eq(data[6] & 0xff, 0x29);
+    ck_assert_uint_eq(packet(ready, 0xfffe) & ERR, 0);
+}
+END_TEST
+
+START_TEST(cd_sectors_come_in_blocks_of_the_limit)
+{
+    static const uint8_t read10[12] = { 0x28, 0, 0, 0, 0, 5, 0, 0, 3 }, capacity[12] = { 0x25 };
+    g_autofree uint8_t *content = g_malloc(3 * 2048);
+    uint16_t words[1024];
+    unsigned got = 0;
+
+    for (unsigned i = 0; i < 3 * 2048; i++) {
+        content[i] = (uint8_t)(i * 7 >> 3);
+    }
+    ck_assert(block_write_wait(cd, 5 * 2048, content, 3 * 2048, 0, NULL));
+    clear_attention();
+    ck_assert_uint_eq(packet(capacity, 0xfffe) & DRQ, DRQ);
+    read_words(words, 4);
+    ck_assert_uint_eq(words[1] >> 8 | (words[1] & 0xff) << 8, 511);
+    packet(read10, 1000);
+    while (in(CONTROL)&DRQ) {
+        unsigned n = in(MID) | in(HIGH) << 8;
+
+        ck_assert_uint_le(n, 1000);
+        ck_assert_uint_eq(in(COUNT)&3, 2);
+        read_words(words, n / 2);
+        ck_assert_int_eq(memcmp(words, content + got, n), 0);
+        got += n;
+        wait_not_busy();
+    }
+    ck_assert_uint_eq(got, 3 * 2048);
+    ck_assert_uint_eq(in(COUNT)&3, 3);
+}
+END_TEST
+
+START_TEST(what_is_not_on_the_disc_is_refused)
+{
+    static const uint8_t far[12] = { 0x28, 0, 0, 0, 2, 0, 0, 0, 1 },
+                         many[12] = { 0xa8, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff };
+    static const uint8_t unknown[12] = { 0xf7 }, capacity[12] = { 0x25 };
+    GError *error = NULL;
+
+    clear_attention();
+    ck_assert_uint_eq(packet(far, 0xfffe) & ERR, ERR);
+    ck_assert_uint_eq(in(ERROR) >> 4, 5);
+    ck_assert_uint_eq(packet(many, 0xfffe) & ERR, ERR);
+    ck_assert_uint_eq(packet(unknown, 0xfffe) & ERR, ERR);
+    ck_assert(block_eject(cd, false, &error));
+    ck_assert_uint_eq(packet(capacity, 0xfffe) & ERR, ERR);
+    ck_assert_uint_eq(in(ERROR) >> 4, 2);
+}
+END_TEST
+
+START_TEST(a_locked_door_a_change_and_the_events_of_it)
+{
+    static const uint8_t lock[12] = { 0x1e, 0, 0, 0, 1 }, unlock[12] = { 0x1e }, ready[12] = { 0 };
+    static const uint8_t events[12] = { 0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8 },
+                         eject[12] = { 0x1b, 0, 0, 0, 2 };
+    GError *error = NULL;
+    BlockNode *other = block_open("ram:2M", NULL, &error);
+    uint16_t words[4];
+
+    clear_attention();
+    packet(lock, 0xfffe);
+    ck_assert(block_medium_locked(cd));
+    ck_assert(!block_eject(cd, false, &error));
+    g_clear_error(&error);
+    packet(events, 0xfffe);
+    read_words(words, 4);
+    ck_assert_uint_eq(words[2] & 0xff, 1); /* somebody pressed the button */
+    ck_assert_uint_eq(packet(eject, 0xfffe) & ERR, ERR);
+    packet(unlock, 0xfffe);
+    ck_assert(block_change_medium(cd, other, false, &error));
+    object_unref(other);
+    ck_assert_uint_eq(packet(ready, 0xfffe) & ERR, ERR);
+    ck_assert_uint_eq(in(ERROR) >> 4, 6);
+    packet(events, 0xfffe);
+    read_words(words, 4);
+    ck_assert_uint_eq(words[2], 0x0202); /* new medium; it is there */
+    ck_assert_uint_eq(packet(eject, 0xfffe) & ERR, 0);
+    ck_assert(block_tray_open(cd));
+}
+END_TEST
+
+/* ---- state, hostile guests ---------------------------------------------------------------------
+ */
+
+static DeviceState *disk_device(void)
+{
+    return DEVICE(object_get_child(OBJECT(machine), "hd"));
+}
+
+/* The machine is not complete enough to be saved as a whole: the disk alone. */
+static GBytes *save_disk(void)
+{
+    StateWriter *w = state_writer_new();
+
+    state_section_begin(w, "hd", 0, 1);
+    vmstate_save(w, disk_device()->vmsd, disk_device());
+    state_section_end(w);
+    return state_writer_finish(w);
+}
+
+static bool load_disk(GBytes *state, GError **error)
+{
+    StateReader *r = state_reader_new(state, NULL);
+    const char *name;
+    uint32_t instance, version;
+    bool ok = state_next_section(r, &name, &instance, &version) &&
+              vmstate_load(r, disk_device()->vmsd, disk_device(), error);
+
+    state_reader_free(r);
+    return ok;
+}
+
+START_TEST(a_transfer_goes_on_from_saved_state)
+{
+    uint16_t words[256];
+    uint8_t buf[512 * 8];
+    GError *error = NULL;
+    GBytes *state;
+
+    for (unsigned i = 0; i < sizeof(buf); i++) {
+        buf[i] = (uint8_t)(i >> 9);
+    }
+    ck_assert(block_write_wait(disk, 0, buf, sizeof(buf), 0, NULL));
+    registers(8, 0, 0x40);
+    command(0x20);
+    read_words(words, 256);
+    read_words(words, 100); /* in the middle of the second sector */
+    state = save_disk();
+    out(CONTROL, 4);
+    out(CONTROL, 0);
+    ck_assert_msg(load_disk(state, &error), "%s", error ? error->message : "");
+    read_words(words, 156);
+    ck_assert_uint_eq(words[155], 0x0101);
+    for (unsigned i = 2; i < 8; i++) {
+        read_words(words, 256);
+        ck_assert_uint_eq(words[0], i << 8 | i);
+    }
+    ck_assert_uint_eq(in(STATUS), DRDY | DSC);
+    g_bytes_unref(state);
+}
+END_TEST
+
+START_TEST(a_request_to_the_medium_is_made_again_after_loading)
+{
+    GError *error = NULL;
+    uint16_t words[256];
+    GBytes *state;
+
+    registers(1, 7, 0x40);
+    block_quiesce_begin(disk); /* so that it is still on its way */
+    out(STATUS, 0x20);
+    state = save_disk();
+    block_quiesce_end(disk);
+    wait_not_busy();
+    ck_assert(load_disk(state, &error));
+    ck_assert_uint_eq(in(CONTROL)&BSY, BSY);
+    ck_assert_uint_eq(wait_not_busy() & DRQ, DRQ);
+    read_words(words, 256);
+    g_bytes_unref(state);
+}
+END_TEST
+
+START_TEST(a_hostile_guest_gets_nowhere)
+{
+    GRand *rand = g_rand_new_with_seed((guint32)_i + 1);
+
+    for (unsigned i = 0; i < 30000; i++) {
+        unsigned port = (unsigned)g_rand_int_range(rand, 0, 9),
+                 value = (unsigned)g_rand_int_range(rand, 0, 256);
+
+        if (port == 8) {
+            out(CONTROL, value & (g_rand_int_range(rand, 0, 8) ? 2 : 0xff));
+        } else if (g_rand_boolean(rand) || port == 0) {
+            unsigned width = 1u << g_rand_int_range(rand, 0, 3);
+
+            address_space_ldn(machine->io, 0x1f0 + port, width, MEMTXATTRS_NONE, NULL);
+            if (port == 0) {
+                address_space_stn(machine->io, 0x1f0, g_rand_int(rand), width, MEMTXATTRS_NONE,
+                                  NULL);
+            }
+        } else {
+            static const uint8_t likely[] = { 0x20, 0x30, 0xa0, 0xc4, 0xc5, 0xec, 0xa1,
+                                              0x24, 0x34, 0x06, 0x40, 0xb0, 0xc6, 0xef,
+                                              0x90, 0x08, 0xe7, 0xc8, 0xca };
+
+            if (port == 7 && g_rand_boolean(rand)) {
+                value = likely[g_rand_int_range(rand, 0, G_N_ELEMENTS(likely))];
+            }
+            out(0x1f0 + port, value);
+        }
+        if (i % 16 == 0) {
+            main_loop_iterate(false);
+        }
+    }
+    g_rand_free(rand);
+}
+END_TEST
+
+START_TEST(drives_that_cannot_be_are_refused)
+{
+    GError *error = NULL;
+    DeviceState *dev = DEVICE(object_new("ide-hd", NULL));
+
+    ck_assert(!device_realize(dev, machine, "x", &error));
+    ck_assert_ptr_nonnull(strstr(error->message, "needs a drive"));
+    g_clear_error(&error);
+    object_unref(dev);
+    dev = DEVICE(object_new("ide-cd", NULL));
+    ck_assert(!device_realize(dev, machine, "y", &error)); /* the channel is full */
+    g_clear_error(&error);
+    object_unref(dev);
+    device_unrealize(DEVICE(object_get_child(OBJECT(machine), "cd")));
+    dev = DEVICE(object_new("ide-hd", NULL));
+    ck_assert(object_property_set_link(OBJECT(dev), "drive", OBJECT(disk), &error));
+    ck_assert(!device_realize(dev, machine, "z", &error));
+    ck_assert_ptr_nonnull(strstr(error->message, "in use"));
+    g_clear_error(&error);
+    object_unref(dev);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("ide");
+    TCase *tc = tcase_create("ide");
+    SRunner *sr;
+    int failed;
+
+    tcase_set_timeout(tc, 60);
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_add_test(tc, after_reset_both_show_their_signature);
+    tcase_add_test(tc, registers_are_written_to_both_and_read_back_with_their_past);
+    tcase_add_test(tc, soft_reset_and_diagnostics_bring_the_signature_back);
+    tcase_add_test(tc, reading_the_status_takes_the_interrupt_back_and_nien_masks_it);
+    tcase_add_test(tc, nobody_at_home_reads_as_a_bus_that_is_pulled_down);
+    tcase_add_test(tc, a_master_alone_answers_for_the_slave_with_status_zero);
+    tcase_add_test(tc, identify_tells_size_and_features_with_a_checksum);
+    tcase_add_loop_test(tc, sectors_are_written_and_read_back_in_every_pio_way, 0,
+                        G_N_ELEMENTS(ways));
+    tcase_add_test(tc, cylinders_heads_and_sectors_lead_to_the_same_place);
+    tcase_add_test(tc, addresses_beyond_the_end_and_unknown_commands_fail);
+    tcase_add_test(tc, small_commands_answer);
+    tcase_add_test(tc, a_sleeping_disk_is_woken_by_a_reset_only);
+    tcase_add_test(tc, smart_is_well_and_needs_its_key);
+    tcase_add_test(tc, a_reset_leaves_a_request_behind);
+    tcase_add_test(tc, an_identify_for_disks_is_refused_with_the_signature);
+    tcase_add_test(tc, the_first_packet_after_a_reset_meets_a_unit_attention);
+    tcase_add_test(tc, cd_sectors_come_in_blocks_of_the_limit);
+    tcase_add_test(tc, what_is_not_on_the_disc_is_refused);
+    tcase_add_test(tc, a_locked_door_a_change_and_the_events_of_it);
+    tcase_add_test(tc, a_transfer_goes_on_from_saved_state);
+    tcase_add_test(tc, a_request_to_the_medium_is_made_again_after_loading);
+    tcase_add_loop_test(tc, a_hostile_guest_gets_nowhere, 0, 4);
+    tcase_add_test(tc, drives_that_cannot_be_are_refused);
+    suite_add_tcase(s, tc);
+    sr = srunner_create(s);
+    srunner_run_all(sr, CK_ENV);
+    failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
