@@ -96,10 +96,10 @@ static void get_segment(const struct kvm_segment *o, X86Segment *s)
                        .unusable = o->unusable };
 }
 
-#define EACH_SEGMENT(X)                                                                   \
-    X(es, X86_ES)                                                                         \
-    X(cs, X86_CS) X(ss, X86_SS) X(ds, X86_DS) X(fs, X86_FS) X(gs, X86_GS) X(ldt, X86_LDT) \
-        X(tr, X86_TR)
+#define EACH_SEGMENT(X) \
+    X(es, X86_ES)       \
+    X(cs, X86_CS)       \
+    X(ss, X86_SS) X(ds, X86_DS) X(fs, X86_FS) X(gs, X86_GS) X(ldt, X86_LDT) X(tr, X86_TR)
 
 static bool kvm_put(const X86CPUState *s)
 {
@@ -551,5 +551,13 @@ int main(int argc, char **argv)
     }
     printf("# %u the same, %u different, %u left out (KVM does not emulate them)\n", counts[SAME],
            counts[DIFFERENT], counts[LEFT_OUT]);
+    engine_lock();
+    guest_teardown();
+    g_rand_free(rng);
+    g_aligned_free(in);
+    g_aligned_free(ours);
+    g_aligned_free(theirs);
+    g_free(before);
+    g_free(out);
     return say(!counts[DIFFERENT] && counts[SAME], NULL);
 }
