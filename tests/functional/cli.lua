@@ -290,12 +290,12 @@ end)
 -- ---- the prompt on a terminal -------------------------------------------------------------------------
 
 -- Runs the prompt under script(1), which gives it a terminal; `talk` types when it sees what it waits for.
-local function terminal(t, talk, env)
+local function terminal(t, talk, env, arguments)
   local host = require "vmlua.testhost"
   if not require("vmlua.core.fs").stat "/usr/bin/script" then t.skip "script(1) is not installed" end
   local full = { TERM = "xterm", VMLUA_HISTORY = t.tmpdir() .. "/history", COLUMNS = "100" }
   for k, v in pairs(env or {}) do full[k] = v end
-  local command = host.program
+  local command = host.program .. (arguments and " " .. arguments or "")
   local r = t.vmlua { argv0 = "/usr/bin/script", "-qefc", command, "/dev/null", env = full, on_start = function(child, r)
     local seen = 1
     local function expect(what)
@@ -463,24 +463,21 @@ test("a machine runs beside the prompt, and what its serial port says does not b
   -- hello: a guest that prints by itself, then stays
   local code = "\xba\xf8\x03\xb0\x48\xee\xb0\x69\xee\xb0\x0d\xee\xb0\x0a\xee\xf4\xeb\xfd" -- "Hi\r\n"; hlt; jmp
   local path = t.file("hi.bin", code)
-  local host = require "vmlua.testhost"
-  if not require("vmlua.core.fs").stat "/usr/bin/script" then t.skip "script(1) is not installed" end
-  local command = ("%s bare.lua -kernel %s -S -monitor stdio"):format(host.program, path)
-  local r = t.vmlua { argv0 = "/usr/bin/script", "-qefc", command, "/dev/null", env = { TERM = "xterm", VMLUA_HISTORY = "" },
-    on_start = function(child, r)
-      local function expect(what) t.wait_for(function() return r.out:find(what, 1, true) end, 10, "no " .. what .. " in " .. r.out) end
-      expect "> "
-      child:write "vm.status\n"
-      expect '"paused"'
-      child:write "vm:start()\n"
-      expect "Hi"
-      child:write "vm.status\n"
-      expect '"running"'
-      child:write "\4"
-      expect "still runs"
-      child:write "\4"
-    end }
-  t.log((r.out:gsub("\27", "^[")))
+  local r = terminal(t, function(expect, type)
+    expect "> "
+    type "vm.status\n"
+    expect '"paused"'
+    expect "> "
+    type "vm:start()\n"
+    expect "Hi"
+    type "vm.status\n"
+    expect '"running"'
+    expect "> "
+    type "\4"
+    expect "still runs"
+    expect "> "
+    type "\4"
+  end, nil, "bare.lua -kernel " .. path .. " -S -monitor stdio")
   t.eq(r.status, 0)
 end)
 
