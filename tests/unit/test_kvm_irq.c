@@ -266,6 +266,26 @@ static int give_vector(void *opaque)
     return 0x30;
 }
 
+START_TEST(vectors_of_a_pic_outside_wake_a_guest_that_halts_in_the_kernel)
+{
+    Rig *r = rig_new(IRQCHIP_SPLIT, false, 1 * MiB);
+    OnePin pin = { .r = r };
+    rig_start(r, "interrupt");
+    rig_poke(r, GUEST_PARAM, 5, 2);
+    rig_resume(r);
+    until_values(r, 1);
+    for (unsigned i = 0; i < 5; i++) {
+        klass(r)->set_intr(rig_cpu(r, 0), true, give_vector, &pin);
+        until_values(r, 2 + i);
+        ck_assert_uint_eq(r->got[1 + i].value, i + 1);
+    }
+    rig_wait(r);
+    ck_assert(r->finished);
+    ck_assert_uint_eq(pin.asked, 5);
+    rig_free(r);
+}
+END_TEST
+
 START_TEST(without_a_controller_in_the_kernel_interrupts_are_injected_when_the_guest_can_take_them)
 {
     Rig *r = rig_new(IRQCHIP_OFF, false, 1 * MiB);
@@ -428,6 +448,7 @@ static void add(TCase *tc)
     tcase_add_test(
         tc,
         without_a_controller_in_the_kernel_interrupts_are_injected_when_the_guest_can_take_them);
+    tcase_add_test(tc, vectors_of_a_pic_outside_wake_a_guest_that_halts_in_the_kernel);
     tcase_add_test(tc, an_nmi_wakes_a_guest_that_halts_in_the_kernel);
     tcase_add_test(tc, an_nmi_wakes_a_guest_that_halts_in_the_engine);
     tcase_add_test(tc, a_second_processor_is_started_by_init_and_sipi);

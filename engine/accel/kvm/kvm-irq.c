@@ -278,7 +278,17 @@ static bool give_vector(KvmVcpu *kv, unsigned vector)
     e.interrupt.nr = (uint8_t)vector;
     /* One may arrive meanwhile. */
     e.flags &= ~(uint32_t)KVM_VCPUEVENT_VALID_NMI_PENDING;
-    return kvm_ioctl(kv->a, kv->fd, KVM_SET_VCPU_EVENTS, &e) == 0;
+    if (kvm_ioctl(kv->a, kv->fd, KVM_SET_VCPU_EVENTS, &e) < 0) {
+        return false;
+    }
+    /* A halt in the kernel looks for what is pending there, not for what is on its way. */
+    struct kvm_mp_state mp;
+    if (kvm_ioctl(kv->a, kv->fd, KVM_GET_MP_STATE, &mp) == 0 &&
+        mp.mp_state == KVM_MP_STATE_HALTED) {
+        mp.mp_state = KVM_MP_STATE_RUNNABLE;
+        kvm_ioctl(kv->a, kv->fd, KVM_SET_MP_STATE, &mp);
+    }
+    return true;
 }
 
 void kvm_inject_intr(KvmVcpu *kv)
