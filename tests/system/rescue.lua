@@ -87,3 +87,16 @@ test("GNU Mach starts, looks at its devices, and misses its bootstrap module", {
   t.ok(vm.serial[1]:text "GNU Mach 1.8":wait { rt = LIMIT })
   t.ok(vm.serial[1]:text "No bootstrap code loaded with the kernel":wait { rt = LIMIT })
 end)
+
+test("OVMF starts from flash to its shell, which runs commands", { timeout = 300 }, function(t)
+  local firmware = require "vmlua.core.firmware"
+  local code = firmware.find "OVMF_CODE.fd"
+  local variables = firmware.find "OVMF_VARS.fd"
+  if not code or not variables then t.skip "no OVMF (package ovmf)" end
+  local vm = start(t, { ram = "256M", serial = "ring", pflash = { { file = code, readonly = true }, { file = copy(t, variables) } } })
+  t.ok(vm.serial[1]:text "any other key to continue":wait { rt = LIMIT })
+  vm.serial[1]:write "\27"
+  t.ok(vm.serial[1]:text "Shell>":wait { rt = LIMIT })
+  vm.serial[1]:write "ver\r"
+  t.ok(vm.serial[1]:text "UEFI Interactive Shell":wait { rt = LIMIT })
+end)

@@ -15,7 +15,7 @@
 
 #include <string.h>
 
-#include "engine/accel/soft/soft-assist.h"
+#include "engine/accel/assist.h"
 
 #define ASSIST_LEN_MIN 16u
 #define VECTOR_UD      6

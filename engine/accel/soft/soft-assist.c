@@ -1,6 +1,6 @@
-/* See soft-assist.h. Nothing decoded or translated outlives a run: the accelerator's vCPUs change
- * memory unseen by this one. */
-#include "engine/accel/soft/soft-assist.h"
+/* See engine/accel/assist.h. Nothing decoded or translated outlives a run: the accelerator's vCPUs
+ * change memory unseen by this one. */
+#include "engine/accel/assist.h"
 
 #include <Zydis/Zydis.h>
 #include <string.h>

@@ -8,7 +8,7 @@
 #include <sys/random.h>
 #include <x86intrin.h>
 
-#include "engine/accel/soft/soft-assist.h"
+#include "engine/accel/assist.h"
 #include "engine/accel/soft/soft-icount.h"
 #include "engine/accel/soft/soft-sys.h"
 #include "engine/core/lock.h"
