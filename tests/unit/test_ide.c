@@ -676,6 +676,69 @@ START_TEST(a_request_to_the_medium_is_made_again_after_loading)
 }
 END_TEST
 
+typedef struct Disturb {
+    GRand *rand;
+    unsigned n, target;
+} Disturb;
+
+static void disturb_field(const char *path, VMStateKind kind, void *field, size_t size, void *data)
+{
+    Disturb *d = data;
+
+    if (d->n++ == d->target && kind != VMS_BYTES && kind != VMS_BOOL) {
+        uint32_t value = g_rand_boolean(d->rand) ? g_rand_int(d->rand)
+                                                 : (uint32_t)g_rand_int_range(d->rand, 0, 300);
+
+        memcpy(field, &value, MIN(size, sizeof(value)));
+    }
+}
+
+/* Whatever a stream says, what is loaded leads out of no buffer. */
+START_TEST(a_hostile_stream_is_refused_or_harmless)
+{
+    GRand *rand = g_rand_new_with_seed((guint32)_i + 9);
+    const char *name = _i & 1 ? "cd" : "hd";
+
+    for (unsigned round = 0; round < 300; round++) {
+        DeviceState *dev = DEVICE(object_get_child(OBJECT(machine), name));
+        StateWriter *w = state_writer_new();
+        const char *section;
+        uint32_t instance, version;
+        GBytes *bytes;
+        StateReader *r;
+
+        out(DEVICE_REG, _i & 1 ? 0x50 : 0x40);
+        registers((unsigned)g_rand_int_range(rand, 0, 256), 3, _i & 1 ? 0x50 : 0x40);
+        out(STATUS, _i & 1 ? 0xa0 : g_rand_boolean(rand) ? 0x20 : 0x30);
+        for (unsigned i = 0; i < 3; i++) {
+            Disturb d = { .rand = rand, .target = (unsigned)g_rand_int_range(rand, 0, 46) };
+
+            vmstate_foreach_scalar(dev->vmsd, dev, disturb_field, &d);
+        }
+        state_section_begin(w, name, 0, 1);
+        vmstate_save(w, dev->vmsd, dev);
+        state_section_end(w);
+        bytes = state_writer_finish(w);
+        r = state_reader_new(bytes, NULL);
+        ck_assert(state_next_section(r, &section, &instance, &version));
+        if (vmstate_load(r, dev->vmsd, dev, NULL)) {
+            for (unsigned i = 0; i < 600; i++) {
+                out(DATA, i);
+                in(DATA);
+                if (i % 64 == 0) {
+                    main_loop_iterate(false);
+                }
+            }
+        }
+        state_reader_free(r);
+        g_bytes_unref(bytes);
+        device_reset(dev);
+        ck_assert(block_drain(NULL, NULL));
+    }
+    g_rand_free(rand);
+}
+END_TEST
+
 START_TEST(a_hostile_guest_gets_nowhere)
 {
     GRand *rand = g_rand_new_with_seed((guint32)_i + 1);
@@ -767,6 +830,7 @@ int main(void)
     tcase_add_test(tc, a_transfer_goes_on_from_saved_state);
     tcase_add_test(tc, a_request_to_the_medium_is_made_again_after_loading);
     tcase_add_loop_test(tc, a_hostile_guest_gets_nowhere, 0, 4);
+    tcase_add_loop_test(tc, a_hostile_stream_is_refused_or_harmless, 0, 4);
     tcase_add_test(tc, drives_that_cannot_be_are_refused);
     suite_add_tcase(s, tc);
     sr = srunner_create(s);

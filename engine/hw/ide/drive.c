@@ -377,25 +377,50 @@ static bool drive_pre_load(void *opaque, GError **error)
 }
 
 /* Positions and counts that a guest cannot bring about would lead out of the buffer. */
+static bool disk_is_possible(const IDEDrive *s)
+{
+    bool moves = s->chunk > 0 || s->left > 0;
+
+    if (s->command == 0xa0 || s->phase == IDE_PACKET || s->chunk > IDE_BUFFER_SECTORS ||
+        (moves && s->block == 0 && s->command != 0x06)) {
+        return false;
+    }
+    if (s->op == IDE_OP_TRIM) {
+        return s->chunk_at < 64 * s->chunk || s->phase != IDE_BUSY;
+    }
+    return s->chunk_at <= s->chunk &&
+           !(s->op == IDE_OP_WRITE && s->careful && s->chunk_at >= s->chunk);
+}
+
+static bool cd_is_possible(const IDEDrive *s)
+{
+    bool reads = s->cd_reading || s->cd_left > 0 || s->op == IDE_OP_READ;
+
+    if (s->op != IDE_OP_NONE && s->op != IDE_OP_READ && s->op != IDE_OP_FLUSH) {
+        return false;
+    }
+    if (s->command != 0xa0) { /* what it knows of ATA moves no sectors */
+        return !reads && s->left == 0 && s->chunk == 0 && s->phase != IDE_PACKET;
+    }
+    if (reads && s->cd_unit != CD_SECTOR && s->cd_unit != CD_RAW_SECTOR) {
+        return false;
+    }
+    return s->left == 0 && (uint64_t)s->chunk * MAX(s->cd_unit, CD_SECTOR) <= IDE_BUFFER_BYTES &&
+           s->reply_left <= IDE_BUFFER_BYTES - s->end;
+}
+
 static bool drive_is_possible(const IDEDrive *s)
 {
-    uint32_t sector = s->is_cd ? CD_SECTOR : 512;
+    bool pio = s->phase == IDE_PIO_IN || s->phase == IDE_PIO_OUT || s->phase == IDE_PACKET;
 
     return s->phase < IDE_PHASES && s->op < IDE_OPS && s->pos <= s->end &&
-           s->end <= IDE_BUFFER_BYTES && s->chunk <= IDE_BUFFER_BYTES / sector &&
-           s->chunk_at <= IDE_BUFFER_BYTES / 8 && s->left <= 65536 && s->block <= 256 &&
-           s->multiple <= IDE_MAX_MULTIPLE && s->cur_heads <= 16 && s->cur_secs <= 255 &&
-           s->cur_heads > 0 && s->cur_secs > 0 && s->reply_left <= IDE_BUFFER_BYTES &&
-           s->byte_limit <= 65536 &&
-           (s->cd_unit == 0 || s->cd_unit == CD_SECTOR || s->cd_unit == CD_RAW_SECTOR) &&
-           (s->phase != IDE_BUSY || s->op != IDE_OP_NONE) &&
-           (s->phase == IDE_IDLE || s->used == IDE_BUFFER_BYTES) &&
-           (s->command == 0xa0 || s->is_cd || s->chunk_at <= s->chunk ||
-            (s->op == IDE_OP_TRIM && s->chunk_at <= s->chunk * 64)) &&
-           (!(s->phase == IDE_PIO_IN || s->phase == IDE_PIO_OUT || s->phase == IDE_PACKET) ||
-            s->pos < s->end) &&
-           (s->is_cd || (s->command != 0xa0 && s->phase != IDE_PACKET)) &&
-           (s->phase != IDE_PACKET || s->end == CD_PACKET);
+           s->end <= IDE_BUFFER_BYTES && s->left <= 65536 && s->block <= 256 &&
+           s->multiple <= IDE_MAX_MULTIPLE && s->cur_heads > 0 && s->cur_heads <= 16 &&
+           s->cur_secs > 0 && s->cur_secs <= 255 && s->byte_limit <= 65536 &&
+           s->reply_left <= IDE_BUFFER_BYTES && (s->phase != IDE_BUSY || s->op != IDE_OP_NONE) &&
+           (s->phase == IDE_IDLE || s->used == IDE_BUFFER_BYTES) && (!pio || s->pos < s->end) &&
+           (s->phase != IDE_PACKET || s->end == CD_PACKET) &&
+           (s->is_cd ? cd_is_possible(s) : disk_is_possible(s));
 }
 
 static bool drive_post_load(void *opaque, unsigned version, GError **error)
