@@ -287,7 +287,10 @@ ATOMIC_CAS(64)
 /* `lm`, a constant: 64-bit code, whose stack is flat. */
 static inline uint64_t stack_linear(SoftCpu *c, uint64_t sp, unsigned len, bool is_write, bool lm)
 {
-    return lm ? sp : soft_segment_linear(c, X86_SS, sp, len, is_write);
+    if (lm || LIKELY(c->flat_segments && sp + len <= UINT64_C(1) << 32)) {
+        return sp;
+    }
+    return soft_segment_linear(c, X86_SS, sp, len, is_write);
 }
 static inline uint64_t stack_mask(const SoftCpu *c, uint64_t sp)
 {

@@ -133,6 +133,9 @@ static void fill_memory(const ZydisDecodedInstruction *insn, const ZydisDecodedO
         out->flags |= SOFT_I_RIP_RELATIVE;
     } else if (mode->long_mode && out->addr_size == 3 && out->seg < X86_FS) {
         out->flags |= SOFT_I_PLAIN;
+    } else if (!mode->long_mode && out->addr_size == 2 && out->seg <= X86_DS &&
+               out->seg != X86_CS) {
+        out->flags |= SOFT_I_FLAT32;
     }
 }
 

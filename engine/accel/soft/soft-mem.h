@@ -139,6 +139,14 @@ static inline __attribute__((always_inline)) uint64_t soft_linear(SoftCpu *c, co
     if (SOFT_LIKELY(i->flags & SOFT_I_PLAIN)) {
         return c->gpr[i->base] + (c->gpr[i->index] << i->scale) + (uint64_t)i->disp;
     }
+    if (SOFT_LIKELY((i->flags & SOFT_I_FLAT32) && c->flat_segments)) {
+        uint64_t a = (uint32_t)(c->gpr[i->base] + (c->gpr[i->index] << i->scale) +
+                                (uint64_t)i->disp);
+
+        if (SOFT_LIKELY(a + len <= UINT64_C(1) << 32)) {
+            return a;
+        }
+    }
     return soft_linear_segment(c, i, len, is_write);
 }
 /* The same for an offset that an instruction implies: stack, strings, XLAT. */

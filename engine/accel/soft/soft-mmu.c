@@ -520,6 +520,9 @@ uint64_t soft_segment_linear(SoftCpu *c, unsigned seg, uint64_t offset, unsigned
     if (c->mode.long_mode) {
         return seg == X86_FS || seg == X86_GS ? offset + s->base : offset;
     }
+    if (c->flat_segments && seg <= X86_DS && seg != X86_CS && offset + len <= UINT64_C(1) << 32) {
+        return offset;
+    }
     if (c->cr0 & CR0_PE && !(c->flags & FLAG_VM)) {
         bool code = s->type & 8;
 

@@ -162,6 +162,7 @@ enum {
     SOFT_I_RIP_RELATIVE = 8,
     SOFT_I_RELATIVE = 16, /* imm is a branch target */
     SOFT_I_PLAIN = 32,    /* memory operand of 64-bit code without segment base */
+    SOFT_I_FLAT32 = 128,  /* memory operand of 32-bit code in ES, SS or DS, 32-bit address */
     SOFT_I_TF_TRAP = 64,  /* POPF, IRET: TF before it counts even when it clears it */
 };
 

@@ -257,7 +257,7 @@ static SoftStop run_blocks(SoftCpu *c)
             look_around(c, &stop)) {
             return stop;
         }
-        if (c->triple_fault) {
+        if (__builtin_expect(c->look != 0, 0) && c->triple_fault) {
             return SOFT_STOP_TRIPLE_FAULT;
         }
         if (__builtin_expect((__atomic_load_n(&c->irq_line, __ATOMIC_RELAXED) | c->nmi_pending),
@@ -266,10 +266,10 @@ static SoftStop run_blocks(SoftCpu *c)
             c->last_block = NULL;
             continue;
         }
-        if (c->halted) {
+        if (__builtin_expect(c->look != 0, 0) && c->halted) {
             return SOFT_STOP_HALT;
         }
-        if (c->budget <= 0) {
+        if (__builtin_expect(c->budget <= 0, 0)) {
             return SOFT_STOP_BUDGET;
         }
         if (__builtin_expect(c->look != 0 || (c->flags & (FLAG_TF | FLAG_RF)), 0)) {
