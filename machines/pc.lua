@@ -80,7 +80,7 @@ local function add_firmware_items(m, conf, below, above)
   fw:set(FW.BOOT_MENU, string.pack("<I2", boot.menu and 1 or 0))
   fw:set(FW.IRQ0, string.pack("<I4", 1)) -- the timer is on pin 2 of the I/O APIC
   fw:add("etc/e820", e820(below, above))
-  fw:add("bootorder", function() return bootorder.text(m, { strict = boot.strict }) end)
+  fw:add("bootorder", function() return bootorder.text(m, { strict = boot.strict, first = m.data.boot_first }) end)
   if boot.splash_time then fw:add("etc/boot-menu-wait", string.pack("<I2", boot.splash_time)) end
   if boot.reboot_timeout then fw:add("etc/boot-fail-wait", string.pack("<i4", boot.reboot_timeout)) end
   for _, spec in ipairs(list_of(conf.fw_cfg)) do
@@ -385,8 +385,8 @@ local function init(m)
       above = above, acpi = tables, smbios = dmi, chipset = as_firmware_leaves })
   else
     if conf.kernel then
-      local device = directboot.through_firmware(m, { kernel = conf.kernel, initrd = conf.initrd, append = conf.append, below = below })
-      m.fw_cfg:add("bootorder", device .. "\n\0")
+      m.data.boot_first =
+        directboot.through_firmware(m, { kernel = conf.kernel, initrd = conf.initrd, append = conf.append, below = below })
     end
     add_firmware(m, conf)
   end

@@ -55,12 +55,13 @@ function bootorder.list(m)
   return list
 end
 
---- The file's bytes. Option strict: nothing that has no bootindex is tried.
+--- The file's bytes. Options: first, what is tried before all others; strict, nothing that has no bootindex is tried.
 ---@param m machine
----@param o? { strict?: boolean }
+---@param o? { strict?: boolean, first?: string }
 ---@return string
 function bootorder.text(m, o)
   local lines = {}
+  lines[1] = o and o.first
   for _, entry in ipairs(bootorder.list(m)) do lines[#lines + 1] = entry.path end
   if o and o.strict then lines[#lines + 1] = "HALT" end
   if #lines == 0 then return "" end
