@@ -685,6 +685,9 @@ static void disturb_field(const char *path, VMStateKind kind, void *field, size_
 {
     Disturb *d = data;
 
+    if (g_str_has_prefix(path, "buffer")) {
+        return; /* its bytes may be anything */
+    }
     if (d->n++ == d->target && kind != VMS_BYTES && kind != VMS_BOOL) {
         uint32_t value = g_rand_boolean(d->rand) ? g_rand_int(d->rand)
                                                  : (uint32_t)g_rand_int_range(d->rand, 0, 300);
@@ -699,7 +702,7 @@ START_TEST(a_hostile_stream_is_refused_or_harmless)
     GRand *rand = g_rand_new_with_seed((guint32)_i + 9);
     const char *name = _i & 1 ? "cd" : "hd";
 
-    for (unsigned round = 0; round < 300; round++) {
+    for (unsigned round = 0; round < 30; round++) {
         DeviceState *dev = DEVICE(object_get_child(OBJECT(machine), name));
         StateWriter *w = state_writer_new();
         const char *section;
@@ -711,7 +714,7 @@ START_TEST(a_hostile_stream_is_refused_or_harmless)
         registers((unsigned)g_rand_int_range(rand, 0, 256), 3, _i & 1 ? 0x50 : 0x40);
         out(STATUS, _i & 1 ? 0xa0 : g_rand_boolean(rand) ? 0x20 : 0x30);
         for (unsigned i = 0; i < 3; i++) {
-            Disturb d = { .rand = rand, .target = (unsigned)g_rand_int_range(rand, 0, 46) };
+            Disturb d = { .rand = rand, .target = (unsigned)g_rand_int_range(rand, 0, 70) };
 
             vmstate_foreach_scalar(dev->vmsd, dev, disturb_field, &d);
         }
@@ -830,7 +833,7 @@ int main(void)
     tcase_add_test(tc, a_transfer_goes_on_from_saved_state);
     tcase_add_test(tc, a_request_to_the_medium_is_made_again_after_loading);
     tcase_add_loop_test(tc, a_hostile_guest_gets_nowhere, 0, 4);
-    tcase_add_loop_test(tc, a_hostile_stream_is_refused_or_harmless, 0, 4);
+    tcase_add_loop_test(tc, a_hostile_stream_is_refused_or_harmless, 0, 8);
     tcase_add_test(tc, drives_that_cannot_be_are_refused);
     suite_add_tcase(s, tc);
     sr = srunner_create(s);
