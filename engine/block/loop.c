@@ -230,7 +230,8 @@ int block_node_sync(BlockNode *node, BlockReq *req)
         return finished_by_options(node, req, &error) ? error : klass->sync(node, req);
     }
     req->done = sync_done;
-    req->opaque = &wait;
+    /* Not returned from before it is finished. */
+    req->opaque = &wait; /* cppcheck-suppress autoVariables */
     if (block_on_worker()) {
         bh_once(submit_for_worker, &wait);
         pthread_mutex_lock(&wait.mutex);
