@@ -297,7 +297,7 @@ local said = {}
 
 local function choose_accel(class, conf, icount)
   -- VMLUA_ACCEL: what the tests set to run once more on another accelerator.
-  local names = conf.accel or class.accel or os.getenv "VMLUA_ACCEL" or "auto"
+  local names = conf.accel or class.accel or icount and "soft" or os.getenv "VMLUA_ACCEL" or "auto"
   if type(names) == "string" then names = { names } end
   -- Only soft counts instructions: that decides what auto is.
   if icount then

@@ -2,6 +2,9 @@
 local core = require "vmlua.core.machine"
 local test = require "vmlua.test"
 
+local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
+local guests = dofile(here .. "/../lib/guests.lua")
+
 -- A disk whose boot sector reads cylinder 1, side 1 through the BIOS and sends the first and the last of its 18 sectors'
 -- bytes over the first serial port.
 local boot = "\xfa\x31\xc0\x8e\xd8\x8e\xc0\x8e\xd0\xbc\x00\x7c\xfb" -- cli; segments and stack; sti
@@ -179,8 +182,7 @@ test("SeaBIOS boots from a disk that was put in the place of another", function(
 end)
 
 test("GRUB from its rescue floppy is driven by typed keys and reads a file from our second disk", function(t)
-  local rescue = "/usr/lib/grub-rescue/grub-rescue-floppy.img"
-  if not io.open(rescue) then t.skip "package grub-rescue-pc is not installed" end
+  local rescue = guests.path(t, "grub-rescue/floppy.img")
   if not io.open "/usr/share/seabios/bios-256k.bin" then t.skip "package seabios is not installed" end
   if not os.execute "command -v mformat mcopy >/dev/null" then t.skip "package mtools is not installed" end
   local disk, file = t.tmpdir() .. "/fat.img", t.file("hello.txt", "typed keys found this file\n")

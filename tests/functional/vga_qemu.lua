@@ -5,6 +5,9 @@ local sched = require "vmlua.sched"
 local test = require "vmlua.test"
 local text = require "vmlua.text"
 
+local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
+local guests = dofile(here .. "/../lib/guests.lua")
+
 local QEMU = "/usr/bin/qemu-system-x86_64"
 local DONE = "\nrom done\n"
 
@@ -148,18 +151,17 @@ for _, mode in ipairs(modes) do
   end)
 end
 
-local ISO = "/usr/lib/grub-rescue/grub-rescue-cdrom.iso"
 
 test("GRUB's rescue CD shows its menu and its shell, as under QEMU", { timeout = 300 }, function(t)
   need(t, QEMU)
-  need(t, ISO)
+  local iso = guests.path(t, "grub-rescue/cdrom.iso")
   local dir = t.tmpdir()
-  local vm = t.machine("pc", { ram = "128M", cdrom = ISO, boot = "d" })
+  local vm = t.machine("pc", { ram = "128M", cdrom = iso, boot = "d", accel = "soft" })
   vm:start()
   t.ne(vm.screen:text "Change the colors":wait { rt = 120 }, nil, "the menu is there")
   t.match(vm.screen:text(), "GNU GRUB  version")
   t.match(vm.screen:text(), " │%*GNU/Linux +│\n")
-  local q = qemu(t, "-m", "128", "-cdrom", ISO, "-boot", "d")
+  local q = qemu(t, "-m", "128", "-cdrom", iso, "-boot", "d")
   local png = dir .. "/menu.png"
   q.until_true("its menu does not look as ours", function()
     q.screendump(png)

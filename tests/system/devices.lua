@@ -1,8 +1,10 @@
 -- Linux on the Standard PC uses the small devices of the board: clocks, keyboard, event timers.
 local cpio = require "vmlua.cpio"
-local fs = require "vmlua.core.fs"
 local test = require "vmlua.test"
 local text = require "vmlua.text"
+
+local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
+local guests = dofile(here .. "/../lib/guests.lua")
 
 local INIT = [[
 #!/bin/busybox sh
@@ -21,18 +23,9 @@ echo "KEYS $(grep i8042 /proc/interrupts | tr -s ' ' | cut -d' ' -f3 | tr '\n' '
 poweroff -f
 ]]
 
-local function newest_kernel()
-  local found
-  for _, name in ipairs(fs.listdir "/boot" or {}) do
-    if name:match "^vmlinuz%-" and (not found or name > found) then found = name end
-  end
-  return found and "/boot/" .. found
-end
-
 local function boot(t, conf)
-  local kernel, busybox = newest_kernel(), text.read_file("/bin/busybox", 16 << 20)
-  if not kernel then t.skip "no Linux kernel is installed in /boot" end
-  if not busybox then t.skip "package busybox-static is not installed" end
+  local kernel = guests.path(t, "linux-amd64/vmlinuz")
+  local busybox = assert(text.read_file(guests.path(t, "busybox/busybox"), 16 << 20))
   conf.accel, conf.ram, conf.kernel = "soft", "192M", kernel
   conf.append = "console=ttyS0 quiet panic=-1"
   conf.initrd = t.file("initrd", cpio.pack {

@@ -1,0 +1,79 @@
+-- Linux and its drivers on the pc board's IDE disks and CD-ROM, with bus-master DMA.
+local test = require "vmlua.test"
+
+local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
+local guests = dofile(here .. "/../lib/guests.lua")
+
+local MODULES = { "scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod", "cdrom", "sr_mod", "isofs" }
+local MiB = 1 << 20
+
+local function read(path)
+  local f = assert(io.open(path, "rb"))
+  local bytes = f:read "a"
+  f:close()
+  return bytes
+end
+
+-- Linux with these disks, its drivers loaded.
+local function boot(t, conf)
+  local more = {}
+  for _, m in ipairs(MODULES) do
+    more[#more + 1] = { ("m/%s.ko"):format(m), data = read(guests.path(t, ("linux-amd64/%s.ko"):format(m))) }
+  end
+  conf.accel, conf.ram, conf.append = "soft", "256M", "console=ttyS0 panic=-1"
+  conf.kernel, conf.initrd = guests.path(t, "linux-amd64/vmlinuz"), guests.initramfs(t, "busybox", more)
+  local vm = t.machine("pc", conf)
+  vm:start()
+  t.ok(vm.serial[1]:text "ready> ":wait { rt = 240 })
+  local sh = guests.shell(t, vm.serial[1], 120)
+  sh "dmesg -n 1"
+  for _, m in ipairs(MODULES) do t.eq(sh(("insmod /m/%s.ko"):format(m)), "") end
+  -- Drives are looked for beside the loading of the driver.
+  t.match(sh "i=0; until grep -q sda /proc/partitions || [ $i = 300 ]; do sleep 0.1; i=$((i+1)); done; grep -c sda /proc/partitions", "^1")
+  return vm, sh
+end
+
+local function pattern(size)
+  local block = {}
+  for i = 1, 4096 do block[i] = string.pack("<I4", (i * 2654435761) & 0xffffffff) end
+  block = table.concat(block)
+  return block:rep(size // #block)
+end
+
+test("Linux reads and writes an IDE disk by DMA, and the file has what it wrote", { timeout = 400 }, function(t)
+  local content = pattern(8 * MiB)
+  local disk = t.file("disk.img", content .. ("\0"):rep(56 * MiB))
+  local vm, sh = boot(t, { hda = disk })
+  local bmdma = t.match(sh "dmesg", "ata1: PATA max MWDMA2 cmd 0x1f0 ctl 0x3f6 bmdma (0x%x+) irq 14")
+  local started = 0
+  vm:pio { port = math.tointeger(tonumber(bmdma)), write = true }:on(function(_, x) started = started + (x.value & 1) end)
+  t.match(sh "cat /sys/block/sda/size", "131072")
+  local sum = assert(io.popen("sha256sum <" .. disk)):read "a":match "%x+"
+  t.match(sh "sha256sum /dev/sda", sum)
+  t.ok(started > 100, "%d transfers by DMA", started)
+  -- Copied by the guest behind itself, and read back by the host.
+  t.eq(sh "dd if=/dev/sda of=/dev/sda bs=1M count=8 seek=16 conv=notrunc,fsync 2>/dev/null; sync", "")
+  t.eq(sh "dd if=/dev/sda bs=1M skip=16 count=8 2>/dev/null | cmp - /dev/sda 2>&1 | grep -v EOF", "")
+  t.match(sh "mke2fs -q /dev/sda 65536 2>&1; mkdir /x; mount -t ext4 /dev/sda /x && echo mounted", "mounted")
+  t.match(sh "cp -r /m /x/ && sync && umount /x && mount -t ext4 /dev/sda /x && cmp /m/libata.ko /x/m/libata.ko && echo same", "same")
+  t.eq(sh "umount /x", "")
+  t.ok(not (sh "dmesg"):find "I/O error", "Linux met an error")
+  vm.serial[1]:write "poweroff -f\n"
+  t.eq(vm:wait { rt = 60 }, "shutdown")
+  local f = assert(io.open(disk, "rb"))
+  f:seek("set", 16 * MiB + 4 * MiB)
+  t.ok(content:find(f:read(4096), 1, true), "the host's file lacks what the guest copied")
+  f:close()
+end)
+
+test("Linux uses four drives at once, a CD-ROM among them", { timeout = 400 }, function(t)
+  local function disk(letter) return t.file(letter .. ".img", letter:rep(4 * MiB)) end
+  local iso = guests.path(t, "grub-rescue/cdrom.iso")
+  local _, sh = boot(t, { hda = disk "a", hdb = disk "b", hdd = disk "d", cdrom = iso })
+  t.match(sh "for d in sda sdb sdc; do head -c 4194304 /dev/$d | tr -d abd | wc -c; head -c 1 /dev/$d; echo; done",
+    "^0%s+a%s+0%s+b%s+0%s+d")
+  local sum = assert(io.popen("sha256sum <" .. iso)):read "a":match "%x+"
+  t.match(sh "sha256sum /dev/sr0", sum)
+  t.match(sh "mkdir /c; mount -t iso9660 -o ro /dev/sr0 /c && ls /c/boot", "grub")
+  t.eq(sh "for d in sda sdb sdc sr0; do dd if=/dev/$d of=/dev/null bs=64k 2>/dev/null & done; wait; dmesg | grep -c 'I/O error'", "0\n")
+end)
