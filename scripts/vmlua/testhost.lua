@@ -53,9 +53,9 @@ function host.find_lua(dir)
 end
 
 --- Runs vmlua in a process group of its own. `line` is called for each line of both outputs; a process that
---- writes nothing for `idle` seconds is killed; `done` is told how it ended.
+--- writes nothing for `idle()` seconds is killed; `done` is told how it ended.
 ---@param argv string[]
----@param opts { idle: number, line: fun(line: string) }
+---@param opts { idle: fun(): number, line: fun(line: string) }
 ---@param done fun(how: { status?: integer, signal?: string, hung?: number })
 function host.run(argv, opts, done)
   local full = { host.program }
@@ -63,18 +63,19 @@ function host.run(argv, opts, done)
   local child, timer, hung
   local function alive()
     if timer then timer:cancel() end
-    timer = loop.timer(math.floor(opts.idle * 1e9), function()
-      hung = opts.idle
+    local seconds = opts.idle()
+    timer = loop.timer(math.floor(seconds * 1e9), function()
+      hung = seconds
       child:kill(9)
     end)
   end
   local function lines(prefix)
     local rest = ""
     return function(data)
-      alive()
       rest = rest .. (data or "")
       for line in rest:gmatch("([^\n]*)\n") do opts.line(prefix .. line) end
       rest = rest:match("([^\n]*)$")
+      alive() -- after the lines, which may say how long the next silence may last
     end, function()
       if rest ~= "" then opts.line(prefix .. rest) end
     end

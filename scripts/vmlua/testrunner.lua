@@ -136,7 +136,7 @@ local function child(s, stop)
     if s.list then
       out:write(("ok %d - %s # LIST\n"):format(i, entry.name))
     else
-      out:write(("# begin %s\n"):format(entry.name))
+      out:write(("# limit %g\n# begin %s\n"):format(entry.options.timeout or s.timeout, entry.name))
       local outcome, lines
       if stop() then
         comment "a signal asked for the end"
@@ -189,8 +189,10 @@ local function new_reader(file)
   function r.line(line)
     local note = line:match("^# ?(.*)$")
     if note then
-      local name = note:match("^begin (.*)$")
-      if name and not r.current then
+      local name, limit = note:match("^begin (.*)$"), tonumber(note:match("^limit (%S+)$"))
+      if limit and not r.current then
+        r.limit = limit
+      elseif name and not r.current then
         r.current, r.notes = name, {}
       elseif note == "end" and not r.current then
         r.ended = true
@@ -326,7 +328,7 @@ local function parent(s, stop)
     argv[#argv + 1] = file
     local begun = host.now()
     -- The child keeps the time of its tests itself; only one whose script never yields is ended from here.
-    host.run(argv, { idle = s.timeout + 10, line = r.line }, function(how)
+    host.run(argv, { idle = function() return (r.limit or s.timeout) + 10 end, line = r.line }, function(how)
       r.seconds = host.now() - begun
       r.finish(how)
       r.done = true

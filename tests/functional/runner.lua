@@ -368,3 +368,14 @@ end)]])
     return not line:find("wait.lua", 1, true)
   end)
 end)
+
+test("a test may be silent for as long as its own limit is, beyond the file's", { long = true, timeout = 60 }, function(t)
+  local path = t.file("slow.lua", [[
+local test = require "vmlua.test"
+test("slow", { timeout = 30 }, function(t) t.sleep(13) end)
+]])
+  local r = t.vmlua { "test", "--timeout", "1", path }
+  t.log(r.out)
+  t.match(r.out, "ok 1 %- .*slow")
+  t.eq(r.status, 0)
+end)
