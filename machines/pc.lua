@@ -1,7 +1,7 @@
 --[[
 Standard PC: i440FX host bridge, PIIX3 and PIIX4, as QEMU's `pc`. Unmodified firmware, boot loaders and systems run on it.
 
-    vmlua pc.lua -m 2048 -smp 2 -hda disk.qcow2
+    vmlua pc.lua -m 2048 -smp 2 -hda disk.img
     vmlua pc.lua -debugcon stdio                            SeaBIOS' log on the terminal
     vmlua pc.lua -kernel vmlinuz -initrd initrd.img -append console=ttyS0
 
