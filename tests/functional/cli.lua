@@ -1,6 +1,9 @@
 -- The program as a user meets it: ways in, exit statuses, and what wrong input is answered with.
 local test = require "vmlua.test"
 
+local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
+local talk = dofile(here .. "/../lib/talk.lua")
+
 local function lines(s)
   local out = {}
   for line in s:gmatch("[^\n]+") do out[#out + 1] = line end
@@ -289,24 +292,10 @@ end)
 
 -- ---- the prompt on a terminal -------------------------------------------------------------------------
 
--- Runs the prompt under script(1), which gives it a terminal; `talk` types when it sees what it waits for.
-local function terminal(t, talk, env, arguments)
-  local host = require "vmlua.testhost"
-  if not require("vmlua.core.fs").stat "/usr/bin/script" then t.skip "script(1) is not installed" end
-  local full = { TERM = "xterm", VMLUA_HISTORY = t.tmpdir() .. "/history", COLUMNS = "100" }
-  for k, v in pairs(env or {}) do full[k] = v end
-  local command = host.program .. (arguments and " " .. arguments or "")
-  local r = t.vmlua { argv0 = "/usr/bin/script", "-qefc", command, "/dev/null", env = full, on_start = function(child, r)
-    local seen = 1
-    local function expect(what)
-      t.wait_for(function() return r.out:find(what, seen, true) end, 10, "no " .. what .. " in " .. r.out)
-      local _, stop = r.out:find(what, seen, true)
-      seen = stop + 1
-    end
-    talk(expect, function(text) child:write(text) end, child, full)
-  end }
-  t.log((r.out:gsub("\27", "^[")))
-  return r
+local function terminal(t, fn, arguments)
+  local history = t.tmpdir() .. "/history"
+  local command = "exec " .. require("vmlua.testhost").program .. (arguments and " " .. arguments or "")
+  return talk.terminal(t, command, fn, { VMLUA_HISTORY = history }), history
 end
 
 test("the prompt on a terminal evaluates, continues and leaves", function(t)
@@ -432,9 +421,7 @@ test("Tab completes names at the prompt", function(t)
 end)
 
 test("lines are kept in the history file", function(t)
-  local file
-  terminal(t, function(expect, type, _, env)
-    file = env.VMLUA_HISTORY
+  local _, file = terminal(t, function(expect, type)
     expect "> "
     type "'remember' .. ' me'\n"
     expect "remember me"
@@ -477,36 +464,21 @@ test("a machine runs beside the prompt, and what its serial port says does not b
     expect "still runs"
     expect "> "
     type "\4"
-  end, nil, "bare.lua -kernel " .. path .. " -S -monitor stdio")
+  end, "bare.lua -kernel " .. path .. " -S -monitor stdio")
   t.eq(r.status, 0)
 end)
 
 test("a monitor on a socket evaluates what is typed there", function(t)
   local path = t.file("spin.bin", "\xeb\xfe")
   local socket = t.tmpdir() .. "/monitor"
-  local core = require "vmlua.core.chardev"
   local r = t.vmlua { "bare.lua", "-kernel", path, "-monitor", "unix:" .. socket .. ",server,wait=off", on_start = function(child)
-    t.wait_for(function() return require("vmlua.core.fs").stat(socket) end)
-    local out = ""
-    local machine = t.machine("bare", { idle = true, serial = { "null" } })
-    local chr = t.ok(core.new("unix:" .. socket, machine, "client"))
-    chr:on_data(function(bytes) out = out .. bytes end, "to-guest")
-    -- Someone has to take the bytes: a device whose end reads them.
-    machine:device("isa-serial", { iobase = 0x2f8, irq = 3, chardev = chr })
-    local function expect(what)
-      t.wait_for(function()
-        while machine.io:read_u8(0x2fd) & 1 ~= 0 do machine.io:read_u8(0x2f8) end
-        return out:find(what, 1, true)
-      end, 10, "no " .. what .. " in " .. out)
-    end
-    local function type(text)
-      for c in text:gmatch "." do machine.io:write_u8(0x2f8, c:byte()) end
-    end
-    expect "> "
-    type "6 * 7\n"
-    expect "42"
-    type "vm.status\n"
-    expect '"running"'
+    talk.socket(t, socket, function(expect, type)
+      expect "> "
+      type "6 * 7\n"
+      expect "42"
+      type "vm.status\n"
+      expect '"running"'
+    end)
     child:kill(15)
   end }
   t.eq(r.status, 143)

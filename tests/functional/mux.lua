@@ -1,30 +1,17 @@
 -- One terminal for a serial port and the prompt: -serial mon:stdio, -nographic.
-local core = require "vmlua.core.chardev"
-local fs = require "vmlua.core.fs"
 local host = require "vmlua.testhost"
 local test = require "vmlua.test"
+
+local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
+local talk = dofile(here .. "/../lib/talk.lua")
 
 -- "Hi\r\n", then every byte that comes is sent back.
 local ECHO = "\xba\xf8\x03\xb0\x48\xee\xb0\x69\xee\xb0\x0d\xee\xb0\x0a\xee"
   .. "\xba\xfd\x03\xec\xa8\x01\x74\xf8\xba\xf8\x03\xec\xee\xeb\xf1"
 
-local function talk_with(t, r, child, talk)
-  local seen = 1
-  talk(function(what)
-    t.wait_for(function() return r.out:find(what, seen, true) end, 20, "no " .. what .. " in " .. r.out)
-    local _, stop = r.out:find(what, seen, true)
-    seen = stop + 1
-  end, function(text) child:write(text) end, child)
-end
-
--- Under script(1), which gives it a terminal.
-local function terminal(t, options, talk)
-  if not fs.stat "/usr/bin/script" then t.skip "script(1) is not installed" end
+local function terminal(t, options, fn)
   local command = ("%s bare.lua -kernel %s %s; echo left with $?; stty -a"):format(host.program, t.file("echo.bin", ECHO), options)
-  local env = { TERM = "xterm", VMLUA_HISTORY = "", COLUMNS = "100" }
-  local r = t.vmlua { argv0 = "/usr/bin/script", "-qefc", command, "/dev/null", env = env,
-    on_start = function(child, r) talk_with(t, r, child, talk) end }
-  t.log((r.out:gsub("\27", "^[")))
+  local r = talk.terminal(t, command, fn)
   t.match(r.out, "left with %d+.*[^%-]icanon", "the terminal is left as it was")
   return r
 end
@@ -125,7 +112,7 @@ end)
 test("piped input has the same keys, and lines while the prompt is in front", function(t)
   local path = t.file("echo.bin", ECHO)
   local r = t.vmlua { "bare.lua", "-kernel", path, "-serial", "mon:stdio", env = { VMLUA_HISTORY = "" }, on_start = function(child, r)
-    talk_with(t, r, child, function(expect, type)
+    talk.pipes(t, r, child, function(expect, type)
       expect "Hi"
       type "abc"
       expect "abc"
@@ -146,30 +133,17 @@ test("the same on a socket", function(t)
   local path = t.file("echo.bin", ECHO)
   local socket = t.tmpdir() .. "/port"
   local r = t.vmlua { "bare.lua", "-kernel", path, "-serial", "mon:unix:" .. socket .. ",server,wait=off", on_start = function()
-    t.wait_for(function() return fs.stat(socket) end)
-    local out = ""
-    local vm = t.machine("bare", { idle = true, serial = { "null" } })
-    local chr = t.ok(core.new("unix:" .. socket, vm, "client"))
-    chr:on_data(function(bytes) out = out .. bytes end, "to-guest")
-    vm:device("isa-serial", { iobase = 0x2f8, irq = 3, chardev = chr })
-    local function expect(what)
-      t.wait_for(function()
-        while vm.io:read_u8(0x2fd) & 1 ~= 0 do vm.io:read_u8(0x2f8) end
-        return out:find(what, 1, true)
-      end, 20, "no " .. what .. " in " .. out)
-    end
-    local function type(text)
-      for c in text:gmatch "." do vm.io:write_u8(0x2f8, c:byte()) end
-    end
-    type "abc"
-    expect "abc"
-    type "\1c"
-    expect "> "
-    type "'p' .. 6 * 7\n"
-    expect '"p42"'
-    type "\1cdef"
-    expect "def"
-    type "\1x"
+    talk.socket(t, socket, function(expect, type)
+      type "abc"
+      expect "abc"
+      type "\1c"
+      expect "> "
+      type "'p' .. 6 * 7\n"
+      expect '"p42"'
+      type "\1cdef"
+      expect "def"
+      type "\1x"
+    end)
   end }
   t.eq(r.status, 0)
 end)
