@@ -61,6 +61,21 @@ static void differ(GString *why, const char *fmt, ...)
     va_end(ap);
 }
 
+/* CMPS whose operands both fault: processors differ in which of them they look at first. */
+static bool is_other_operand(const Decoded *d, const Outcome *host, const Outcome *soft)
+{
+    const ZydisDecodedInstruction *i = &d->insn;
+    if (i->mnemonic != ZYDIS_MNEMONIC_CMPSB && i->mnemonic != ZYDIS_MNEMONIC_CMPSW &&
+        i->mnemonic != ZYDIS_MNEMONIC_CMPSD && i->mnemonic != ZYDIS_MNEMONIC_CMPSQ) {
+        return false;
+    }
+    uint64_t second = soft->regs.gpr[X86_RDI];
+    if (i->address_width < 64) {
+        second &= (UINT64_C(1) << i->address_width) - 1;
+    }
+    return host->cr2 - second < i->operand_width / 8u;
+}
+
 static GString *compare(const Case *t, const Decoded *d, const Outcome *host, const Outcome *soft)
 {
     GString *why = g_string_new(NULL);
@@ -81,7 +96,7 @@ static GString *compare(const Case *t, const Decoded *d, const Outcome *host, co
                (host->error ^ soft->error) & error_mask) {
         differ(why, "  error code: host %#x, soft %#x\n", host->error, soft->error);
     }
-    if (host->vector == EXC_PF && host->cr2 != soft->cr2) {
+    if (host->vector == EXC_PF && host->cr2 != soft->cr2 && !is_other_operand(d, host, soft)) {
         differ(why, "  cr2: host %#lx, soft %#lx\n", (unsigned long)host->cr2,
                (unsigned long)soft->cr2);
     }
