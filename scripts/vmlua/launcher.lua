@@ -312,11 +312,16 @@ local function apply_console(s)
   return prompt_here, shared
 end
 
+-- A value that calls fn when its scope is left, on any way out.
+local function at_end(fn) return setmetatable({}, { __close = fn }) end
+
+-- The file goes with the scope that the answer is closed in.
 local function write_pidfile(path)
   local f, err = io.open(path, "w")
   if not f then options.usage_error("-pidfile: %s", err) end
   f:write(require("vmlua.core.process").pid(), "\n")
   f:close()
+  return at_end(function() os.remove(path) end)
 end
 
 local READY = "\0vmlua is ready\0"
@@ -400,64 +405,70 @@ local function option_of(err)
   return options.make_usage_error(("-%s: %s"):format(known[key], rest))
 end
 
+-- What -runas, -sandbox and -daemonize ask for, once everything that needs the user's rights is open.
+local function settle(run)
+  local process = require "vmlua.core.process"
+  for _, name in ipairs { "runas", "sandbox" } do
+    if run[name] then
+      local ok, why = process[name](run[name])
+      if not ok then options.usage_error("-%s: %s", name, why) end
+    end
+  end
+  if run.daemonize then
+    io.stdout:write(READY)
+    io.stdout:flush()
+    process.detach()
+  end
+end
+
+-- A prompt where it was asked for: the one on our own terminal is answered.
+local function open_prompt(vm, s, prompt_here, shared)
+  if not prompt_here and not s.run.monitor and not shared then return nil end
+  local env = require("vmlua.repl").environment { vm = vm }
+  if prompt_here then return require("vmlua.console").start(env) end
+  if s.run.monitor then
+    require("vmlua.console").listen(vm, s.run.monitor, env)
+  else
+    shared:begin(vm, env)
+  end
+  return nil
+end
+
+-- Runs a machine to its end. Shielded, as what is left behind has to be taken away whenever a signal comes.
+local function run_machine(vm, s, prompt_here, shared)
+  local _ <close> = at_end(function() vm:close() end)
+  local _ <close> = s.run.pidfile and write_pidfile(s.run.pidfile) or nil
+  settle(s.run)
+  local session = open_prompt(vm, s, prompt_here, shared)
+  local _ <close> = at_end(function()
+    if session then session.stop() end
+    if shared then shared:stop() end
+  end)
+  if not s.run.paused then
+    local ok, why = pcall(vm.start, vm)
+    if not ok then return judge(false, why) end
+  end
+  local left = stay(vm, s, session, shared)
+  if interrupted then return signal_status() end
+  if left or vm.status == "closed" then return 0 end
+  return report_stop(vm)
+end
+
 --- Builds a machine from a class and settings and runs it to its end. Answers the exit status.
 ---@param class any
 ---@param s LaunchSettings
 ---@return integer
 function launcher.launch(class, s)
-  local machine = require "vmlua.machine"
   if s.run.daemonize and not os.getenv "VMLUA_DAEMON" then return daemonize(launcher.arguments) end
   apply_log(s.run)
   local prompt_here, shared = apply_console(s)
-  local repl = require "vmlua.repl"
-  local console = (prompt_here or s.run.monitor) and require "vmlua.console" or nil
-  if prompt_here then s.conf.console = console.serial() end
-  local vm
+  if prompt_here then s.conf.console = require("vmlua.console").serial() end
   -- Through pcall: an error without a place of its own is what the user asked for, and gets none here.
-  local ran, built, result = run_task(pcall, machine.new, class, s.conf)
+  local ran, built, vm = run_task(pcall, require("vmlua.machine").new, class, s.conf)
   local status = judge(ran, built)
   if status then return status end
-  if not built then return judge(false, option_of(result)) end
-  vm = result
-  if s.run.pidfile then write_pidfile(s.run.pidfile) end
-  local process = require "vmlua.core.process"
-  if s.run.runas then
-    local ok, why = process.runas(s.run.runas)
-    if not ok then options.usage_error("-runas: %s", why) end
-  end
-  if s.run.sandbox then
-    local ok, why = process.sandbox(s.run.sandbox)
-    if not ok then options.usage_error("-sandbox: %s", why) end
-  end
-  if s.run.daemonize then
-    io.stdout:write(READY)
-    io.stdout:flush()
-    process.detach()
-  end
-  local session
-  if prompt_here then
-    session = console.start(repl.environment { vm = vm })
-  elseif s.run.monitor then
-    console.listen(vm, s.run.monitor, repl.environment { vm = vm })
-  elseif shared then
-    shared:begin(vm, repl.environment { vm = vm })
-  end
-  if not s.run.paused then
-    local ok, why = pcall(vm.start or vm.resume, vm)
-    if not ok then
-      if session then session.stop() end
-      if shared then shared:stop() end
-      return judge(false, why)
-    end
-  end
-  local left = stay(vm, s, session, shared)
-  if session then session.stop() end
-  if shared then shared:stop() end
-  local code
-  if interrupted then code = signal_status() elseif left or vm.status == "closed" then code = 0 else code = report_stop(vm) end
-  if s.run.pidfile then os.remove(s.run.pidfile) end
-  vm:close()
-  return code
+  if not built then return judge(false, option_of(vm)) end
+  return require("vmlua.core.loop").shielded(run_machine)(vm, s, prompt_here, shared)
 end
 
 -- Options that a board and those it was derived from declare.

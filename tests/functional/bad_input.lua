@@ -241,11 +241,14 @@ test("a pidfile is there while the machine runs, and gone afterwards", function(
   local path = t.file("spin.bin", "\xeb\xfe")
   local seen
   local r = t.vmlua { "bare.lua", "-kernel", path, "-pidfile", pidfile, on_start = function(child)
-    t.wait_for(function() return fs.stat(pidfile) end)
-    local f = t.ok(io.open(pidfile))
-    seen = math.tointeger(tonumber(f:read "l"))
-    f:close()
-    t.eq(seen, child.pid)
+    t.wait_for(function()
+      local f = io.open(pidfile)
+      local line = f and f:read "L"
+      if f then f:close() end
+      seen = line and line:match "^(%d+)\n$"
+      return seen
+    end)
+    t.eq(tonumber(seen), child.pid)
     child:kill(15)
   end }
   t.eq(r.status, 143)
