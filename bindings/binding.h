@@ -172,7 +172,9 @@ void binding_open_irq(lua_State *L);     /* lines as values */
 void binding_open_machine(lua_State *L); /* vmlua.core.machine, class "machine", snapshots */
 void binding_open_chardev(lua_State *L); /* vmlua.core.chardev, class "chardev" */
 void binding_open_chardev_front(lua_State *L); /* dev:front: the device's end */
-void binding_open_text_ring(lua_State *L);     /* chr:text(…):trace(n) */
+void binding_open_watch(lua_State *L);         /* classes of watch.h */
+void binding_open_occurrence_ring(lua_State *L);
+void binding_open_chardev_watch(lua_State *L); /* chr:on_data, chr:text(…) */
 void binding_open_input(lua_State *L);         /* class "input": keys and pointers */
 void binding_open_rtc(lua_State *L);           /* class "mc146818rtc" */
 void binding_open_display(lua_State *L);       /* class "console", vm.screen */

@@ -1,230 +1,17 @@
 /*
  * Character devices as scripts see them: making them from the two command-line spellings or a
- * table, talking to the guest through them, watching for text.
+ * table, talking to the guest through them. Watching them: chardev-watch.c.
  *
  * A chardev that a script makes is a child of its machine (or of /chardevs): it closes with it.
  * Scripts stand at the outside end: write() is what the guest receives.
  */
-#include "bindings/binding.h"
+#include "bindings/watch.h"
 
 #include <string.h>
 
 #include "engine/chardev/chardev.h"
-#include "engine/chardev/text-match.h"
 #include "engine/core/error.h"
 #include "engine/machine/machine.h"
-
-#define WATCH "chardev-watch"
-
-/* A Lua function that sees bytes pass (tap), that is the outside (script), or waits for a text.
- * Freed by remove, by the collector, or with the chardev. */
-typedef struct Watch {
-    Chardev *chr; /* one reference while armed; NULL: removed */
-    ScriptRef *fn;
-    TextMatch *match;
-    bool from_guest;      /* direction of a tap */
-    bool script;          /* the function is the outside end of a chardev-script */
-    struct WatchBox *box; /* NULL: its handle was collected */
-    uint64_t calls;
-    unsigned in_call;
-    bool dead; /* to be freed when its callback has returned */
-} Watch;
-typedef struct WatchBox {
-    Watch *watch;
-    uint64_t hits;
-} WatchBox;
-
-/* An error in a callback pauses the machine that the chardev belongs to; one without is reported.
- */
-static void callback_failed(Chardev *chr, GError *error)
-{
-    for (Object *o = OBJECT(chr); o; o = o->parent) {
-        if (object_dynamic_cast(o, TYPE_MACHINE)) {
-            machine_fail(MACHINE(o), error->message);
-            g_error_free(error);
-            return;
-        }
-    }
-    binding_report(error);
-}
-
-static uint64_t watch_hits(const Watch *w)
-{
-    return w->match ? text_match_hits(w->match) : w->calls;
-}
-
-static void on_tap(void *opaque, const uint8_t *buf, size_t len, bool from_guest);
-static void chardev_gone(Object *obj, void *opaque);
-
-static void watch_disarm(Watch *w)
-{
-    Chardev *chr = w->chr;
-    if (!chr) {
-        return;
-    }
-    w->chr = NULL;
-    object_remove_destroy_notify(OBJECT(chr), chardev_gone, w);
-    if (w->match) {
-        text_match_free(w->match);
-        w->match = NULL;
-    } else if (w->script) {
-        chardev_script_set(chr, NULL, NULL);
-    } else {
-        chardev_remove_tap(chr, on_tap, w);
-    }
-    object_unref(OBJECT(chr));
-}
-
-static void watch_free(Watch *w)
-{
-    if (w->box) {
-        w->box->hits = watch_hits(w);
-        w->box->watch = NULL;
-    }
-    watch_disarm(w);
-    script_ref_free(w->fn);
-    g_free(w);
-}
-
-/* Frees it, now or when its callback has returned. */
-static void watch_drop(Watch *w)
-{
-    if (w->in_call) {
-        w->dead = true;
-    } else {
-        watch_free(w);
-    }
-}
-
-static void watch_leave(Watch *w)
-{
-    if (--w->in_call == 0 && w->dead) {
-        watch_free(w);
-    }
-}
-
-static void chardev_gone(Object *obj, void *opaque)
-{
-    watch_drop(opaque);
-}
-
-static void call_with_bytes(Watch *w, const uint8_t *buf, size_t len)
-{
-    lua_State *L = binding_state();
-    Chardev *chr = w->chr;
-    GError *error = NULL;
-    if (!script_ref_push(L, w->fn)) {
-        return;
-    }
-    char what[160];
-    g_strlcpy(what, script_ref_what(w->fn), sizeof what);
-    lua_pushlstring(L, (const char *)buf, len);
-    object_ref(OBJECT(chr));
-    if (!binding_call(L, 1, 0, true, what, &error)) {
-        callback_failed(chr, error);
-    }
-    object_unref(OBJECT(chr));
-}
-
-static void on_tap(void *opaque, const uint8_t *buf, size_t len, bool from_guest)
-{
-    Watch *w = opaque;
-    if (from_guest == w->from_guest) {
-        w->calls++;
-        w->in_call++;
-        call_with_bytes(w, buf, len);
-        watch_leave(w);
-    }
-}
-
-static void on_text(void *opaque, uint64_t end)
-{
-    Watch *w = opaque;
-    lua_State *L = binding_state();
-    Chardev *chr = w->chr;
-    GError *error = NULL;
-    if (!script_ref_push(L, w->fn)) {
-        return;
-    }
-    char what[160];
-    g_strlcpy(what, script_ref_what(w->fn), sizeof what);
-    lua_pushinteger(L, (lua_Integer)end);
-    object_ref(OBJECT(chr));
-    w->in_call++;
-    if (!binding_call(L, 1, 0, true, what, &error)) {
-        callback_failed(chr, error);
-    }
-    watch_leave(w);
-    object_unref(OBJECT(chr));
-}
-
-/* ---- handles of watches --------------------------------------------------------------------- */
-
-static int watch_gc(lua_State *L)
-{
-    /* A watch belongs to its chardev, not to its handle: it stays armed. */
-    WatchBox *box = lua_touserdata(L, 1);
-    if (box->watch) {
-        box->watch->box = NULL;
-        box->watch = NULL;
-    }
-    return 0;
-}
-
-static int watch_remove(lua_State *L)
-{
-    WatchBox *box = binding_check_userdata(L, 1, WATCH);
-    Watch *w = box->watch;
-    if (w) {
-        box->hits = watch_hits(w);
-        box->watch = NULL;
-        w->box = NULL;
-        watch_drop(w);
-    }
-    return 0;
-}
-
-static int watch_get_hits(lua_State *L)
-{
-    const WatchBox *box = binding_check_userdata(L, 1, WATCH);
-    lua_pushinteger(L, (lua_Integer)(box->watch ? watch_hits(box->watch) : box->hits));
-    return 1;
-}
-
-static int watch_get_how(lua_State *L)
-{
-    const WatchBox *box = binding_check_userdata(L, 1, WATCH);
-    lua_pushstring(L, box->watch ? "bytes written" : "removed");
-    return 1;
-}
-
-static int watch_get_armed(lua_State *L)
-{
-    const WatchBox *box = binding_check_userdata(L, 1, WATCH);
-    lua_pushboolean(L, box->watch != NULL);
-    return 1;
-}
-
-static void on_script(void *opaque, const uint8_t *buf, size_t len)
-{
-    on_tap(opaque, buf, len, true);
-}
-
-/* Pushes the handle of a new watch for the function at `idx`; not armed yet. */
-static Watch *new_watch(lua_State *L, Chardev *chr, int idx, const char *what)
-{
-    luaL_checktype(L, idx, LUA_TFUNCTION);
-    WatchBox *box = binding_new_userdata(L, WATCH, sizeof *box);
-    ScriptRef *fn = script_ref_new(L, idx, OBJECT(chr), what);
-    Watch *w = g_new0(Watch, 1);
-    w->fn = fn;
-    w->chr = CHARDEV(object_ref(OBJECT(chr)));
-    w->box = box;
-    w->from_guest = true;
-    box->watch = w;
-    object_add_destroy_notify(OBJECT(chr), chardev_gone, w);
-    return w;
-}
 
 /* ---- making chardevs ------------------------------------------------------------------------ */
 
@@ -335,9 +122,7 @@ static int chardev_new_script(lua_State *L)
     if (!chr) {
         return binding_fail(L, error);
     }
-    Watch *w = new_watch(L, chr, 1, "chardev script");
-    w->script = true;
-    chardev_script_set(chr, on_script, w);
+    binding_chardev_set_script(L, chr, 1);
     binding_push_object(L, chr);
     return 1;
 }
@@ -414,36 +199,6 @@ static int chr_send_break(lua_State *L)
 {
     chardev_event(check_chardev(L), CHARDEV_BREAK);
     return 0;
-}
-
-static int chr_on_data(lua_State *L)
-{
-    static const char *const directions[] = { "from-guest", "to-guest", NULL };
-    Chardev *chr = check_chardev(L);
-    const bool from_guest = luaL_checkoption(L, 3, "from-guest", directions) == 0;
-    Watch *w = new_watch(L, chr, 2, "chardev tap");
-    w->from_guest = from_guest;
-    chardev_add_tap(chr, on_tap, w);
-    return 1;
-}
-
-/* chr:_match(text, fn[, since]) */
-static int chr_match(lua_State *L)
-{
-    Chardev *chr = check_chardev(L);
-    size_t len;
-    const char *text = luaL_checklstring(L, 2, &len);
-    luaL_argcheck(L, len > 0, 2, "an empty text is everywhere");
-    const bool look_back = !lua_isnoneornil(L, 4);
-    const uint64_t since = look_back ? binding_check_u64(L, 4, "since") : 0;
-    Watch *w = new_watch(L, chr, 3, "text source");
-    w->match = text_match_new_bytes(chr, text, len, true, on_text, w);
-    if (look_back) {
-        w->in_call++;
-        text_match_look_back(w->match, since);
-        watch_leave(w);
-    }
-    return 1;
 }
 
 static int chr_history(lua_State *L)
@@ -562,13 +317,6 @@ static const ApiFunction chardev_methods[] = {
       "Sends to the guest as if from outside; how many bytes were taken (the rest does not fit "
       "now)." },
     { "send_break", chr_send_break, "()", "A break condition on the line towards the guest." },
-    { "on_data", chr_on_data,
-      "(fn: fun(bytes: string), direction?: \"from-guest\"|\"to-guest\"): chardev-watch",
-      "Calls fn with every piece of bytes that passes." },
-    { "_match", chr_match,
-      "(text: string, fn: fun(end_at: integer), since?: integer): chardev-watch",
-      "Calls fn whenever the guest has written text; with since, what is in the history from that "
-      "byte number on counts too. chr:text(…) is the way to say it." },
     { "history", chr_history, "(): string", "The last bytes that the guest wrote, up to 64 KiB." },
     { "read", chr_read, "(len?: integer): string",
       "Takes the oldest bytes out of a ring back end." },
@@ -585,21 +333,8 @@ static const ApiField chardev_fields[] = {
       "Bytes lost because nobody took them." },
     { 0 },
 };
-static const ApiFunction watch_methods[] = {
-    { "remove", watch_remove, "()", "Ends it; fine to call twice, and from its own callback." },
-    { 0 },
-};
-static const ApiField watch_fields[] = {
-    { "hits", watch_get_hits, NULL, "integer", "How often it called." },
-    { "how", watch_get_how, NULL, "string", "How it is served." },
-    { "armed", watch_get_armed, NULL, "boolean", "False once removed or its chardev is gone." },
-    { 0 },
-};
-
 void binding_open_chardev(lua_State *L)
 {
-    binding_userdata_class(L, WATCH, "A function that sees bytes of a chardev.", watch_methods,
-                           watch_fields, watch_gc);
     binding_class(L, TYPE_CHARDEV, "The outside end of a byte stream.", chardev_methods,
                   chardev_fields);
     binding_module(L, "vmlua.core.chardev", "Character devices.", chardev_functions);

@@ -99,12 +99,14 @@ lua_State *bindings_open(int argc, char **argv)
     binding_open_memory(L);
     binding_open_cpu(L);
     binding_open_event(L);
+    binding_open_watch(L);
+    binding_open_occurrence_ring(L);
     binding_open_machine(L);
     binding_open_chardev(L);
     binding_open_chardev_front(L);
     binding_open_block(L);
     binding_open_block_script(L);
-    binding_open_text_ring(L);
+    binding_open_chardev_watch(L);
     binding_open_input(L);
     binding_open_rtc(L);
     binding_open_display(L);

@@ -1,0 +1,159 @@
+/* Handles of Lua functions that are called when something of an object happens: see watch.h. */
+#include "bindings/watch.h"
+
+#include "engine/machine/machine.h"
+
+#define WATCH "watch"
+
+typedef struct WatchHandle {
+    BindingWatch *watch; /* NULL: removed, or its object is gone */
+    uint64_t hits;
+} WatchHandle;
+
+void *binding_watch_new(lua_State *L, size_t size, Object *owner, int idx, const char *what,
+                        const char *how, void (*disarm)(BindingWatch *w))
+{
+    luaL_checktype(L, idx, LUA_TFUNCTION);
+    WatchHandle *handle = binding_new_userdata(L, WATCH, sizeof *handle);
+    ScriptRef *fn = script_ref_new(L, idx, owner, what);
+    BindingWatch *w = g_malloc0(size);
+    w->fn = fn;
+    w->owner = object_ref(owner);
+    w->handle = handle;
+    w->how = how;
+    w->disarm = disarm;
+    handle->watch = w;
+    return w;
+}
+
+static void watch_free(BindingWatch *w)
+{
+    if (w->handle) {
+        w->handle->hits = w->hits;
+        w->handle->watch = NULL;
+    }
+    w->disarm(w);
+    object_unref(w->owner);
+    script_ref_free(w->fn);
+    g_free(w);
+}
+
+void binding_watch_gone(BindingWatch *w)
+{
+    if (w->in_call) {
+        w->dead = true;
+    } else {
+        watch_free(w);
+    }
+}
+
+void binding_watch_pin(BindingWatch *w)
+{
+    w->in_call++;
+}
+
+void binding_watch_unpin(BindingWatch *w)
+{
+    if (--w->in_call == 0 && w->dead) {
+        watch_free(w);
+    }
+}
+
+lua_State *binding_watch_enter(BindingWatch *w)
+{
+    lua_State *L = binding_state();
+    w->hits++;
+    if (!script_ref_push(L, w->fn)) {
+        return NULL;
+    }
+    binding_watch_pin(w);
+    return L;
+}
+
+/* An error in a callback pauses the machine that the owner belongs to. */
+static void callback_failed(Object *owner, GError *error)
+{
+    for (Object *o = owner; o; o = o->parent) {
+        if (object_dynamic_cast(o, TYPE_MACHINE)) {
+            machine_fail(MACHINE(o), error->message);
+            g_error_free(error);
+            return;
+        }
+    }
+    binding_report(error);
+}
+
+void binding_watch_leave(BindingWatch *w, lua_State *L, int nargs)
+{
+    GError *error = NULL;
+    char what[160]; /* the callback may free the function */
+    g_strlcpy(what, script_ref_what(w->fn), sizeof what);
+    if (!binding_call(L, nargs, 0, true, what, &error)) {
+        callback_failed(w->owner, error);
+    }
+    binding_watch_unpin(w);
+}
+
+/* ---- handles ----------------------------------------------------------------------------------
+ */
+
+static int handle_gc(lua_State *L)
+{
+    WatchHandle *h = lua_touserdata(L, 1);
+    if (h->watch) {
+        h->watch->handle = NULL;
+        h->watch = NULL;
+    }
+    return 0;
+}
+
+static int handle_remove(lua_State *L)
+{
+    WatchHandle *h = binding_check_userdata(L, 1, WATCH);
+    BindingWatch *w = h->watch;
+    if (w) {
+        h->hits = w->hits;
+        h->watch = NULL;
+        w->handle = NULL;
+        binding_watch_gone(w);
+    }
+    return 0;
+}
+
+static int handle_get_hits(lua_State *L)
+{
+    const WatchHandle *h = binding_check_userdata(L, 1, WATCH);
+    lua_pushinteger(L, (lua_Integer)(h->watch ? h->watch->hits : h->hits));
+    return 1;
+}
+
+static int handle_get_how(lua_State *L)
+{
+    const WatchHandle *h = binding_check_userdata(L, 1, WATCH);
+    lua_pushstring(L, h->watch ? h->watch->how : "removed");
+    return 1;
+}
+
+static int handle_get_armed(lua_State *L)
+{
+    const WatchHandle *h = binding_check_userdata(L, 1, WATCH);
+    lua_pushboolean(L, h->watch != NULL);
+    return 1;
+}
+
+static const ApiFunction handle_methods[] = {
+    { "remove", handle_remove, "()", "Ends it; fine to call twice, and from its own callback." },
+    { 0 },
+};
+static const ApiField handle_fields[] = {
+    { "hits", handle_get_hits, NULL, "integer", "How often it called." },
+    { "how", handle_get_how, NULL, "string", "How it is served." },
+    { "armed", handle_get_armed, NULL, "boolean", "False once removed or its object is gone." },
+    { 0 },
+};
+
+void binding_open_watch(lua_State *L)
+{
+    binding_userdata_class(L, WATCH, "A function that is called when something happens.",
+                           handle_methods, handle_fields, handle_gc);
+}
