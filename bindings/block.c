@@ -61,7 +61,8 @@ static void read_options(lua_State *L, int idx, BlockOpenOptions *o)
 {
     static const char *const keys[] = { "format",        "read_only", "auto_read_only",
                                         "cache",         "aio",       "discard",
-                                        "detect_zeroes", "locking",   NULL };
+                                        "detect_zeroes", "locking",   "no_backing",
+                                        "for_check",     NULL };
     static const char *const caches[] = { "writeback",  "none",   "writethrough",
                                           "directsync", "unsafe", NULL };
     static const char *const engines[] = { "auto", "io_uring", "threads", "native", NULL };
@@ -76,6 +77,8 @@ static void read_options(lua_State *L, int idx, BlockOpenOptions *o)
     o->read_only = opt_bool(L, idx, "read_only");
     o->auto_read_only = opt_bool(L, idx, "auto_read_only");
     o->discard = opt_bool(L, idx, "discard");
+    o->no_backing = opt_bool(L, idx, "no_backing");
+    o->for_check = opt_bool(L, idx, "for_check");
     o->cache = (BlockCacheMode)opt_word(L, idx, "cache", caches, 0);
     o->aio = (BlockAioEngine)opt_word(L, idx, "aio", engines, 0);
     o->detect_zeroes = (BlockDetectZeroes)opt_word(L, idx, "detect_zeroes", zeroes, 0);
@@ -461,7 +464,7 @@ static int node_open(lua_State *L)
 static const ApiFunction block_functions[] = {
     { "open", l_open, "(filename: string, options?: table): block-node?, string?",
       "Opens an image with all nodes it needs: format (guessed when it is not said), read_only, "
-      "auto_read_only, cache, aio, discard, detect_zeroes, locking." },
+      "auto_read_only, cache, aio, discard, detect_zeroes, locking, no_backing, for_check." },
     { "node", l_node, "(driver: string): block-node?, string?",
       "A node of a driver, not opened yet: set its properties first." },
     { "drive", l_drive, "(m?: machine, id?: string, node?: block-node): block-backend?, string?",

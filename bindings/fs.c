@@ -119,6 +119,12 @@ static int l_unlink(lua_State *L)
     return done(L, unlink(path), path);
 }
 
+static int l_chmod(lua_State *L)
+{
+    const char *path = luaL_checkstring(L, 1);
+    return done(L, chmod(path, (mode_t)luaL_checkinteger(L, 2) & 07777), path);
+}
+
 static int l_mkdir(lua_State *L)
 {
     const char *path = luaL_checkstring(L, 1);
@@ -243,6 +249,8 @@ static const ApiFunction functions[] = {
       "The absolute path without links." },
     { "getcwd", l_getcwd, "(): string", "The current folder." },
     { "unlink", l_unlink, "(path: string): boolean?, string?", "Removes a file." },
+    { "chmod", l_chmod, "(path: string, mode: integer): boolean?, string?",
+      "Sets the permission bits of a file." },
     { "mkdir", l_mkdir, "(path: string, mode: integer?): boolean?, string?",
       "Makes a folder and those above it." },
     { "mkdtemp", l_mkdtemp, "(prefix: string?): string?, string?",

@@ -265,8 +265,10 @@ typedef struct BlockOpenOptions {
     BlockAioEngine aio;
     bool discard; /* unmap */
     BlockDetectZeroes detect_zeroes;
-    bool no_lock;   /* locking=off */
-    unsigned depth; /* of the backing chain so far: drivers pass theirs plus 1 */
+    bool no_lock;    /* locking=off */
+    bool for_check;  /* opened although it is damaged, to be repaired */
+    bool no_backing; /* the image alone, without its backing file */
+    unsigned depth;  /* of the backing chain so far: drivers pass theirs plus 1 */
 } BlockOpenOptions;
 /* Opens FILENAME ("PATH", "file:PATH", "null:SIZE", "ram:SIZE", or "DRIVER:…" as drivers register
  * prefixes) with all nodes it needs. One reference. */

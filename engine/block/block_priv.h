@@ -13,6 +13,7 @@
 #pragma once
 
 #include "engine/block/block.h"
+#include "engine/block/tool.h"
 
 #include "engine/core/clock.h"
 
@@ -53,6 +54,8 @@ struct BlockNode {
     int discard_mode;
     int detect_zeroes;
     bool probed;                         /* its format was guessed from the content */
+    bool for_check;                      /* opened although it is damaged: to be repaired */
+    bool no_backing;                     /* the backing file is not wanted: it is not opened */
     unsigned depth;                      /* nodes above it in its backing chain */
     char *node_name;                     /* property */
     char *filename;                      /* property of those that have one */
@@ -62,28 +65,6 @@ struct BlockNode {
     unsigned drained; /* atomic: > 0 while somebody drains: nothing may be delayed */
     uint32_t align;   /* of requests to it that need no detour; a power of 2, at least 1 */
 };
-
-typedef struct BlockCheckResult {
-    uint64_t corruptions, leaks, check_errors, corruptions_fixed, leaks_fixed;
-    uint64_t allocated_clusters, total_clusters, fragmented_clusters, compressed_clusters;
-    uint64_t image_end_offset;
-} BlockCheckResult;
-enum { BLOCK_FIX_LEAKS = 1, BLOCK_FIX_ERRORS = 2 };
-
-typedef struct BlockSnapshotInfo {
-    char id[64], name[256];
-    uint64_t vm_state_size, disk_size, date_sec, vm_clock_ns, icount;
-    uint32_t date_nsec;
-} BlockSnapshotInfo;
-
-/* Keys and values of a creation, as text ("size" → "10G"); what a driver does not know it refuses.
- */
-typedef struct BlockCreateOption {
-    const char *key, *value;
-} BlockCreateOption;
-
-/* Steps of something long: fn(done, total) from time to time; false ends it (ECANCELED). */
-typedef bool (*BlockProgressFn)(void *opaque, uint64_t done, uint64_t total);
 
 typedef struct BlockNodeClass {
     ObjectClass parent_class;
@@ -126,6 +107,13 @@ typedef struct BlockNodeClass {
     bool (*snapshot_delete)(BlockNode *node, const char *id_or_name, GError **error);
     bool (*change_backing)(BlockNode *node, const char *filename, const char *format,
                            GError **error);
+    bool (*make_empty)(BlockNode *node, GError **error); /* nothing is allocated any more */
+    bool (*amend)(BlockNode *node, const BlockCreateOption *options, unsigned n, GError **error);
+    /* Compression in two halves, so that workers do the first in parallel. One cluster into `out`:
+     * its packed length, 0: it does not get smaller. Any thread. */
+    size_t (*compress)(BlockNode *node, const void *buf, size_t len, void *out, size_t room);
+    /* What compress gave, to that cluster: errno. A worker, or the main thread. */
+    int (*write_packed)(BlockNode *node, uint64_t offset, const void *packed, size_t len);
 } BlockNodeClass;
 OBJECT_DECLARE_TYPE(BlockNode, BlockNodeClass, BLOCK_NODE, TYPE_BLOCK_NODE)
 
@@ -142,6 +130,9 @@ static inline BlockNode *block_node_backing(const BlockNode *node)
  * have left it and the last user is gone. */
 BlockNode *block_node_use(BlockNode *node);
 void block_node_unuse(BlockNode *node); /* NULL is ignored */
+/* Closes an open node that nobody uses, and with it the nodes that lie below it only; they are gone
+ * from the tree then. */
+void block_node_shut(BlockNode *node);
 
 /* ---- requests -------------------------------------------------------------------------------- */
 

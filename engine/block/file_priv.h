@@ -22,3 +22,7 @@ OBJECT_DECLARE_TYPE(BlockFile, BlockNodeClass, BLOCK_FILE, TYPE_BLOCK_FILE)
 int block_file_sync(BlockNode *node, BlockReq *req);
 void block_file_submit(BlockNode *node, BlockReq *req);
 void block_file_cancel(BlockNode *node, BlockReq *req);
+/* Copies between the files below two nodes, offsets in these files: errno; ENOTSUP: there are none.
+ * Any thread. */
+int block_file_copy_range(BlockNode *from, uint64_t from_at, BlockNode *to, uint64_t to_at,
+                          uint64_t bytes);

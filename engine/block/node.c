@@ -154,6 +154,34 @@ static void node_close(BlockNode *node)
     drop_children(node);
 }
 
+/* A child that was put below its user goes with it. */
+static void shut_child(BlockNode *node, BlockNode *child)
+{
+    bool owned = child && OBJECT(child)->parent == OBJECT(node);
+
+    block_node_unuse(child);
+    if (owned) {
+        object_unparent(OBJECT(child));
+    }
+}
+
+void block_node_shut(BlockNode *node)
+{
+    BlockNode *file = node->file_node, *backing = node->backing_node;
+
+    if (node->users > 0 || !node->opened) {
+        return;
+    }
+    node->opened = false;
+    OBJECT(node)->realized = false;
+    if (BLOCK_NODE_GET_CLASS(node)->close) {
+        BLOCK_NODE_GET_CLASS(node)->close(node);
+    }
+    node->file_node = node->backing_node = NULL;
+    shut_child(node, file);
+    shut_child(node, backing);
+}
+
 BlockNode *block_node_use(BlockNode *node)
 {
     node->users++;

@@ -134,6 +134,8 @@ BlockNode *block_open(const char *filename, const BlockOpenOptions *options, GEr
     if (node) {
         node->probed = !o->format;
         node->depth = o->depth;
+        node->no_backing = o->no_backing;
+        node->for_check = o->for_check;
         if (!set_common_options(node, o, error) ||
             !set_words(node, "detect-zeroes", zeroes, (int)o->detect_zeroes, error) ||
             !object_property_set_link(OBJECT(node), "file", OBJECT(file), error) ||

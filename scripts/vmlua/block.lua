@@ -286,10 +286,10 @@ end
 local build
 
 local function child(m, value, read_only)
-  local drives = drives_of(m)
   if type(value) == "userdata" then return value end
   if type(value) == "string" then
-    local names = {}
+    if not m then fail("%s: a node is described here, not named", value) end
+    local names, drives = {}, drives_of(m)
     for name in pairs(drives.nodes) do names[#names + 1] = name end
     return drives.nodes[value] or fail("%s", text.unknown("node", value, names))
   end
@@ -320,6 +320,16 @@ function build(m, spec)
   if not ok then error(err, 0) end
   return node
 end
+
+--- Nested tables from keys with points in them: "file.driver" = "file" becomes file = { driver = "file" }.
+---@param values table
+---@return table
+function block.nested(values) return nested(values) end
+
+--- A node from a description of it and of what is below, of no machine.
+---@param spec table nested
+---@return block-node
+function block.build(spec) return build(nil, spec) end
 
 --- A node of the graph from its description: { driver =, ["node-name"] =, file = NODE or description … }.
 ---@param m machine

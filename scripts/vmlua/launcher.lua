@@ -4,6 +4,7 @@ What the program does with its arguments.
     vmlua SCRIPT [OPTION…]      a script; a board that it returns is started with the options
     vmlua -machine NAME …       a board by name
     vmlua                       the prompt
+    vmlua img COMMAND …         disk images
     vmlua test …   vmlua -e CODE   vmlua help [TOPIC]   vmlua --version
 
 Statuses: 0, or what the machine's guest gave; 1 a script or a machine failed; 2 wrong use; 128 + signal.
@@ -586,6 +587,10 @@ local function dispatch(args)
   if first == "-e" or first == "--e" then return run_code(rest[1], { table.unpack(rest, 2) }) end
   if first == "test" then
     return require("vmlua.testrunner").main(rest, function() return interrupted and signal_status() end)
+  end
+  if first == "img" then
+    local ok, status = run_task(require("vmlua.img").main, rest)
+    return ok and status or judge(ok, status) or signal_status()
   end
   if first == "help" then return run_help(rest[1]) end
   if first:sub(1, 1) == "-" and #first > 1 then return launch_with(nil, args) end

@@ -632,6 +632,7 @@ options.usage = {
   { "vmlua -machine NAME [OPTION…]", "start a board by its name" },
   { "vmlua", "a Lua prompt" },
   { "vmlua test PATH… [-j N] [--filter P] [--junit FILE] [--timeout S] [--list] [--long]", "run tests" },
+  { "vmlua img COMMAND [OPTION…] FILE…", "make, convert, check and compare disk images (vmlua img --help)" },
   { "vmlua -e CODE [ARG…]", "run a piece of Lua" },
   { "vmlua help [TOPIC]", "options, man, bash, zsh, reference, luals, or a name of the Lua API" },
   { "vmlua --version", "" },
@@ -734,7 +735,7 @@ _vmlua() {
   case $cur in
     -*) COMPREPLY=($(compgen -W "%s" -- "$cur")) ;;
     *) COMPREPLY=($(compgen -f -- "$cur"))
-       [ "$COMP_CWORD" -eq 1 ] && COMPREPLY+=($(compgen -W "test help" -- "$cur")) ;;
+       [ "$COMP_CWORD" -eq 1 ] && COMPREPLY+=($(compgen -W "test img help" -- "$cur")) ;;
   esac
 }
 complete -o filenames -F _vmlua vmlua

@@ -1,0 +1,859 @@
+/*
+ * What `vmlua img` and scripts do with images as a whole: create, check, resize, snapshots, where
+ * data is, and jobs that copy, compare and measure.
+ */
+#include "bindings/binding.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/block/tool.h"
+#include "engine/core/error.h"
+#include "engine/core/lock.h"
+#include "engine/core/main-loop.h"
+
+#define JOB_CLASS       "vmlua.block-job"
+#define TEMPORARY_CLASS "vmlua.temporary-file"
+
+static BlockNode *check_node(lua_State *L, int arg)
+{
+    return binding_check_object(L, arg, TYPE_BLOCK_NODE);
+}
+
+static int ok_or_fail(lua_State *L, bool ok, GError **error)
+{
+    if (!ok) {
+        return binding_fail(L, *error);
+    }
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* ---- single operations ----------------------------------------------------------------------- */
+
+/* A list of { key, value } at idx; the strings stay anchored in it, the array in a userdata that is
+ * pushed. */
+static BlockCreateOption *read_pairs(lua_State *L, int idx, unsigned *n)
+{
+    lua_Integer len;
+    BlockCreateOption *options;
+
+    luaL_checktype(L, idx, LUA_TTABLE);
+    len = luaL_len(L, idx);
+    luaL_argcheck(L, len <= 256, idx, "at most 256 options");
+    options = lua_newuserdatauv(L, sizeof(*options) * (size_t)(len + 1), 0);
+    for (lua_Integer i = 0; i < len; i++) {
+        lua_rawgeti(L, idx, i + 1);
+        luaL_argcheck(L, lua_istable(L, -1), idx, "a list of { key, value } expected");
+        lua_rawgeti(L, -1, 1);
+        lua_rawgeti(L, -2, 2);
+        luaL_argcheck(L, lua_type(L, -2) == LUA_TSTRING && lua_type(L, -1) == LUA_TSTRING, idx,
+                      "keys and values are strings");
+        options[i].key = lua_tostring(L, -2);
+        options[i].value = lua_tostring(L, -1);
+        lua_pop(L, 3);
+    }
+    *n = (unsigned)len;
+    return options;
+}
+
+static int l_create(lua_State *L)
+{
+    const char *driver = luaL_checkstring(L, 1), *filename = luaL_checkstring(L, 2);
+    unsigned n;
+    const BlockCreateOption *options = read_pairs(L, 3, &n);
+    GError *error = NULL;
+
+    return ok_or_fail(L, block_image_create(driver, filename, options, n, &error), &error);
+}
+
+static int l_amend(lua_State *L)
+{
+    BlockNode *node = check_node(L, 1);
+    unsigned n;
+    const BlockCreateOption *options = read_pairs(L, 2, &n);
+    GError *error = NULL;
+
+    return ok_or_fail(L, block_image_amend(node, options, n, &error), &error);
+}
+
+static int l_resize(lua_State *L)
+{
+    BlockNode *node = check_node(L, 1);
+    uint64_t bytes = binding_check_u64(L, 2, "size");
+    const char *preallocation = luaL_optstring(L, 3, NULL);
+    GError *error = NULL;
+
+    return ok_or_fail(L, block_image_resize(node, bytes, preallocation, &error), &error);
+}
+
+typedef struct CheckSteps {
+    lua_State *L;
+    int fn; /* its place on the stack; 0: nobody wants to know */
+    GError *error;
+} CheckSteps;
+
+static bool check_step(void *opaque, uint64_t done, uint64_t total)
+{
+    CheckSteps *steps = opaque;
+    lua_State *L = steps->L;
+    bool go_on;
+
+    if (!steps->fn || steps->error || !lua_checkstack(L, 8)) {
+        return !steps->error;
+    }
+    lua_pushvalue(L, steps->fn);
+    lua_pushinteger(L, (lua_Integer)done);
+    lua_pushinteger(L, (lua_Integer)total);
+    if (!binding_call(L, 2, 1, false, "progress of a check", &steps->error)) {
+        return false;
+    }
+    go_on = lua_toboolean(L, -1) || lua_isnil(L, -1);
+    lua_pop(L, 1);
+    return go_on;
+}
+
+static void set_integer(lua_State *L, const char *key, uint64_t value)
+{
+    lua_pushinteger(L, (lua_Integer)value);
+    lua_setfield(L, -2, key);
+}
+
+/* (node, fix: nil | "leaks" | "all", progress?) */
+static int l_check(lua_State *L)
+{
+    static const char *const words[] = { "none", "leaks", "all", NULL };
+    static const int fixes[] = { 0, BLOCK_FIX_LEAKS, BLOCK_FIX_LEAKS | BLOCK_FIX_ERRORS };
+    BlockNode *node = check_node(L, 1);
+    int fix = fixes[luaL_checkoption(L, 2, "none", words)];
+    CheckSteps steps = { .L = L };
+    BlockCheckResult r;
+    GError *error = NULL;
+    bool ok;
+
+    if (!lua_isnoneornil(L, 3)) {
+        luaL_checktype(L, 3, LUA_TFUNCTION);
+        steps.fn = 3;
+    }
+    ok = block_image_check(node, fix, &r, check_step, &steps, &error);
+    if (steps.error) {
+        g_clear_error(&error);
+        return binding_raise(L, steps.error);
+    }
+    if (!ok) {
+        return binding_fail(L, error);
+    }
+    lua_createtable(L, 0, 10);
+    set_integer(L, "corruptions", r.corruptions);
+    set_integer(L, "leaks", r.leaks);
+    set_integer(L, "check_errors", r.check_errors);
+    set_integer(L, "corruptions_fixed", r.corruptions_fixed);
+    set_integer(L, "leaks_fixed", r.leaks_fixed);
+    set_integer(L, "allocated_clusters", r.allocated_clusters);
+    set_integer(L, "total_clusters", r.total_clusters);
+    set_integer(L, "fragmented_clusters", r.fragmented_clusters);
+    set_integer(L, "compressed_clusters", r.compressed_clusters);
+    set_integer(L, "image_end_offset", r.image_end_offset);
+    return 1;
+}
+
+static void add_pair(void *opaque, const char *key, const char *value)
+{
+    GPtrArray *pairs = opaque;
+
+    g_ptr_array_add(pairs, g_strdup(key));
+    g_ptr_array_add(pairs, g_strdup(value));
+}
+
+/* A list of { key, value }. The pairs are collected before Lua is asked for memory. */
+static int l_info(lua_State *L)
+{
+    BlockNode *node = check_node(L, 1);
+    GByteArray *scratch = binding_scratch(L);
+    GPtrArray *pairs = g_ptr_array_new_with_free_func(g_free);
+    guint n;
+    const char *at;
+
+    block_image_info(node, add_pair, pairs);
+    n = pairs->len;
+    for (guint i = 0; i < n; i++) {
+        g_byte_array_append(scratch, pairs->pdata[i], (guint)strlen(pairs->pdata[i]) + 1);
+    }
+    g_ptr_array_free(pairs, TRUE);
+    lua_createtable(L, (int)(n / 2), 0);
+    at = (const char *)scratch->data;
+    for (guint i = 0; i < n; i += 2) {
+        lua_createtable(L, 2, 0);
+        for (int k = 1; k <= 2; k++) {
+            lua_pushstring(L, at);
+            lua_rawseti(L, -2, k);
+            at += strlen(at) + 1;
+        }
+        lua_rawseti(L, -2, (lua_Integer)(i / 2 + 1));
+    }
+    return 1;
+}
+
+static int l_snapshots(lua_State *L)
+{
+    BlockNode *node = check_node(L, 1);
+    GByteArray *scratch = binding_scratch(L);
+    GArray *list = g_array_new(FALSE, TRUE, sizeof(BlockSnapshotInfo));
+    GError *error = NULL;
+    bool ok = block_image_snapshot_list(node, list, &error);
+    guint n = list->len;
+
+    g_byte_array_append(scratch, (const guint8 *)list->data, n * (guint)sizeof(BlockSnapshotInfo));
+    g_array_free(list, TRUE);
+    if (!ok) {
+        return binding_fail(L, error);
+    }
+    lua_createtable(L, (int)n, 0);
+    for (guint i = 0; i < n; i++) {
+        const BlockSnapshotInfo *s = (const BlockSnapshotInfo *)(const void *)scratch->data + i;
+
+        lua_createtable(L, 0, 8);
+        lua_pushstring(L, s->id);
+        lua_setfield(L, -2, "id");
+        lua_pushstring(L, s->name);
+        lua_setfield(L, -2, "name");
+        set_integer(L, "vm_state_size", s->vm_state_size);
+        set_integer(L, "disk_size", s->disk_size);
+        set_integer(L, "date_sec", s->date_sec);
+        set_integer(L, "date_nsec", s->date_nsec);
+        set_integer(L, "vm_clock_ns", s->vm_clock_ns);
+        set_integer(L, "icount", s->icount);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+static int l_snapshot_create(lua_State *L)
+{
+    BlockNode *node = check_node(L, 1);
+    size_t len;
+    const char *name = luaL_checklstring(L, 2, &len);
+    BlockSnapshotInfo info = { .icount = UINT64_MAX };
+    GError *error = NULL;
+    gint64 now = g_get_real_time();
+
+    luaL_argcheck(L, len < sizeof(info.name) && !memchr(name, 0, len), 2,
+                  "a name of at most 255 bytes expected");
+    memcpy(info.name, name, len);
+    info.date_sec = (uint64_t)(now / G_USEC_PER_SEC);
+    info.date_nsec = (uint32_t)(now % G_USEC_PER_SEC) * 1000;
+    return ok_or_fail(L, block_image_snapshot_create(node, &info, &error), &error);
+}
+
+static int l_snapshot_goto(lua_State *L)
+{
+    BlockNode *node = check_node(L, 1);
+    const char *name = luaL_checkstring(L, 2);
+    GError *error = NULL;
+
+    return ok_or_fail(L, block_image_snapshot_goto(node, name, &error), &error);
+}
+
+static int l_snapshot_delete(lua_State *L)
+{
+    BlockNode *node = check_node(L, 1);
+    const char *name = luaL_checkstring(L, 2);
+    GError *error = NULL;
+
+    return ok_or_fail(L, block_image_snapshot_delete(node, name, &error), &error);
+}
+
+static int l_change_backing(lua_State *L)
+{
+    BlockNode *node = check_node(L, 1);
+    const char *filename = luaL_optstring(L, 2, NULL), *format = luaL_optstring(L, 3, NULL);
+    GError *error = NULL;
+
+    return ok_or_fail(L, block_image_change_backing(node, filename, format, &error), &error);
+}
+
+static int l_make_empty(lua_State *L)
+{
+    BlockNode *node = check_node(L, 1);
+    GError *error = NULL;
+
+    return ok_or_fail(L, block_image_make_empty(node, &error), &error);
+}
+
+static int l_can(lua_State *L)
+{
+    static const char *const words[] = { "check", "compress", NULL };
+    BlockNode *node = check_node(L, 1);
+
+    lua_pushboolean(L, luaL_checkoption(L, 2, NULL, words) == 0 ? block_image_can_check(node)
+                                                                : block_image_can_compress(node));
+    return 1;
+}
+
+static int l_file(lua_State *L)
+{
+    binding_push_object(L, block_image_file(check_node(L, 1)));
+    return 1;
+}
+
+static int l_backing(lua_State *L)
+{
+    binding_push_object(L, block_image_backing(check_node(L, 1)));
+    return 1;
+}
+
+static int l_filename(lua_State *L)
+{
+    lua_pushstring(L, block_image_filename(check_node(L, 1)));
+    return 1;
+}
+
+static int l_actual_size(lua_State *L)
+{
+    int64_t bytes = block_image_actual_size(check_node(L, 1));
+
+    if (bytes < 0) {
+        lua_pushnil(L);
+    } else {
+        lua_pushinteger(L, bytes);
+    }
+    return 1;
+}
+
+static int l_close(lua_State *L)
+{
+    BlockNode *node = check_node(L, 1);
+    GError *error = NULL;
+
+    return ok_or_fail(L, block_image_close(node, &error), &error);
+}
+
+/* ---- requests -------------------------------------------------------------------------------- */
+
+/* (node, op, offset, data or length, unmap?) */
+static int l_request(lua_State *L)
+{
+    static const char *const words[] = { "read", "write", "flush", "discard", "zero", NULL };
+    BlockNode *node = check_node(L, 1);
+    BlockOp op = (BlockOp)luaL_checkoption(L, 2, NULL, words);
+    uint64_t offset = binding_check_u64(L, 3, "offset"), bytes = 0;
+    const char *data = NULL;
+    size_t len = 0;
+    GByteArray *scratch;
+    GError *error = NULL;
+    bool ok;
+
+    if (op == BLOCK_OP_WRITE) {
+        data = luaL_checklstring(L, 4, &len);
+        ok = block_image_request(node, op, offset, (void *)(uintptr_t)data, len, 0, &error);
+        return ok_or_fail(L, ok, &error);
+    }
+    bytes = op == BLOCK_OP_FLUSH ? 0 : binding_check_u64(L, 4, "length");
+    if (op != BLOCK_OP_READ) {
+        unsigned flags = lua_toboolean(L, 5) ? BLOCK_MAY_UNMAP : 0;
+
+        ok = block_image_request(node, op, offset, NULL, bytes, flags, &error);
+        return ok_or_fail(L, ok, &error);
+    }
+    luaL_argcheck(L, bytes <= (64 << 20), 4, "at most 64 MiB at a time");
+    scratch = binding_scratch(L);
+    g_byte_array_set_size(scratch, (guint)bytes);
+    if (!block_image_request(node, op, offset, scratch->data, bytes, 0, &error)) {
+        return binding_fail(L, error);
+    }
+    lua_pushlstring(L, (const char *)scratch->data, bytes);
+    return 1;
+}
+
+static bool same_extent(const BlockStatus *a, const BlockStatus *b)
+{
+    return a->flags == b->flags && a->depth == b->depth &&
+           a->has_host_offset == b->has_host_offset &&
+           (!a->has_host_offset || a->host_offset + a->bytes == b->host_offset);
+}
+
+static void push_extent(lua_State *L, uint64_t start, const BlockStatus *st)
+{
+    lua_createtable(L, 0, 8);
+    set_integer(L, "start", start);
+    set_integer(L, "length", st->bytes);
+    set_integer(L, "depth", st->depth);
+    lua_pushboolean(L, (st->flags & BLOCK_STATUS_DATA) != 0);
+    lua_setfield(L, -2, "data");
+    lua_pushboolean(L, (st->flags & BLOCK_STATUS_ZERO) != 0);
+    lua_setfield(L, -2, "zero");
+    lua_pushboolean(L, (st->flags & BLOCK_STATUS_ALLOCATED) != 0);
+    lua_setfield(L, -2, "allocated");
+    lua_pushboolean(L, (st->flags & BLOCK_STATUS_COMPRESSED) != 0);
+    lua_setfield(L, -2, "compressed");
+    if (st->has_host_offset) {
+        set_integer(L, "offset", st->host_offset);
+    }
+}
+
+/* (node, offset, length, limit): up to `limit` extents, neighbours of one kind joined; the last one
+ * of a full list may go on. */
+static int l_map(lua_State *L)
+{
+    BlockNode *node = check_node(L, 1);
+    uint64_t offset = binding_check_u64(L, 2, "offset"), bytes = binding_check_u64(L, 3, "length");
+    lua_Integer limit = (lua_Integer)binding_check_range(L, 4, 1, 1 << 20, "limit"), n = 0;
+    uint64_t start = offset, end;
+    BlockStatus run = { 0 };
+
+    luaL_argcheck(L, !__builtin_add_overflow(offset, bytes, &end) && end <= BLOCK_MAX_BYTES, 3,
+                  "a range within an image expected");
+    lua_newtable(L);
+    while (offset < end && n < limit) {
+        BlockStatus st;
+        GError *error = NULL;
+
+        if (!block_image_status(node, offset, end - offset, &st, &error)) {
+            return binding_fail(L, error);
+        }
+        offset += st.bytes;
+        if (run.bytes > 0 && same_extent(&run, &st)) {
+            run.bytes += st.bytes;
+            continue;
+        }
+        if (run.bytes > 0) {
+            push_extent(L, start, &run);
+            lua_rawseti(L, -2, ++n);
+            start += run.bytes;
+        }
+        run = st;
+    }
+    if (run.bytes > 0 && n < limit) {
+        push_extent(L, start, &run);
+        lua_rawseti(L, -2, ++n);
+    }
+    return 1;
+}
+
+/* ---- files that are not there before they are whole ------------------------------------------ */
+
+/* A file that goes with its userdata, however the script ends, unless it was kept. */
+typedef struct Temporary {
+    char *path;
+} Temporary;
+
+static void temporary_forget(Temporary *t)
+{
+    g_free(t->path);
+    t->path = NULL;
+}
+
+static int temporary_gc(lua_State *L)
+{
+    Temporary *t = lua_touserdata(L, 1);
+
+    if (t->path) {
+        unlink(t->path);
+        temporary_forget(t);
+    }
+    return 0;
+}
+
+static int l_temporary(lua_State *L)
+{
+    const char *path = luaL_checkstring(L, 1);
+    Temporary *t = binding_new_userdata(L, TEMPORARY_CLASS, sizeof(*t));
+
+    t->path = g_strdup(path);
+    return 1;
+}
+
+/* (t, name): it gets that name, and stays. */
+static int temporary_keep(lua_State *L)
+{
+    Temporary *t = binding_check_userdata(L, 1, TEMPORARY_CLASS);
+    const char *name = luaL_checkstring(L, 2);
+
+    luaL_argcheck(L, t->path, 1, "it is gone");
+    if (rename(t->path, name) < 0) {
+        lua_pushnil(L);
+        lua_pushfstring(L, "%s: %s", name, g_strerror(errno));
+        return 2;
+    }
+    temporary_forget(t);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+static int temporary_remove(lua_State *L)
+{
+    binding_check_userdata(L, 1, TEMPORARY_CLASS);
+    return temporary_gc(L);
+}
+
+static const ApiFunction temporary_methods[] = {
+    { "keep", temporary_keep, "(name: string): boolean?, string?",
+      "The file is whole: it gets that name." },
+    { "remove", temporary_remove, "()", "The file goes." },
+    { "__close", temporary_remove, NULL, NULL },
+    { 0 },
+};
+
+/* ---- jobs ------------------------------------------------------------------------------------ */
+
+typedef struct Job {
+    BlockJob *job;
+    ScriptRef *fn;
+    bool finished, collected; /* collected: nobody is to be told, and job_done frees it */
+    bool muted;               /* nobody is to be told */
+} Job;
+
+static Job *check_job(lua_State *L, int arg)
+{
+    return *(Job **)binding_check_userdata(L, arg, JOB_CLASS);
+}
+
+static void job_drop(Job *j)
+{
+    block_job_free(j->job);
+    script_ref_free(j->fn);
+    g_free(j);
+}
+
+static void job_done(void *opaque, const GError *error)
+{
+    Job *j = opaque;
+    lua_State *L = j->muted ? NULL : binding_state();
+    ScriptRef *fn = g_steal_pointer(&j->fn);
+
+    j->finished = true;
+    if (L && fn && lua_checkstack(L, 8)) {
+        if (error) {
+            lua_pushnil(L);
+            lua_pushstring(L, error->message);
+        } else {
+            lua_pushboolean(L, 1);
+            lua_pushnil(L);
+        }
+        binding_invoke(L, fn, 2, false);
+    }
+    script_ref_free(fn);
+    if (j->collected) {
+        job_drop(j);
+    }
+}
+
+static void job_collected(void *data)
+{
+    Job *j = data;
+
+    j->muted = true;
+    if (j->job && !j->finished) {
+        block_job_cancel(j->job);
+        if (!main_loop_is_main_thread() || !engine_may_unlock()) {
+            j->collected = true;
+            return;
+        }
+        /* Its workers end before what they use goes, also at the end of the program. */
+        while (!j->finished) {
+            main_loop_iterate(true);
+        }
+    }
+    job_drop(j);
+}
+
+static int job_gc(lua_State *L)
+{
+    Job **p = lua_touserdata(L, 1);
+
+    if (*p) {
+        binding_defer(job_collected, *p);
+        *p = NULL;
+    }
+    return 0;
+}
+
+/* Pushes the userdata; `fn` is at arg. */
+static Job *new_job(lua_State *L, int arg)
+{
+    Job **p, *j;
+    ScriptRef *fn;
+
+    luaL_checktype(L, arg, LUA_TFUNCTION);
+    p = binding_new_userdata(L, JOB_CLASS, sizeof(Job *));
+    fn = script_ref_new(L, arg, NULL, "block job");
+    j = g_new0(Job, 1);
+    j->fn = fn;
+    *p = j;
+    return j;
+}
+
+static int job_result(lua_State *L, Job *j, BlockJob *job, GError **error)
+{
+    j->job = job;
+    return job ? 1 : binding_fail(L, *error);
+}
+
+static uint64_t key_u64(lua_State *L, int idx, const char *key, uint64_t def)
+{
+    uint64_t value = def;
+
+    if (binding_get_key(L, idx, key) != LUA_TNIL) {
+        value = binding_check_u64(L, -1, key);
+    }
+    lua_pop(L, 1);
+    return value;
+}
+
+static bool key_bool(lua_State *L, int idx, const char *key)
+{
+    bool value;
+
+    binding_get_key(L, idx, key);
+    value = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+static BlockNode *key_node(lua_State *L, int idx, const char *key)
+{
+    BlockNode *node;
+
+    binding_get_key(L, idx, key);
+    node = lua_isnil(L, -1) ? NULL : check_node(L, lua_gettop(L));
+    lua_pop(L, 1); /* anchored in the table */
+    return node;
+}
+
+static void read_copy_spec(lua_State *L, BlockCopySpec *spec)
+{
+    static const char *const keys[] = { "sources",        "target",   "reference", "max_depth",
+                                        "target_is_zero", "compress", "in_order",  "offload",
+                                        "salvage",        "sparse",   "cluster",   "rate",
+                                        "workers",        NULL };
+    lua_Integer n;
+    BlockNode **nodes;
+
+    luaL_checktype(L, 1, LUA_TTABLE);
+    binding_check_keys(L, 1, keys, "copy");
+    spec->target = key_node(L, 1, "target");
+    luaL_argcheck(L, spec->target, 1, "a target expected");
+    spec->reference = key_node(L, 1, "reference");
+    spec->max_depth = (unsigned)MIN(key_u64(L, 1, "max_depth", UINT_MAX), UINT_MAX);
+    spec->target_is_zero = key_bool(L, 1, "target_is_zero");
+    spec->compress = key_bool(L, 1, "compress");
+    spec->in_order = key_bool(L, 1, "in_order");
+    spec->offload = key_bool(L, 1, "offload");
+    spec->salvage = key_bool(L, 1, "salvage");
+    spec->sparse = key_u64(L, 1, "sparse", 4096);
+    spec->cluster = key_u64(L, 1, "cluster", 0);
+    spec->rate = key_u64(L, 1, "rate", 0);
+    spec->workers = (unsigned)MIN(key_u64(L, 1, "workers", 0), BLOCK_JOB_MAX_WORKERS);
+    binding_get_key(L, 1, "sources");
+    luaL_argcheck(L, lua_istable(L, -1), 1, "sources: a list of nodes expected");
+    n = luaL_len(L, -1);
+    luaL_argcheck(L, n > 0 && n <= 4096, 1, "sources: 1 to 4096 nodes expected");
+    nodes = lua_newuserdatauv(L, sizeof(*nodes) * (size_t)n, 0);
+    for (lua_Integer i = 0; i < n; i++) {
+        lua_rawgeti(L, -2, i + 1);
+        nodes[i] = check_node(L, lua_gettop(L));
+        lua_pop(L, 1);
+    }
+    spec->sources = nodes;
+    spec->n_sources = (unsigned)n;
+}
+
+static int l_copy(lua_State *L)
+{
+    BlockCopySpec spec = { 0 };
+    GError *error = NULL;
+    Job *j;
+
+    read_copy_spec(L, &spec);
+    j = new_job(L, 2);
+    return job_result(L, j, block_copy_start(&spec, job_done, j, &error), &error);
+}
+
+/* (a, b, strict, workers, fn) */
+static int l_compare(lua_State *L)
+{
+    BlockNode *a = check_node(L, 1), *b = check_node(L, 2);
+    bool strict = lua_toboolean(L, 3);
+    unsigned workers = (unsigned)binding_check_range(L, 4, 0, BLOCK_JOB_MAX_WORKERS, "workers");
+    Job *j = new_job(L, 5);
+    GError *error = NULL;
+
+    return job_result(L, j, block_compare_start(a, b, strict, workers, job_done, j, &error),
+                      &error);
+}
+
+/* (drive, spec, fn) */
+static int l_bench(lua_State *L)
+{
+    static const char *const keys[] = { "write", "count", "bytes",   "offset", "step",
+                                        "depth", "drain", "pattern", "flush",  NULL };
+    BlockBackend *be = binding_check_object(L, 1, TYPE_BLOCK_BACKEND);
+    BlockBenchSpec spec = { 0 };
+    GError *error = NULL;
+    Job *j;
+
+    luaL_checktype(L, 2, LUA_TTABLE);
+    binding_check_keys(L, 2, keys, "bench");
+    spec.op = key_bool(L, 2, "write") ? BLOCK_OP_WRITE : BLOCK_OP_READ;
+    spec.count = key_u64(L, 2, "count", 75000);
+    spec.bytes = key_u64(L, 2, "bytes", 4096);
+    spec.offset = key_u64(L, 2, "offset", 0);
+    spec.step = key_u64(L, 2, "step", 0);
+    spec.depth = (unsigned)MIN(key_u64(L, 2, "depth", 64), 1 << 20);
+    spec.drain = key_bool(L, 2, "drain");
+    spec.pattern = (uint8_t)key_u64(L, 2, "pattern", 0);
+    spec.flush_interval = key_u64(L, 2, "flush", 0);
+    j = new_job(L, 3);
+    return job_result(L, j, block_bench_start(be, &spec, job_done, j, &error), &error);
+}
+
+static int job_progress(lua_State *L)
+{
+    Job *j = check_job(L, 1);
+    uint64_t done = 0, total = 0;
+
+    if (j->job) {
+        block_job_progress(j->job, &done, &total);
+    }
+    lua_pushinteger(L, (lua_Integer)done);
+    lua_pushinteger(L, (lua_Integer)total);
+    return 2;
+}
+
+static int job_cancel(lua_State *L)
+{
+    Job *j = check_job(L, 1);
+
+    if (j->job && !j->finished) {
+        block_job_cancel(j->job);
+    }
+    return 0;
+}
+
+/* Cancels it and waits: the images may be closed afterwards. */
+static int job_close(lua_State *L)
+{
+    Job *j = check_job(L, 1);
+
+    if (!j->job || j->finished) {
+        return 0;
+    }
+    block_job_cancel(j->job);
+    if (!main_loop_is_main_thread() || !engine_may_unlock()) {
+        return 0; /* in a handler: it ends by itself, and the images with it */
+    }
+    while (!j->finished) {
+        main_loop_iterate(true); /* also while a signal waits to be told */
+    }
+    return 0;
+}
+
+static int job_salvaged(lua_State *L)
+{
+    Job *j = check_job(L, 1);
+
+    lua_pushinteger(L, j->job ? (lua_Integer)block_copy_salvaged(j->job) : 0);
+    return 1;
+}
+
+static int job_difference(lua_State *L)
+{
+    static const char *const words[] = { "same", "content", "allocation" };
+    Job *j = check_job(L, 1);
+    uint64_t offset = 0;
+    BlockCompareResult r = j->job ? block_compare_result(j->job, &offset) : BLOCK_COMPARE_SAME;
+
+    lua_pushstring(L, words[r]);
+    lua_pushinteger(L, (lua_Integer)offset);
+    return 2;
+}
+
+static const ApiFunction job_methods[] = {
+    { "progress", job_progress, "(): integer, integer",
+      "How much is done, and how much there is to do." },
+    { "cancel", job_cancel, "()", "It ends soon." },
+    { "close", job_close, "()", "Ends it, and returns when it has ended." },
+    { "__close", job_close, NULL, NULL },
+    { "salvaged", job_salvaged, "(): integer",
+      "Bytes that a copy could not read and took for zeroes." },
+    { "difference", job_difference, "(): \"same\"|\"content\"|\"allocation\", integer",
+      "What a comparison has found first, and where." },
+    { 0 },
+};
+
+static const ApiFunction tool_functions[] = {
+    { "create", l_create,
+      "(driver: string, filename: string, options: string[][]): boolean?, string?",
+      "A new image; what was in the file is lost. Options are pairs: { { \"size\", \"1G\" } }." },
+    { "amend", l_amend, "(node: block-node, options: string[][]): boolean?, string?",
+      "Changes options that the image was created with." },
+    { "resize", l_resize,
+      "(node: block-node, bytes: integer|string, preallocation?: string): boolean?, string?",
+      "Another length." },
+    { "check", l_check,
+      "(node: block-node, fix?: \"none\"|\"leaks\"|\"all\", progress?: fun(done: integer, total: "
+      "integer): boolean?): table?, string?",
+      "Looks through the image's own structures; repairs leaks, or everything. progress may return "
+      "false to end it." },
+    { "info", l_info, "(node: block-node): string[][]",
+      "What the driver knows of the image, as pairs." },
+    { "snapshots", l_snapshots, "(node: block-node): table[]?, string?",
+      "The snapshots in the image: id, name, vm_state_size, disk_size, date_sec, date_nsec, "
+      "vm_clock_ns, icount." },
+    { "snapshot_create", l_snapshot_create, "(node: block-node, name: string): boolean?, string?",
+      "Keeps the present contents under that name." },
+    { "snapshot_goto", l_snapshot_goto, "(node: block-node, name: string): boolean?, string?",
+      "Back to the contents of a snapshot, by id or name." },
+    { "snapshot_delete", l_snapshot_delete, "(node: block-node, name: string): boolean?, string?",
+      "Forgets a snapshot." },
+    { "change_backing", l_change_backing,
+      "(node: block-node, filename?: string, format?: string): boolean?, string?",
+      "Names another backing file, or none. Contents are not looked at." },
+    { "make_empty", l_make_empty, "(node: block-node): boolean?, string?",
+      "The image holds nothing any more; what is below shows through." },
+    { "temporary", l_temporary, "(path: string): vmlua.temporary-file",
+      "A file to be made there, which goes with this value, however the program ends, unless it is "
+      "kept." },
+    { "can", l_can, "(node: block-node, what: \"check\"|\"compress\"): boolean",
+      "Whether its driver does that." },
+    { "file", l_file, "(node: block-node): block-node?", "The node that holds its bytes." },
+    { "backing", l_backing, "(node: block-node): block-node?", "The node that shows through." },
+    { "filename", l_filename, "(node: block-node): string?", "The file at the bottom." },
+    { "actual_size", l_actual_size, "(node: block-node): integer?",
+      "Bytes that the file takes on the host." },
+    { "close", l_close, "(node: block-node): boolean?, string?",
+      "Flushes and closes it and what is below; it is of no use afterwards." },
+    { "request", l_request,
+      "(node: block-node, op: \"read\"|\"write\"|\"flush\"|\"discard\"|\"zero\", offset: "
+      "integer|string, data: integer|string, unmap?: boolean): boolean|string?, string?",
+      "One request, waited for: read returns bytes, write takes them, the others take a length." },
+    { "map", l_map,
+      "(node: block-node, offset: integer|string, length: integer|string, limit: integer): "
+      "table[]?, string?",
+      "What is where: extents with start, length, depth, data, zero, allocated, compressed, "
+      "offset. At most `limit`." },
+    { "copy", l_copy,
+      "(spec: table, fn: fun(ok: boolean?, message?: string)): vmlua.block-job?, string?",
+      "Copies images: sources, target; max_depth, reference, target_is_zero, compress, in_order, "
+      "offload, salvage, sparse, cluster, rate, workers. fn is called at the end." },
+    { "compare", l_compare,
+      "(a: block-node, b: block-node, strict: boolean, workers: integer, fn: fun(ok: boolean?, "
+      "message?: string)): vmlua.block-job?, string?",
+      "Compares two images; the job's difference() tells what came of it." },
+    { "bench", l_bench,
+      "(drive: block-backend, spec: table, fn: fun(ok: boolean?, message?: string)): "
+      "vmlua.block-job?, string?",
+      "Makes requests as a device does: write, count, bytes, offset, step, depth, flush, drain, "
+      "pattern." },
+    { 0 },
+};
+
+void binding_open_block_tool(lua_State *L)
+{
+    binding_userdata_class(L, JOB_CLASS, "Work through whole images.", job_methods, NULL, job_gc);
+    binding_userdata_class(L, TEMPORARY_CLASS, "A file that is not whole yet.", temporary_methods,
+                           NULL, temporary_gc);
+    binding_module(L, "vmlua.core.blocktool", "What tools do with disk images.", tool_functions);
+}
