@@ -33,9 +33,12 @@ static bool cpu_state_reachable(const VCpu *cpu)
 
 bool cpu_fetch_state(VCpu *cpu, unsigned groups, GError **error)
 {
-    unsigned need = groups & X86_STATE_ALL & ~cpu->state_valid;
+    unsigned need;
 
     ENGINE_LOCK_ASSERT();
+    /* A run that was cut short before it began has not taken what is dirty: that is newer. */
+    cpu->state_valid |= cpu->state_dirty;
+    need = groups & X86_STATE_ALL & ~cpu->state_valid;
     if (!cpu_state_reachable(cpu)) {
         return error_set(error, ENGINE_ERROR_BUSY, "cpu %d is running: pause the machine first",
                          cpu->index);

@@ -188,7 +188,14 @@ static void test_run(VCpu *cpu)
 
     g_assert(cpu_current() == cpu && !engine_lock_held());
     test_finish_exit(cpu);
-    f->runs++;
+    __atomic_fetch_add(&f->runs, 1, __ATOMIC_SEQ_CST);
+    if (f->cut_short) { /* by a kick that comes before anything was done */
+        f->cut_short = false;
+        sleep_until_kicked(f);
+        f->kicked = false;
+        cpu->exit = interrupted;
+        return;
+    }
     if (cpu->state_dirty) {
         test_put_state(cpu, cpu->state_dirty, NULL);
         cpu->state_dirty = 0;

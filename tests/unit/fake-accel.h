@@ -75,6 +75,7 @@ typedef struct FakeCpu {
     const FakeStep *program;
     unsigned length;
     bool kicked;     /* atomic */
+    bool cut_short;  /* the next run waits for a kick and does nothing */
     bool unfinished; /* a read waits for its answer */
     bool irq_line;
     bool step;

@@ -601,6 +601,35 @@ START_TEST(changed_registers_reach_the_accelerator_before_the_guest_runs)
 }
 END_TEST
 
+START_TEST(changed_registers_survive_a_run_that_is_cut_short)
+{
+    static const FakeStep program[] = { { FAKE_COUNT, { 0 } }, FAKE_KIND(CPU_EXIT_SHUTDOWN) };
+    FakeCpu *f;
+    Bench b;
+
+    bench_open(&b);
+    b.m->on_triple_fault = ON_EVENT_PAUSE;
+    FAKE_LOAD(b.cpu, program);
+    f = fake_cpu(b.cpu);
+    f->cut_short = true;
+    b.cpu->state->gpr[X86_RBX] = 41;
+    ok(machine_resume(b.m, NULL), NULL);
+    while (__atomic_load_n(&f->runs, __ATOMIC_SEQ_CST) == 0) {
+        engine_unlock();
+        sched_yield();
+        engine_lock();
+    }
+    machine_pause(b.m, "test");
+    ok(cpu_fetch_state(b.cpu, X86_STATE_ALL, NULL), NULL);
+    ck_assert_uint_eq(b.cpu->state->gpr[X86_RBX], 41);
+    ok(machine_resume(b.m, NULL), NULL);
+    fake_wait_state(b.m, RUN_STATE_PAUSED);
+    ok(cpu_fetch_state(b.cpu, X86_STATE_GPR, NULL), NULL);
+    ck_assert_uint_eq(b.cpu->state->gpr[X86_RBX], 42);
+    bench_close(&b);
+}
+END_TEST
+
 static EventAction raise_irq(void *opaque, VCpu *cpu, EventRecord *x)
 {
     fake_raise_irq(opaque);
@@ -760,6 +789,7 @@ static Suite *cpu_suite(void)
     tcase_add_test(tc, a_sleeping_guest_is_stopped_by_a_signal);
     tcase_add_test(tc, registers_of_a_running_vcpu_are_refused);
     tcase_add_test(tc, changed_registers_reach_the_accelerator_before_the_guest_runs);
+    tcase_add_test(tc, changed_registers_survive_a_run_that_is_cut_short);
     tcase_add_test(tc, a_halted_vcpu_waits_for_an_interrupt_that_it_may_take);
     tcase_add_test(tc, interrupts_from_other_threads_wake_a_halted_vcpu_every_time);
     tcase_add_test(tc, a_lockless_device_is_reached_without_the_lock);
