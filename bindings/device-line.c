@@ -160,6 +160,9 @@ static void lua_line_set(void *opaque, int n, int level)
     if (!script_main || ((Object *)l->dev)->gone) {
         return;
     }
+    if (!l->is_input && l->dev->machine && machine_torturing(l->dev->machine)) {
+        return; /* the world outside does not see it */
+    }
     L = binding_state();
     if (!script_ref_push(L, l->fn)) {
         return;

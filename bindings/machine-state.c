@@ -137,7 +137,7 @@ static int add_watch(lua_State *L, bool on_reset, const char *what)
     w->on_reset = on_reset;
     object_add_destroy_notify(OBJECT(m), watch_machine_gone, w);
     if (on_reset) {
-        machine_add_reset(m, watch_reset, w);
+        machine_add_reset_watch(m, watch_reset, w);
     } else {
         machine_add_notify(m, watch_notify, w);
     }
@@ -195,6 +195,21 @@ static int l_restore(lua_State *L)
     return machine_restore(m, s, &error) ? 0 : binding_raise(L, error);
 }
 
+static int l_torture(lua_State *L)
+{
+    static const char *const kinds[] = { "snapshot", "stream", NULL };
+    Machine *m = check_machine(L, 1);
+    TortureKind kind = (TortureKind)luaL_checkoption(L, 2, NULL, kinds);
+    GError *error = NULL;
+    bool done;
+
+    if (!machine_torture(m, kind, &done, &error)) {
+        return binding_fail(L, error);
+    }
+    lua_pushboolean(L, done);
+    return 1;
+}
+
 static int l_snapshot_bytes(lua_State *L)
 {
     lua_pushinteger(L, (lua_Integer)snapshot_device_bytes(check_snapshot(L, 1)));
@@ -248,6 +263,9 @@ static const ApiFunction methods[] = {
     { "snapshot", l_snapshot, "(self): snapshot",
       "The present state of the whole machine as a value, in memory." },
     { "restore", l_restore, "(self, s: snapshot)", "Goes back to a snapshot." },
+    { "_torture", l_torture, "(self, kind: \"snapshot\"|\"stream\"): boolean?, string?",
+      "Saves its state, spoils it, puts it back and compares; false: not now. The test runner's "
+      "--torture." },
     { "save_devices", l_save_devices, "(self): string",
       "State of devices and vCPUs, without RAM, as a binary string." },
     { "load_devices", l_load_devices, "(self, state: string): boolean?, string?",

@@ -42,7 +42,7 @@ static void gsi_set(void *opaque, int n, int level)
     }
     put_level(m->priv, gsi, level);
     log_mask(LOG_IRQ, "%s: line %u %s", OBJECT(m)->name, gsi, level ? "up" : "down");
-    if (m->events && event_hub_armed(m->events, EVENT_IRQ)) {
+    if (m->events && !m->priv->torturing && event_hub_armed(m->events, EVENT_IRQ)) {
         VCpu *cpu = cpu_current();
         EventRecord x = {
             .source = EVENT_IRQ, .addr = gsi, .value = level ? 1 : 0, .size = 1, .write = true

@@ -144,6 +144,9 @@ void machine_state_close(Machine *m)
     if (!p->states) {
         return;
     }
+    if (m->ram_tracker) {
+        ram_snapshot_free(m->ram_tracker, g_steal_pointer(&p->torture));
+    }
     while (p->snapshots->len > 0) {
         Snapshot *s = g_ptr_array_steal_index_fast(p->snapshots, 0);
 
@@ -226,8 +229,7 @@ static void save_one(const char *name, uint32_t instance, const VMStateDescripti
     state_section_end(w);
 }
 
-/* vCPUs are stopped. */
-static GBytes *save_stopped(Machine *m, GError **error)
+GBytes *machine_save_stopped(Machine *m, GError **error)
 {
     StateWriter *w;
 
@@ -323,8 +325,7 @@ static bool load_section(Machine *m, StateReader *r, GPtrArray *entries, const c
     return true;
 }
 
-/* vCPUs are stopped. After a failure the machine has parts of both states. */
-static bool load_stopped(Machine *m, GBytes *bytes, GError **error)
+bool machine_load_stopped(Machine *m, GBytes *bytes, GError **error)
 {
     g_autoptr(GPtrArray) entries = g_ptr_array_new_with_free_func(entry_free);
     StateReader *r = state_reader_new(bytes, error);
@@ -357,7 +358,7 @@ static bool load_stopped(Machine *m, GBytes *bytes, GError **error)
     return ok;
 }
 
-static bool may_touch_state(Machine *m, const char *what, GError **error)
+bool machine_may_touch_state(Machine *m, const char *what, GError **error)
 {
     const char *name = OBJECT(m)->name ? OBJECT(m)->name : "the machine";
 
@@ -380,20 +381,20 @@ static GBytes *save_devices(Machine *m, GError **error)
 {
     GBytes *bytes;
 
-    if (!may_touch_state(m, "save", error)) {
+    if (!machine_may_touch_state(m, "save", error)) {
         return NULL;
     }
     machine_settle(m); /* nothing half-done may slip in */
-    if (!may_touch_state(m, "save", error)) {
+    if (!machine_may_touch_state(m, "save", error)) {
         return NULL;
     }
     machine_hold(m);
-    bytes = save_stopped(m, error);
+    bytes = machine_save_stopped(m, error);
     machine_release(m);
     return bytes;
 }
 
-static void become_broken(Machine *m, const char *what, const GError *error)
+void machine_become_broken(Machine *m, const char *what, const GError *error)
 {
     g_autofree char *reason = g_strdup_printf("%s failed: %s", what, error->message);
 
@@ -406,16 +407,16 @@ static bool load_devices(Machine *m, GBytes *bytes, GError **error)
 {
     GError *e = NULL;
 
-    if (!may_touch_state(m, "restore", error)) {
+    if (!machine_may_touch_state(m, "restore", error)) {
         return false;
     }
     machine_settle(m);
-    if (!may_touch_state(m, "restore", error)) {
+    if (!machine_may_touch_state(m, "restore", error)) {
         return false;
     }
     machine_hold(m);
-    if (!load_stopped(m, bytes, &e)) {
-        become_broken(m, "loading devices", e);
+    if (!machine_load_stopped(m, bytes, &e)) {
+        machine_become_broken(m, "loading devices", e);
         g_propagate_error(error, e);
         return false;
     }
@@ -431,11 +432,11 @@ static Snapshot *take_snapshot(Machine *m, GError **error)
     Snapshot *s;
     GBytes *devices;
 
-    if (!may_touch_state(m, "save", error)) {
+    if (!machine_may_touch_state(m, "save", error)) {
         return NULL;
     }
     machine_settle(m);
-    if (!may_touch_state(m, "save", error)) {
+    if (!machine_may_touch_state(m, "save", error)) {
         return NULL;
     }
     if (m->priv->broken) {
@@ -444,7 +445,7 @@ static Snapshot *take_snapshot(Machine *m, GError **error)
         return NULL;
     }
     machine_hold(m);
-    devices = save_stopped(m, error);
+    devices = machine_save_stopped(m, error);
     if (!devices) {
         machine_release(m);
         return NULL;
@@ -453,7 +454,8 @@ static Snapshot *take_snapshot(Machine *m, GError **error)
     s->ref = 1;
     s->machine = m;
     s->devices = devices;
-    s->state = m->state;
+    /* Half of a single step is none. */
+    s->state = machine_stepping_cpu(m) ? RUN_STATE_PAUSED : m->state;
     s->reason = g_strdup(m->reason);
     s->ram = ram_snapshot_take(m->ram_tracker);
     g_ptr_array_add(m->priv->snapshots, s);
@@ -467,7 +469,7 @@ static bool restore_snapshot(Machine *m, Snapshot *s, GError **error)
 {
     GError *e = NULL;
 
-    if (!may_touch_state(m, "restore", error)) {
+    if (!machine_may_touch_state(m, "restore", error)) {
         return false;
     }
     if (s->machine != m) {
@@ -476,13 +478,14 @@ static bool restore_snapshot(Machine *m, Snapshot *s, GError **error)
                                     : "the snapshot's machine is closed");
     }
     machine_settle(m);
-    if (!may_touch_state(m, "restore", error)) {
+    if (!machine_may_touch_state(m, "restore", error)) {
         return false;
     }
     machine_hold(m);
     m->priv->restores++;
-    if (!ram_snapshot_restore(m->ram_tracker, s->ram, &e) || !load_stopped(m, s->devices, &e)) {
-        become_broken(m, "the restore", e);
+    if (!ram_snapshot_restore(m->ram_tracker, s->ram, &e) ||
+        !machine_load_stopped(m, s->devices, &e)) {
+        machine_become_broken(m, "the restore", e);
         g_propagate_error(error, e);
         return false;
     }
@@ -503,7 +506,7 @@ GBytes *machine_save_devices(Machine *m, GError **error)
 {
     GBytes *bytes;
 
-    if (!may_touch_state(m, "save", error) || !machine_quiesce_begin(m, error)) {
+    if (!machine_may_touch_state(m, "save", error) || !machine_quiesce_begin(m, error)) {
         return NULL;
     }
     bytes = save_devices(m, error);
@@ -515,7 +518,7 @@ bool machine_load_devices(Machine *m, GBytes *bytes, GError **error)
 {
     bool ok;
 
-    if (!may_touch_state(m, "restore", error) || !machine_quiesce_begin(m, error)) {
+    if (!machine_may_touch_state(m, "restore", error) || !machine_quiesce_begin(m, error)) {
         return false;
     }
     ok = load_devices(m, bytes, error);
@@ -527,7 +530,7 @@ Snapshot *machine_snapshot(Machine *m, GError **error)
 {
     Snapshot *s;
 
-    if (!may_touch_state(m, "save", error) || !machine_quiesce_begin(m, error)) {
+    if (!machine_may_touch_state(m, "save", error) || !machine_quiesce_begin(m, error)) {
         return NULL;
     }
     s = take_snapshot(m, error);
@@ -539,7 +542,7 @@ bool machine_restore(Machine *m, Snapshot *s, GError **error)
 {
     bool ok;
 
-    if (!may_touch_state(m, "restore", error) || !machine_quiesce_begin(m, error)) {
+    if (!machine_may_touch_state(m, "restore", error) || !machine_quiesce_begin(m, error)) {
         return false;
     }
     ok = restore_snapshot(m, s, error);

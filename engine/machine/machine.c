@@ -13,9 +13,9 @@
 
 /* ---- callback lists ---------------------------------------------------------------------- */
 
-void callback_add(CallbackList *list, void (*fn)(void), void *opaque)
+void callback_add(CallbackList *list, void (*fn)(void), void *opaque, bool watch)
 {
-    Callback c = { fn, opaque };
+    Callback c = { fn, opaque, watch };
 
     if (!list->items) {
         list->items = g_array_new(FALSE, FALSE, sizeof(Callback));
@@ -378,7 +378,12 @@ bool machine_finish_init(Machine *m, GError **error)
 
 void machine_add_reset(Machine *m, MachineResetFn fn, void *opaque)
 {
-    callback_add(&m->priv->resets, (void (*)(void))fn, opaque);
+    callback_add(&m->priv->resets, (void (*)(void))fn, opaque, false);
+}
+
+void machine_add_reset_watch(Machine *m, MachineResetFn fn, void *opaque)
+{
+    callback_add(&m->priv->resets, (void (*)(void))fn, opaque, true);
 }
 
 void machine_remove_reset(Machine *m, MachineResetFn fn, void *opaque)
@@ -388,7 +393,7 @@ void machine_remove_reset(Machine *m, MachineResetFn fn, void *opaque)
 
 void machine_add_notify(Machine *m, MachineNotify fn, void *opaque)
 {
-    callback_add(&m->priv->notifies, (void (*)(void))fn, opaque);
+    callback_add(&m->priv->notifies, (void (*)(void))fn, opaque, true);
 }
 
 void machine_remove_notify(Machine *m, MachineNotify fn, void *opaque)

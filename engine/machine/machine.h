@@ -114,6 +114,8 @@ void machine_close(Machine *m);
 
 void machine_add_reset(Machine *m, MachineResetFn fn,
                        void *opaque); /* run in order of addition, devices before vCPUs' */
+/* As above, for who looks on: machine_torture leaves it alone. */
+void machine_add_reset_watch(Machine *m, MachineResetFn fn, void *opaque);
 void machine_remove_reset(Machine *m, MachineResetFn fn, void *opaque);
 void machine_add_notify(Machine *m, MachineNotify fn,
                         void *opaque); /* run state changes; under the lock, after the change */
@@ -153,6 +155,13 @@ uint64_t snapshot_device_bytes(const Snapshot *s);
 /* Devices and vCPUs only, as one stream. */
 GBytes *machine_save_devices(Machine *m, GError **error);
 bool machine_load_devices(Machine *m, GBytes *bytes, GError **error);
+/* Saves the state, spoils it (all devices, vCPUs and the accelerator are reset, the clock jumps,
+ * pages of RAM are scrambled), puts it back, and saves again: what differs is an error, and the
+ * machine is in RUN_STATE_ERROR. Nobody is told of any of it. TORTURE_STREAM leaves RAM alone.
+ * `done` false: not now (closed, broken, incomplete, or inside a callback). */
+typedef enum { TORTURE_SNAPSHOT, TORTURE_STREAM } TortureKind;
+bool machine_torturing(const Machine *m); /* now */
+bool machine_torture(Machine *m, TortureKind kind, bool *done, GError **error);
 uint64_t machine_restore_count(const Machine *m); /* rises with every restore: waits compare it */
 
 /* A line of the interrupt controller: level changes go to the accelerator, hooks on EVENT_IRQ see

@@ -12,6 +12,7 @@ typedef enum { PENDING_NONE, PENDING_PAUSE, PENDING_FAIL, PENDING_RESUME } Pendi
 typedef struct Callback {
     void (*fn)(void); /* cast back by who calls; NULL: removed during a walk */
     void *opaque;
+    bool watch; /* looks on, has no part in the machine's state */
 } Callback;
 typedef struct CallbackList {
     GArray *items;
@@ -33,6 +34,7 @@ typedef struct MachinePriv {
     bool broken;    /* a restore failed half-way: only a reset or another restore helps */
     bool suspended; /* vCPUs stand although the machine runs */
     bool waking;    /* the reset asked for ends that */
+    bool torturing; /* what happens now is no event: torture.c */
     bool settling;  /* the main thread is carrying out requests, perhaps waiting */
     uint64_t restores;
 
@@ -50,6 +52,7 @@ typedef struct MachinePriv {
     GPtrArray *rams;      /* of MemoryRegion, not owned */
     GPtrArray *snapshots; /* of Snapshot, not owned */
     GSList *quiesce;      /* of QuiesceEntry: quiesce.c */
+    RamSnapshot *torture; /* the last one's: what the next compares with; torture.c */
     GBytes *accel_reset;  /* the accelerator's devices as they were when new; NULL: not needed */
 
     Irq *gsi[MACHINE_MAX_GSI]; /* made when first asked for */
@@ -73,19 +76,21 @@ static inline AccelClass *machine_accel_class(Machine *m)
 }
 
 /* machine.c */
-void callback_add(CallbackList *list, void (*fn)(void), void *opaque);
+void callback_add(CallbackList *list, void (*fn)(void), void *opaque, bool watch);
 void callback_remove(CallbackList *list, void (*fn)(void), void *opaque);
 void machine_close_now(Machine *m); /* main thread, waiting allowed */
 
-/* run-state.c */
+/* run-state.c, system-event.c */
 bool machine_may_wait(Machine *m); /* here and now, for vCPUs */
 void machine_run_bh(void *opaque);
 void machine_drop_pending(Machine *m);
 void machine_settle(Machine *m); /* carries out what is pending; may wait */
 void machine_set_state(Machine *m, RunState state, const char *reason);
+void machine_run_resets(Machine *m, bool watches); /* the handlers */
 /* Stops vCPUs and clock without anybody noticing / lets them go on. Returns whether they ran. */
 bool machine_hold(Machine *m);
 void machine_release(Machine *m);
+VCpu *machine_stepping_cpu(const Machine *m); /* the one that is to do one instruction; NULL */
 void machine_start_running(Machine *m);
 void machine_system_event(void *opaque, VCpu *cpu, CpuSystemEvent event, const char *message);
 
@@ -100,6 +105,12 @@ void machine_state_close(Machine *m); /* snapshots, tracker */
 void machine_state_finalize(Machine *m);
 void machine_capture_accel(Machine *m);
 bool machine_reset_accel(Machine *m, GError **error);
+/* Whether state may be saved or loaded here and now; `what` for the message. */
+bool machine_may_touch_state(Machine *m, const char *what, GError **error);
+/* vCPUs are stopped. After a failed load the machine has parts of both states. */
+GBytes *machine_save_stopped(Machine *m, GError **error);
+bool machine_load_stopped(Machine *m, GBytes *bytes, GError **error);
+void machine_become_broken(Machine *m, const char *what, const GError *error);
 
 /* a20.c */
 void machine_a20_close(Machine *m);

@@ -86,10 +86,35 @@ static bool anything_pending(const MachinePriv *p)
            p->pending_close;
 }
 
+VCpu *machine_stepping_cpu(const Machine *m)
+{
+    for (unsigned i = 0; i < m->cpus->len; i++) {
+        VCpu *cpu = g_ptr_array_index(m->cpus, i);
+
+        if (cpu->stepping) {
+            return cpu;
+        }
+    }
+    return NULL;
+}
+
+/* What was asked for meanwhile will start them again, or not. */
+static bool may_go(Machine *m)
+{
+    return m->state == RUN_STATE_RUNNING && !anything_pending(m->priv);
+}
+
 void machine_release(Machine *m)
 {
-    /* What was asked for meanwhile will start them again, or not. */
-    if (m->state == RUN_STATE_RUNNING && !anything_pending(m->priv)) {
+    VCpu *stepping = machine_stepping_cpu(m);
+
+    if (!may_go(m)) {
+        return;
+    }
+    if (stepping) {
+        set_clock(m, true);
+        cpu_resume(stepping);
+    } else {
         go_all(m);
     }
 }
@@ -133,7 +158,7 @@ void machine_start_running(Machine *m)
     machine_set_state(m, RUN_STATE_RUNNING, NULL);
 }
 
-static void run_reset_handlers(Machine *m)
+void machine_run_resets(Machine *m, bool watches)
 {
     CallbackList *list = &m->priv->resets;
 
@@ -141,7 +166,7 @@ static void run_reset_handlers(Machine *m)
     for (guint i = 0; list->items && i < list->items->len; i++) {
         Callback c = g_array_index(list->items, Callback, i);
 
-        if (c.fn) {
+        if (c.fn && (watches || !c.watch)) {
             ((MachineResetFn)c.fn)(c.opaque);
         }
     }
@@ -158,7 +183,7 @@ static void run_reset_handlers(Machine *m)
 /* vCPUs are stopped. */
 static bool reset_all(Machine *m, GError **error)
 {
-    run_reset_handlers(m);
+    machine_run_resets(m, true);
     if (!machine_reset_accel(m, error)) {
         return false;
     }
@@ -268,9 +293,9 @@ static void do_run_request(Machine *m)
         }
         break;
     case PENDING_RESUME:
-        if (m->state == RUN_STATE_RUNNING) {
-            machine_release(m);
-        } else {
+        if (may_go(m)) {
+            go_all(m); /* those too that stood while one was stepping */
+        } else if (m->state != RUN_STATE_RUNNING) {
             GError *error = NULL;
 
             if (can_run(m, &error)) {
@@ -436,7 +461,9 @@ bool machine_resume(Machine *m, GError **error)
     }
     if (m->state == RUN_STATE_RUNNING && p->pending != PENDING_PAUSE && !p->settling) {
         /* One vCPU may be stepping while the others stand. */
-        machine_release(m);
+        if (may_go(m)) {
+            go_all(m);
+        }
         return true;
     }
     set_pending(m, PENDING_RESUME, NULL);
@@ -570,50 +597,4 @@ bool machine_step(Machine *m, VCpu *cpu, GError **error)
     cpu_resume(cpu);
     machine_set_state(m, RUN_STATE_RUNNING, "step");
     return true;
-}
-
-static void triple_fault(Machine *m, const char *message)
-{
-    switch (m->on_triple_fault) {
-    case ON_EVENT_PAUSE:
-        machine_pause(m, message);
-        break;
-    case ON_EVENT_SHUTDOWN:
-        machine_request_shutdown(m, message, 0);
-        break;
-    case ON_EVENT_DEFAULT:
-    case ON_EVENT_RESET:
-    default:
-        machine_request_reset(m, message);
-        break;
-    }
-}
-
-void machine_system_event(void *opaque, VCpu *cpu, CpuSystemEvent event, const char *message)
-{
-    Machine *m = opaque;
-
-    switch (event) {
-    case CPU_SYSTEM_SHUTDOWN:
-        machine_request_shutdown(m, message, 0);
-        break;
-    case CPU_SYSTEM_RESET:
-        machine_request_reset(m, message);
-        break;
-    case CPU_SYSTEM_CRASH:
-    case CPU_SYSTEM_PAUSE:
-        machine_pause(m, message);
-        break;
-    case CPU_SYSTEM_TRIPLE_FAULT:
-        triple_fault(m, message);
-        break;
-    case CPU_SYSTEM_ERROR:
-    default:
-        machine_fail(m, message);
-        break;
-    }
-    /* Whatever comes of it on the main thread, this vCPU goes no further. */
-    if (cpu) {
-        cpu_request_stop(cpu);
-    }
 }

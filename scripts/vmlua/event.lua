@@ -101,6 +101,7 @@ end
 local function wait_once(self, limits, answer, before)
   local machine = self.machine
   local refused
+  if sched.before_wait then sched.before_wait(machine) end
   local x, why = sched.suspend(function(wake)
     local hook, guest_timer, wall_timer, listener
     local done = false

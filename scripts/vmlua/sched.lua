@@ -103,6 +103,14 @@ function sched.spawn(fn, ...)
   return task
 end
 
+--- Called before each wait, with the machine that is waited on if there is one: how the test runner tortures machines.
+---@type fun(vm: machine?)?
+sched.before_wait = nil
+
+local function before_wait(vm)
+  if sched.before_wait then sched.before_wait(vm) end
+end
+
 --- The task that runs; nil outside of tasks.
 ---@return Task?
 function sched.current() return tasks[coroutine.running()] end
@@ -247,6 +255,14 @@ function sched.sleep(seconds, vm)
     local timer = loop.timer(ns, shielded(function() done(true) end), vm)
     return function() timer:cancel() end
   end } end
+  before_wait(nil)
+  return sched.nap(seconds)
+end
+
+--- Waits for so many seconds of real time, on the way of a wait of its own: to look again and again.
+---@param seconds number
+function sched.nap(seconds)
+  local ns = sched.ns(seconds)
   sched.suspend(function(wake)
     local timer = loop.timer(ns, shielded(function() wake(true) end))
     return function() timer:cancel() end
@@ -274,6 +290,7 @@ function sched.await(spec)
   local t, rt = spec.t and sched.ns(spec.t), spec.rt and sched.ns(spec.rt)
   local waiters
   if vm then
+    before_wait(vm)
     if vm.gone then return nil, "closed" end
     waiters = sched.waiters(vm)
   end

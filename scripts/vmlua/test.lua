@@ -12,7 +12,7 @@ on every way out: return, error, time-out, Ctrl-C. `vmlua test` runs each file i
 vmlua.testrunner); this file is what runs inside that process.
 ]]
 local pretty = require "vmlua.pretty"
-local text = require "vmlua.text"
+local strict = require "vmlua.strict"
 
 local registered = {}
 
@@ -20,6 +20,7 @@ local registered = {}
 ---@field timeout? number seconds of wall time this test may take
 ---@field long? boolean runs only with --long
 ---@field skip? string reason not to run it
+---@field no_torture? string why its machines cannot be saved and restored at its waits
 
 local test = {}
 
@@ -210,11 +211,12 @@ local function new_t(entry, env)
   --- Waits until fn() is true, looking again after each event; fails after so many seconds (10).
   function t.wait_for(fn, seconds, message)
     local deadline = env.now() + (seconds or 10)
+    if env.wait_begins then env.wait_begins() end
     while true do
       local value = fn()
       if value then return value end
       if env.now() > deadline then fail(2, "%s", (message or "it did not become true") .. (" within %g seconds"):format(seconds or 10)) end
-      env.sleep(0.005)
+      env.nap(0.005)
     end
   end
 
@@ -308,6 +310,25 @@ local function on_error(e)
   return setmetatable({ message = tostring(e), traceback = trace(nil, 2) }, Failure)
 end
 
+-- What is called before each wait under --torture: saves, spoils and restores the machines of the test. `state.tortured`
+-- counts.
+local function torturer(state, kind)
+  state.tortured = 0
+  return function(vm)
+    local all = { vm }
+    for _, other in ipairs(state.machines) do
+      if other ~= vm then all[#all + 1] = other end
+    end
+    for _, m in ipairs(all) do
+      if not m.gone and m.status ~= "closed" then
+        local done, err = m:_torture(kind)
+        if done == nil then error(("torture: %s"):format(err), 0) end
+        if done then state.tortured = state.tortured + 1 end
+      end
+    end
+  end
+end
+
 -- Waits until the task is over, its time is, its machine is broken, or `stop` says so. Answers what is to be reported.
 local function watch(task, state, env, limit, message)
   local deadline = env.now() + limit
@@ -329,12 +350,15 @@ end
 ---@return string[] lines
 function test.run_one(entry, env, timeout)
   if entry.options.skip then return "skip", { entry.options.skip } end
+  if env.torture and entry.options.no_torture then return "skip", { "not to be tortured: " .. entry.options.no_torture } end
   local t, state = new_t(entry, env)
   local outcome, lines = nil, {}
   local done, result = false, nil
   local limit = entry.options.timeout or timeout
   local message = ("timed out after %g seconds"):format(limit)
   env.ended_by()
+  env.wait_begins = env.torture and torturer(state, env.torture) or nil
+  env.before_wait(env.wait_begins)
   -- A test that waits is ended by the loop below; one that never gets there, by an error where it is.
   env.limit(limit + 0.5, message .. " without a pause")
   local task = env.spawn(function()
@@ -344,6 +368,8 @@ function test.run_one(entry, env, timeout)
   task.quiet = true
   local over = watch(task, state, env, limit, message)
   env.limit(0)
+  env.before_wait(nil)
+  env.tortured = (env.tortured or 0) + (state.tortured or 0)
   if over then
     result = setmetatable(over, Failure)
   elseif not done then
@@ -389,10 +415,7 @@ function test.add(name, opts, fn)
   if type(opts) == "function" then opts, fn = {}, opts end
   if type(name) ~= "string" or name == "" or name:find("\n") then error("a test needs a name of one line", 3) end
   if type(fn) ~= "function" then error(("test %q has no function"):format(name), 3) end
-  local names = { "timeout", "long", "skip" }
-  for key in pairs(opts) do
-    if key ~= "timeout" and key ~= "long" and key ~= "skip" then error(text.unknown("test option", tostring(key), names), 3) end
-  end
+  strict.check(("test %q"):format(name), opts, { timeout = "number", long = "boolean", skip = "string", no_torture = "string" }, 3)
   for _, other in ipairs(registered) do
     if other.name == name then error(("two tests are named %q"):format(name), 3) end
   end

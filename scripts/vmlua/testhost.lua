@@ -170,6 +170,8 @@ function host.environment(log, stop)
     mkdtemp = function() return assert(fs.mkdtemp "vmlua-test") end,
     rmtree = function(path) return fs.rmtree(path) end,
     sleep = sched.sleep,
+    nap = sched.nap,
+    before_wait = function(fn) sched.before_wait = fn end,
     vmlua = function(spec, t) return host.capture(spec, t) end,
     spawn = sched.spawn,
     cancel = sched.cancel,

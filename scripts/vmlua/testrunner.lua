@@ -18,6 +18,7 @@ local flags = {
   { "--timeout", "timeout", "S", "seconds that one test may take (60)" },
   { "--list", "list", nil, "only list the tests" },
   { "--long", "long", nil, "also run tests marked as long" },
+  { "--torture", "torture", "HOW", "at each wait save, spoil and restore the machines of the test: snapshot (with RAM), stream (devices)" },
   { "--verbose", "verbose", nil, "show what passing tests log" },
   { "--child", "child", nil, "run one file in this process" },
 }
@@ -60,6 +61,9 @@ local function parse(argv)
     usage_error("--timeout: expected a number of seconds, got %q", tostring(s.timeout))
   end
   s.jobs, s.timeout = jobs, timeout
+  if s.torture and s.torture ~= "snapshot" and s.torture ~= "stream" then
+    usage_error("--torture: snapshot or stream expected, got %q", s.torture)
+  end
   if #s.paths == 0 then usage_error "expected the paths of test files or folders" end
   return s
 end
@@ -110,6 +114,7 @@ local function child(s, stop)
     for part in (line .. "\n"):gmatch("([^\n]*)\n") do out:write("# ", part, "\n") end
   end
   local env = host.environment(comment, stop)
+  env.torture = s.torture
   _G.print = function(...)
     local parts = table.pack(...)
     for i = 1, parts.n do parts[i] = tostring(parts[i]) end
@@ -155,6 +160,7 @@ local function child(s, stop)
       end
     end
   end
+  if env.tortured then out:write(("# tortured %d\n"):format(env.tortured)) end
   out:write("# end\n")
   return failed and 1 or 0
 end
@@ -194,6 +200,8 @@ local function new_reader(file)
         r.limit = limit
       elseif name and not r.current then
         r.current, r.notes = name, {}
+      elseif note:match "^tortured %d+$" and not r.current then
+        r.tortured = tonumber(note:match "%d+")
       elseif note == "end" and not r.current then
         r.ended = true
       else
@@ -283,7 +291,7 @@ local function parent(s, stop)
   local host = require "vmlua.testhost"
   local files = collect(s.paths, host)
   local out = io.stdout
-  local totals = { n = 0, ok = 0, fail = 0, skip = 0 }
+  local totals = { n = 0, ok = 0, fail = 0, skip = 0, tortured = 0 }
   local readers, next_file, running, next_print = {}, 1, 0, 1
   out:setvbuf("line")
   if #files == 0 then
@@ -293,6 +301,7 @@ local function parent(s, stop)
   if not s.list then out:write("TAP version 14\n") end
 
   local function report(r)
+    totals.tortured = totals.tortured + (r.tortured or 0)
     for _, x in ipairs(r.results) do
       if x.outcome == "list" then
         out:write(r.file, ": ", x.name, "\n")
@@ -307,7 +316,7 @@ local function parent(s, stop)
         end
         if x.outcome == "fail" then
           out:write("#   run it again: ", text.shell_quote(host.program), " test ", text.shell_quote(r.file), " --filter ",
-            text.shell_quote(x.name), "\n")
+            text.shell_quote(x.name), s.torture and " --torture " .. s.torture or "", "\n")
         end
       end
     end
@@ -319,7 +328,7 @@ local function parent(s, stop)
     readers[i] = r
     running = running + 1
     local argv = { "test", "--child", "--timeout", tostring(s.timeout) }
-    for _, key in ipairs { "filter" } do
+    for _, key in ipairs { "filter", "torture" } do
       if s[key] then argv[#argv + 1], argv[#argv + 2] = "--" .. key, s[key] end
     end
     for _, key in ipairs { "list", "long" } do
@@ -366,6 +375,7 @@ local function parent(s, stop)
       status = 1
     end
   end
+  if s.torture then out:write(("# states saved, spoilt and restored: %d\n"):format(totals.tortured)) end
   out:write(("%d passed, %d failed, %d skipped\n"):format(totals.ok, totals.fail, totals.skip))
   return status
 end

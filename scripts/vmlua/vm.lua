@@ -294,6 +294,7 @@ function vm:wait(limits)
         if now == "closed" then done(nil, "closed")
         elseif now ~= "running" and not api.data(self).restoring then done(now, reason) end
       end)
+      if self.status ~= "running" then done(self.status, self.reason) end -- meanwhile
       return function() watch:remove() end
     end,
   }

@@ -140,7 +140,7 @@ end)
 test("two tests of one name and a test without a function are refused", function(t)
   t.match(run(t, "test('x', function() end) test('x', function() end)").out, 'case.lua:2: two tests are named "x"')
   t.match(run(t, "test('x')").out, 'case.lua:2: test "x" has no function')
-  t.match(run(t, "test('x', { tiemout = 1 }, function() end)").out, 'unknown test option "tiemout" %(did you mean "timeout"%?%)')
+  t.match(run(t, "test('x', { tiemout = 1 }, function() end)").out, 'unknown option "tiemout" %(did you mean "timeout"%?%)')
 end)
 
 test("cleanups run last to first on every way out", function(t)
@@ -378,4 +378,63 @@ test("slow", { timeout = 30 }, function(t) t.sleep(13) end)
   t.log(r.out)
   t.match(r.out, "ok 1 %- .*slow")
   t.eq(r.status, 0)
+end)
+
+local FORGETFUL = [[
+local qom = require "vmlua.qom"
+qom.type {
+  name = "forgetful", parent = "isa-device", state = { kept = "uint8" },
+  realize = function(dev)
+    dev:pio(0x510, 1, { read = function() return dev.kept end, write = function(_, _, _, v) dev.kept = v end })
+    dev:pio(0x511, 1, { read = function() return dev.data.lost end, write = function(_, _, _, v) dev.data.lost = v end })
+  end,
+  reset = function(dev) dev.kept, dev.data.lost = 0, 0 end,
+  post_load = function(dev) if dev.kept == 99 then dev.kept = 98 end end,
+}
+local function board(t)
+  local vm = t.machine { ram = "1M", accel = "soft", init = function(m)
+    m.memory:add(0, m.ram)
+    m:device("forgetful", { id = "it" })
+  end }
+  vm.io:write_u8(0x510, 7)
+  vm.io:write_u8(0x511, 8)
+  return vm
+end
+test("kept", function(t)
+  local vm = board(t)
+  local resets = 0
+  vm:on_reset(function() resets = resets + 1 end)
+  vm.memory:write_u32(0x1000, 0x12345678)
+  vm:wait { rt = 1 }
+  t.sleep(0.001)
+  t.wait_for(function() return true end)
+  t.eq({ vm.io:read_u8(0x510), vm.memory:read_u32(0x1000), resets, vm.status }, { 7, 0x12345678, 0, "paused" })
+end)
+test("lost", function(t)
+  local vm = board(t)
+  t.sleep(0.001)
+  t.eq(vm.io:read_u8(0x511), 8)
+end)
+test("changed", function(t)
+  local vm = board(t)
+  vm.io:write_u8(0x510, 99)
+  t.sleep(0.001)
+end)
+test("spared", { no_torture = "it is about the device itself" }, function(t) end)
+]]
+
+test("under torture, state that is not saved is lost at each wait, and what loading changes is named", function(t)
+  local plain = run(t, FORGETFUL)
+  t.eq(last_line(plain.out), "4 passed, 0 failed, 0 skipped")
+  for _, how in ipairs { "snapshot", "stream" } do
+    local r, path = run(t, FORGETFUL, "--torture", how)
+    t.match(r.out, "\nok 1 %- [^\n]*: kept\n")
+    t.match(r.out, "\nnot ok 2 %- [^\n]*: lost\n#   [^\n]*expected 8, got 0\n")
+    t.match(r.out, "\nnot ok 3 %- [^\n]*: changed\n#   torture: 'forgetful' 0 saved, loaded and saved again differs from byte")
+    t.ok(r.out:find(" test " .. path .. " --filter changed --torture " .. how, 1, true)
+      or r.out:find(" test " .. path .. " --filter 'changed' --torture " .. how, 1, true))
+    t.match(r.out, "\nok 4 %- [^\n]*: spared # SKIP not to be tortured: it is about the device itself\n")
+    t.match(r.out, "\n# states saved, spoilt and restored: 3\n")
+  end
+  t.match(run(t, "", "--torture", "gentle").err, "%-%-torture: snapshot or stream expected, got \"gentle\"")
 end)

@@ -331,6 +331,123 @@ START_TEST(snapshots_taken_while_the_guest_runs_are_whole)
 }
 END_TEST
 
+/* ---- torture ----------------------------------------------------------------------------- */
+
+/* A device that forgets: `lost` is reset and not saved; with `drift` what is saved is never what
+ * was loaded. */
+typedef struct Forgetful {
+    uint32_t kept, lost;
+    bool drift;
+} Forgetful;
+
+static bool forgetful_post_load(void *opaque, unsigned version, GError **error)
+{
+    Forgetful *f = opaque;
+
+    f->kept += f->drift;
+    return true;
+}
+
+static const VMStateDescription vmstate_forgetful = {
+    .name = "forgetful",
+    .version = 1,
+    .minimum_version = 1,
+    .post_load = forgetful_post_load,
+    .fields = (const VMStateField[]){ VMSTATE_UINT32(kept, Forgetful), VMSTATE_END() },
+};
+
+static void forgetful_reset(void *opaque)
+{
+    Forgetful *f = opaque;
+
+    f->kept = f->lost = 0;
+}
+
+static void count_call(void *opaque)
+{
+    (*(unsigned *)opaque)++;
+}
+
+static void count_state(Machine *m, RunState state, void *opaque)
+{
+    (*(unsigned *)opaque)++;
+}
+
+START_TEST(torture_puts_back_what_is_saved_and_nothing_else)
+{
+    Machine *m = fake_machine(2, IRQCHIP_ON);
+    Forgetful f = { .kept = 1, .lost = 2 };
+    unsigned resets = 0, notes = 0;
+    GError *error = NULL;
+    bool done = false;
+
+    ok(machine_register_state(m, "forgetful", 0, &vmstate_forgetful, &f, &error), error);
+    machine_add_reset(m, forgetful_reset, &f);
+    machine_add_reset_watch(m, count_call, &resets);
+    machine_add_notify(m, count_state, &notes);
+    clock_set(m->clock, 1000);
+    set_ram(m, 0x3000, 111);
+    irq_raise(machine_gsi(m, 3));
+    fake_accel(m)->counter = 9;
+    for (int kind = TORTURE_SNAPSHOT; kind <= TORTURE_STREAM; kind++) {
+        f.lost = 2;
+        ok(machine_torture(m, kind, &done, &error), error);
+        ck_assert(done);
+        ck_assert_uint_eq(f.kept, 1);
+        ck_assert_uint_eq(f.lost, 0);
+        ck_assert_int_eq(clock_now(m->clock), 1000);
+        ck_assert_uint_eq(ram(m, 0x3000), 111);
+        ck_assert_int_eq(irq_level(machine_gsi(m, 3)), 1);
+        ck_assert_uint_eq(fake_accel(m)->counter, 9);
+    }
+    ck_assert_uint_eq(resets + notes, 0);
+    ck_assert_uint_eq(machine_restore_count(m), 0);
+    machine_unregister_state(m, &vmstate_forgetful, &f);
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(torture_finds_what_loading_changes)
+{
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+    Forgetful f = { .drift = true };
+    GError *error = NULL;
+    bool done = false;
+
+    ok(machine_register_state(m, "forgetful", 0, &vmstate_forgetful, &f, &error), error);
+    ck_assert(!machine_torture(m, TORTURE_STREAM, &done, &error));
+    ck_error(error, "'forgetful' 0 saved, loaded and saved again differs");
+    ck_assert_int_eq(m->state, RUN_STATE_ERROR);
+    /* A machine that has only half a state is left alone until it is reset. */
+    ok(machine_torture(m, TORTURE_STREAM, &done, &error), error);
+    ck_assert(!done);
+    f.drift = false;
+    ok(machine_reset(m, &error), error);
+    ok(machine_torture(m, TORTURE_STREAM, &done, &error), error);
+    ck_assert(done);
+    machine_unregister_state(m, &vmstate_forgetful, &f);
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(a_machine_that_runs_goes_on_under_torture)
+{
+    Machine *m = RUNNING(2, busy);
+    GError *error = NULL;
+    bool done;
+
+    for (unsigned i = 0; i < 50; i++) {
+        ok(machine_torture(m, i % 2 ? TORTURE_SNAPSHOT : TORTURE_STREAM, &done, &error), error);
+        ck_assert(done);
+        ck_assert_int_eq(m->state, RUN_STATE_RUNNING);
+    }
+    for (unsigned c = 0; c < 2; c++) {
+        ck_assert_uint_eq(fake_cpu(cpu_at(m, c))->torn, 0);
+    }
+    machine_close(m);
+}
+END_TEST
+
 static Suite *machine_state_suite(void)
 {
     Suite *s = suite_create("machine-state");
@@ -349,6 +466,9 @@ static Suite *machine_state_suite(void)
     tcase_add_test(tc, reset_puts_the_accelerators_devices_back);
     tcase_add_test(tc, msrs_go_back_to_what_the_accelerator_made_them);
     tcase_add_test(tc, snapshots_taken_while_the_guest_runs_are_whole);
+    tcase_add_test(tc, torture_puts_back_what_is_saved_and_nothing_else);
+    tcase_add_test(tc, torture_finds_what_loading_changes);
+    tcase_add_test(tc, a_machine_that_runs_goes_on_under_torture);
     return s;
 }
 
