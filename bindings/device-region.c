@@ -22,6 +22,7 @@ typedef struct DeviceRegion {
     MemoryRegionOps ops;
     ScriptRef *read, *write;
     bool made, io;
+    bool fixed; /* mapped by a PCI bus */
     int priority;
     uint8_t sizes; /* that a guest may use: the sum of 1, 2, 4, 8 */
     uint64_t hits;
@@ -224,7 +225,8 @@ static void want_function(lua_State *L, int idx, const char *key, const char *wh
     lua_pop(L, 1);
 }
 
-static RegionSpec check_spec(lua_State *L, int idx, bool io, const char *what)
+/* `placed`: somebody else says where, and above what. */
+static RegionSpec check_spec(lua_State *L, int idx, bool io, bool placed, const char *what)
 {
     static const char *const io_keys[] = { "read",   "write", "sizes",   "impl", "unaligned",
                                            "endian", "name",  "enabled", NULL };
@@ -241,7 +243,7 @@ static RegionSpec check_spec(lua_State *L, int idx, bool io, const char *what)
                    what);
     }
     lua_pop(L, 1);
-    binding_check_keys(L, idx, io ? io_keys : mmio_keys, what);
+    binding_check_keys(L, idx, io || placed ? io_keys : mmio_keys, what);
     want_function(L, idx, "read", what, &spec.has_read);
     want_function(L, idx, "write", what, &spec.has_write);
     if (!spec.has_read && !spec.has_write) {
@@ -265,7 +267,7 @@ static RegionSpec check_spec(lua_State *L, int idx, bool io, const char *what)
     if (binding_get_key(L, idx, "endian") != LUA_TNIL) {
         spec.big_endian = luaL_checkoption(L, lua_gettop(L), NULL, endians) == 1;
     }
-    if (!io && binding_get_key(L, idx, "priority") != LUA_TNIL) {
+    if (!io && !placed && binding_get_key(L, idx, "priority") != LUA_TNIL) {
         lua_Integer p = luaL_checkinteger(L, -1);
         luaL_argcheck(L, p >= INT32_MIN && p <= INT32_MAX, idx, "priority out of range");
         spec.priority = (int)p;
@@ -313,63 +315,97 @@ static void region_init_ops(DeviceRegion *r, const RegionSpec *spec)
     r->ops.impl.unaligned = spec->unaligned;
 }
 
+static void take_handler(lua_State *L, DeviceRegion *r, int handlers, const char *key,
+                         ScriptRef **ref)
+{
+    char what[200];
+
+    if (binding_get_key(L, handlers, key) == LUA_TFUNCTION) {
+        g_snprintf(what, sizeof(what), "%s: %s handler", r->mr.name, key);
+        *ref = script_ref_new(L, -1, (Object *)r, what);
+    }
+    lua_pop(L, 1);
+}
+
+/* A child of the device, by `place` or by where it will be mapped first; pushes its handle. */
+static DeviceRegion *make_region(lua_State *L, DeviceState *dev, int handlers, bool io,
+                                 uint64_t addr, uint64_t len, const char *place, const char *what)
+{
+    int top = lua_gettop(L);
+    RegionSpec spec = check_spec(L, handlers, io, place != NULL, what);
+    char name[160], where[64];
+    GError *error = NULL;
+    DeviceRegion *r;
+    bool ok;
+
+    lua_settop(L, top);
+    if (!dev->machine) {
+        luaL_error(L, "%s: the device is not realized: do this in realize", what);
+    }
+    r = (DeviceRegion *)object_new(TYPE_DEVICE_REGION, &error);
+    if (!r) {
+        binding_raise(L, error);
+        return NULL;
+    }
+    r->dev = dev;
+    r->io = io;
+    ok = place ? object_add_child((Object *)dev, place, (Object *)r, &error)
+               : add_region_child(dev, r, addr, &error);
+    if (!ok) {
+        object_unref(r);
+        binding_raise(L, error);
+        return NULL;
+    }
+    r->priority = spec.priority;
+    region_init_ops(r, &spec);
+    g_snprintf(where, sizeof(where), "%s-%#" PRIx64, io ? "port" : "mmio", addr);
+    g_snprintf(name, sizeof(name), "%s %s", object_get_name((Object *)dev),
+               spec.name ? spec.name
+               : place   ? place
+                         : where);
+    memory_region_init_io(&r->mr, (Object *)r, &r->ops, r, name, len);
+    r->made = true;
+    binding_push_object(L, r); /* the tree and the handle hold it */
+    object_unref(r);
+    take_handler(L, r, handlers, "read", &r->read);
+    take_handler(L, r, handlers, "write", &r->write);
+    if (!spec.enabled) {
+        memory_region_set_enabled(&r->mr, false);
+    }
+    return r;
+}
+
+Object *device_region_make(lua_State *L, DeviceState *dev, int handlers, bool io, uint64_t len,
+                           const char *place, const char *what)
+{
+    DeviceRegion *r = make_region(L, dev, handlers, io, 0, len, place, what);
+
+    r->fixed = true;
+    return (Object *)r;
+}
+
+MemoryRegion *device_region_memory(Object *region)
+{
+    return &DEVICE_REGION(region)->mr;
+}
+
 static int new_region(lua_State *L, bool io)
 {
     DeviceState *dev = binding_check_object(L, 1, TYPE_DEVICE);
     uint64_t addr = binding_check_u64(L, 2, io ? "port" : "address");
     uint64_t len = binding_check_u64(L, 3, "length");
     uint64_t limit = io ? IO_SPACE_SIZE : UINT64_MAX;
-    char what[160], name[160], place[64];
     GError *error = NULL;
+    char what[160];
     DeviceRegion *r;
-    RegionSpec spec;
 
     g_snprintf(what, sizeof(what), "%s:%s(%#" PRIx64 ", %" PRIu64 ")",
                object_get_name((Object *)dev), io ? "pio" : "mmio", addr, len);
     lua_settop(L, 4);
-    spec = check_spec(L, 4, io, what);
-    lua_settop(L, 4);
     if (!len || len > limit || addr > limit - len) {
         return luaL_error(L, "%s: does not fit the %s space", what, io ? "I/O port" : "memory");
     }
-    if (!dev->machine) {
-        return luaL_error(L, "%s: the device is not realized: do this in realize", what);
-    }
-    r = (DeviceRegion *)object_new(TYPE_DEVICE_REGION, &error);
-    if (!r) {
-        return binding_raise(L, error);
-    }
-    r->dev = dev;
-    r->io = io;
-    if (!add_region_child(dev, r, addr, &error)) {
-        object_unref(r);
-        return binding_raise(L, error);
-    }
-    r->priority = spec.priority;
-    region_init_ops(r, &spec);
-    g_snprintf(place, sizeof(place), "%s-%#" PRIx64, io ? "port" : "mmio", addr);
-    g_snprintf(name, sizeof(name), "%s %s", object_get_name((Object *)dev),
-               spec.name ? spec.name : place);
-    memory_region_init_io(&r->mr, (Object *)r, &r->ops, r, name, len);
-    r->made = true;
-    binding_push_object(L, r); /* the tree and the handle hold it */
-    object_unref(r);
-
-    if (spec.has_read) {
-        lua_getfield(L, 4, "read");
-        g_snprintf(what, sizeof(what), "%s: read handler", name);
-        r->read = script_ref_new(L, -1, (Object *)r, what);
-        lua_pop(L, 1);
-    }
-    if (spec.has_write) {
-        lua_getfield(L, 4, "write");
-        g_snprintf(what, sizeof(what), "%s: write handler", name);
-        r->write = script_ref_new(L, -1, (Object *)r, what);
-        lua_pop(L, 1);
-    }
-    if (!spec.enabled) {
-        memory_region_set_enabled(&r->mr, false);
-    }
+    r = make_region(L, dev, 4, io, addr, len, NULL, what);
     if (!region_map(r, addr, &error)) {
         object_unparent((Object *)r);
         return binding_raise(L, error);
@@ -399,6 +435,9 @@ static int region_move(lua_State *L)
     GError *error = NULL;
     bool ok;
 
+    if (r->fixed) {
+        return luaL_error(L, "%s: the guest maps it, by its base address register", r->mr.name);
+    }
     if (r->mr.size > limit || addr > limit - r->mr.size) {
         return luaL_error(L, "%s does not fit at %p", r->mr.name, (void *)(uintptr_t)addr);
     }

@@ -59,11 +59,13 @@ static int dma_read(lua_State *L)
     DeviceState *dev = dma_device(L);
     uint64_t addr = binding_check_u64(L, 2, "address");
     uint64_t len = binding_check_range(L, 3, 0, DMA_MAX, "length");
+    MemTxAttrs attrs;
+    AddressSpace *as = device_dma_space(dev, &attrs);
     MemTxResult res;
     luaL_Buffer b;
     char *buf = luaL_buffinitsize(L, &b, len);
 
-    res = address_space_read(dev->machine->memory, addr, MEMTXATTRS_NONE, buf, len);
+    res = address_space_read(as, addr, attrs, buf, len);
     luaL_pushresultsize(&b, len);
     return dma_result(L, dev, "read", addr, len, res);
 }
@@ -74,7 +76,9 @@ static int dma_write(lua_State *L)
     uint64_t addr = binding_check_u64(L, 2, "address");
     size_t len;
     const char *bytes = luaL_checklstring(L, 3, &len);
-    MemTxResult res = address_space_write(dev->machine->memory, addr, MEMTXATTRS_NONE, bytes, len);
+    MemTxAttrs attrs;
+    AddressSpace *as = device_dma_space(dev, &attrs);
+    MemTxResult res = address_space_write(as, addr, attrs, bytes, len);
 
     lua_pushboolean(L, 1);
     return dma_result(L, dev, "write", addr, len, res);
@@ -85,9 +89,10 @@ static int dma_load(lua_State *L, unsigned size)
     DeviceState *dev = dma_device(L);
     uint64_t addr = binding_check_u64(L, 2, "address");
     MemTxResult res = MEMTX_OK;
+    MemTxAttrs attrs;
+    AddressSpace *as = device_dma_space(dev, &attrs);
 
-    lua_pushinteger(
-        L, (lua_Integer)address_space_ldn(dev->machine->memory, addr, size, MEMTXATTRS_NONE, &res));
+    lua_pushinteger(L, (lua_Integer)address_space_ldn(as, addr, size, attrs, &res));
     return dma_result(L, dev, "read", addr, size, res);
 }
 
@@ -97,8 +102,10 @@ static int dma_store(lua_State *L, unsigned size)
     uint64_t addr = binding_check_u64(L, 2, "address");
     uint64_t value = (uint64_t)luaL_checkinteger(L, 3);
     MemTxResult res = MEMTX_OK;
+    MemTxAttrs attrs;
+    AddressSpace *as = device_dma_space(dev, &attrs);
 
-    address_space_stn(dev->machine->memory, addr, value, size, MEMTXATTRS_NONE, &res);
+    address_space_stn(as, addr, value, size, attrs, &res);
     lua_pushboolean(L, 1);
     return dma_result(L, dev, "write", addr, size, res);
 }
@@ -164,6 +171,7 @@ void script_device_cleanup(DeviceState *dev)
 {
     Object *obj = (Object *)dev;
 
+    script_pci_cleanup(dev);
     for (unsigned i = object_child_count(obj); i-- > 0;) {
         Object *child = object_child_at(obj, i);
         if (child && (object_dynamic_cast(child, TYPE_DEVICE_REGION) ||
@@ -228,7 +236,8 @@ static const ApiField fields[] = {
     { "machine", field_machine, NULL, "machine?", "The machine that it is realized in." },
     { "id", field_id, NULL, "string?", "The name that the user gave it." },
     { "realized", field_realized, NULL, "boolean", "Whether it is part of a machine." },
-    { "dma", field_dma, NULL, "vmlua.dma", "Access to the machine's memory, as a bus master." },
+    { "dma", field_dma, NULL, "vmlua.dma",
+      "Access to the machine's memory; a PCI device's, while it may be bus master." },
     { NULL },
 };
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bindings/binding-priv.h"
+#include "bindings/script-type.h"
 
 static PCIDevice *check_device(lua_State *L)
 {
@@ -202,4 +203,5 @@ void binding_open_pci(lua_State *L)
     binding_class(L, TYPE_PCI_BUS, "A PCI bus.", bus_methods, NULL);
     binding_class(L, TYPE_MACHINE, NULL, NULL, machine_fields);
     binding_class_members(TYPE_MACHINE, &machine_members);
+    script_pci_open(L);
 }

@@ -215,6 +215,9 @@ static bool script_realize(DeviceState *dev, GError **error)
     if (st->root->c_realize && !st->root->c_realize(dev, error)) {
         return false;
     }
+    if (st->is_pci) {
+        script_pci_realize(st, dev);
+    }
     for (unsigned i = 0; i < n; i++) {
         if (!call_realize(chain[i]->realize, dev, error)) {
             script_unrealize_levels(dev, chain, i);
@@ -313,6 +316,9 @@ static void script_class_init(ObjectClass *klass, const void *data)
         dc->get_vmsd = NULL;
         dc->no_state = false;
         dc->user_creatable = st->user_creatable && !type_is_abstract(klass->type);
+    }
+    if (st->is_pci) {
+        script_pci_class_init(st, klass);
     }
 }
 

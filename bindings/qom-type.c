@@ -14,10 +14,10 @@
 #define BUILDER         "vmlua.type-builder"
 
 static const char *const type_keys[] = {
-    "name",    "parent",          "doc",        "abstract", "properties", "state",
-    "version", "minimum_version", "interfaces", "methods",  "requires",   "init",
-    "realize", "reset",           "unrealize",  "pre_save", "post_load",  "user_creatable",
-    NULL,
+    "name",    "parent",          "doc",          "abstract", "properties", "state",
+    "version", "minimum_version", "interfaces",   "methods",  "requires",   "init",
+    "realize", "reset",           "unrealize",    "pre_save", "post_load",  "user_creatable",
+    "pci",     "config_read",     "config_write", NULL,
 };
 
 /* ---- freeing ------------------------------------------------------------------------------- */
@@ -53,8 +53,8 @@ static void property_clear(void *data)
 
 void script_type_free(ScriptType *st)
 {
-    ScriptRef **refs[] = { &st->init,      &st->realize,  &st->reset,
-                           &st->unrealize, &st->pre_save, &st->post_load };
+    ScriptRef **refs[] = { &st->init,     &st->realize,   &st->reset,       &st->unrealize,
+                           &st->pre_save, &st->post_load, &st->config_read, &st->config_write };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(refs); i++) {
         script_ref_free(*refs[i]);
@@ -339,139 +339,6 @@ static void build_vmsd(lua_State *L, int spec, ScriptType *st, ObjectClass *pare
     st->vmsd.fields = (const VMStateField *)st->vmsd_fields->data;
 }
 
-/* ---- methods and interfaces ---------------------------------------------------------------- */
-
-/* Copies functions of the table at `from` to the one at `to`; with `keep`, only names that neither
- * `to` nor the parent's methods have. */
-static void merge_methods(lua_State *L, int from, int to, int parent_methods, bool keep,
-                          const char *what)
-{
-    from = lua_absindex(L, from);
-    lua_pushnil(L);
-    while (lua_next(L, from)) {
-        bool known = false;
-
-        if (lua_type(L, -2) != LUA_TSTRING || !lua_isfunction(L, -1)) {
-            luaL_error(L, "%s: a table of named functions expected, found a %s with a %s key", what,
-                       luaL_typename(L, -1), luaL_typename(L, -2));
-        }
-        if (keep) {
-            lua_pushvalue(L, -2);
-            known = lua_rawget(L, to) != LUA_TNIL;
-            lua_pushvalue(L, -3);
-            known = lua_gettable(L, parent_methods) != LUA_TNIL || known;
-            lua_pop(L, 2);
-        }
-        if (known) {
-            lua_pop(L, 1);
-        } else {
-            lua_pushvalue(L, -2);
-            lua_insert(L, -2);
-            lua_rawset(L, to);
-        }
-    }
-}
-
-static void check_needs(lua_State *L, ScriptType *st, ScriptType *iface, int merged,
-                        int parent_methods)
-{
-    for (guint i = 0; i < iface->needs->len; i++) {
-        const char *name = iface->needs->pdata[i];
-        bool found = lua_getfield(L, merged, name) == LUA_TFUNCTION;
-
-        found = lua_getfield(L, parent_methods, name) == LUA_TFUNCTION || found;
-        lua_pop(L, 2);
-        if (!found) {
-            luaL_error(L, "type '%s': interface '%s' requires the method '%s'", st->name,
-                       iface->name, name);
-        }
-    }
-}
-
-/* Reads `interfaces`: names, or name = { methods }. Fills `names` and the merged methods. */
-static unsigned read_interfaces(lua_State *L, int spec, ScriptType *st, int merged,
-                                int parent_methods, InterfaceInfo *names, unsigned max)
-{
-    unsigned n = 0;
-    char what[256];
-
-    if (lua_getfield(L, spec, "interfaces") == LUA_TNIL) {
-        lua_pop(L, 1);
-        return 0;
-    }
-    g_snprintf(what, sizeof(what), "type '%s': interfaces", st->name);
-    if (!lua_istable(L, -1)) {
-        luaL_error(L, "%s: a table expected, got a %s", what, luaL_typename(L, -1));
-    }
-    lua_pushnil(L);
-    while (lua_next(L, -2)) {
-        bool listed = lua_isinteger(L, -2) && lua_type(L, -1) == LUA_TSTRING;
-
-        if (!listed && (lua_type(L, -2) != LUA_TSTRING || !lua_istable(L, -1))) {
-            luaL_error(L, "%s: a name, or name = { methods }, expected", what);
-        }
-        if (n == max) {
-            luaL_error(L, "%s: more than %d", what, (int)max);
-        }
-        names[n].type = lua_tostring(L, listed ? -1 : -2); /* held by the table */
-        if (!listed) {
-            g_snprintf(what, sizeof(what), "type '%s': interface '%s'", st->name, names[n].type);
-            merge_methods(L, -1, merged, parent_methods, false, what);
-        }
-        n++;
-        lua_pop(L, 1);
-    }
-    lua_pop(L, 1);
-    return n;
-}
-
-static void finish_interfaces(lua_State *L, ScriptType *st, const InterfaceInfo *names, unsigned n,
-                              int merged, int parent_methods)
-{
-    for (unsigned i = 0; i < n; i++) {
-        GError *error = NULL;
-        ObjectClass *klass = object_class_lookup(names[i].type, &error);
-
-        if (!klass) {
-            g_prefix_error(&error, "type '%s': interface: ", st->name);
-            binding_raise(L, error);
-            return;
-        }
-        /* The nearest first: what a base of the interface defines too does not replace it. */
-        for (TypeImpl *t = klass->type; t; t = type_get_parent(t)) {
-            binding_push_methods(L, type_get_name(t));
-            merge_methods(L, -1, merged, parent_methods, true, type_get_name(t));
-            lua_pop(L, 1);
-        }
-        for (TypeImpl *t = klass->type; t; t = type_get_parent(t)) {
-            ScriptType *iface = script_type_of_impl(t);
-            if (iface) {
-                check_needs(L, st, iface, merged, parent_methods);
-            }
-            script_interface_check(L, st, object_class_by_name(type_get_name(t)), merged,
-                                   parent_methods);
-        }
-    }
-}
-
-static void read_needs(lua_State *L, int spec, ScriptType *st)
-{
-    if (lua_getfield(L, spec, "requires") != LUA_TNIL) {
-        if (!st->is_interface || !lua_istable(L, -1)) {
-            luaL_error(L, "type '%s': 'requires' is a list of method names of an interface",
-                       st->name);
-        }
-        for (lua_Unsigned i = 1, n = lua_rawlen(L, -1); i <= n; i++) {
-            if (lua_rawgeti(L, -1, (lua_Integer)i) != LUA_TSTRING) {
-                luaL_error(L, "type '%s': 'requires' is a list of method names", st->name);
-            }
-            g_ptr_array_add(st->needs, g_strdup(lua_tostring(L, -1)));
-            lua_pop(L, 1);
-        }
-    }
-    lua_pop(L, 1);
-}
-
 /* ---- qom.type ------------------------------------------------------------------------------ */
 
 static void refuse_keys(lua_State *L, int spec, const ScriptType *st, const char *const *keys,
@@ -567,8 +434,9 @@ int script_type_define(lua_State *L)
     st->name = g_strdup(name);
     st->doc = g_strdup(script_opt_string(L, SPEC, "doc", name));
     start_layout(st, parent, type_instance_size(parent->type));
+    script_pci_read(L, SPEC, st, parent);
     read_hooks(L, SPEC, st);
-    read_needs(L, SPEC, st);
+    script_read_needs(L, SPEC, st);
 
     lua_newtable(L);
     binding_push_methods(L, parent_name);
@@ -577,12 +445,12 @@ int script_type_define(lua_State *L)
             return luaL_error(L, "type '%s': methods: a table expected, got a %s", name,
                               luaL_typename(L, -1));
         }
-        merge_methods(L, -1, MERGED, PARENT_METHODS, false, name);
+        script_merge_methods(L, -1, MERGED, PARENT_METHODS, false, name);
     }
     lua_pop(L, 1);
-    n_interfaces = read_interfaces(L, SPEC, st, MERGED, PARENT_METHODS, interfaces,
-                                   G_N_ELEMENTS(interfaces) - 1);
-    finish_interfaces(L, st, interfaces, n_interfaces, MERGED, PARENT_METHODS);
+    n_interfaces = script_read_interfaces(L, SPEC, st, MERGED, PARENT_METHODS, interfaces,
+                                          G_N_ELEMENTS(interfaces) - 1);
+    script_finish_interfaces(L, st, interfaces, n_interfaces, MERGED, PARENT_METHODS);
     lua_pushnil(L);
     while (lua_next(L, MERGED)) {
         g_hash_table_add(st->methods, g_strdup(lua_tostring(L, -2)));

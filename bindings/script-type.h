@@ -10,6 +10,7 @@
 
 #include "bindings/binding.h"
 #include "engine/hw/core/device.h"
+#include "engine/hw/pci/pci.h"
 
 typedef struct ScriptType ScriptType;
 
@@ -31,6 +32,14 @@ typedef struct ScriptProp {
     char **words;
 } ScriptProp;
 
+/* What a PCI device is; of a type without the key `pci`, as its parent is. */
+typedef struct ScriptPci {
+    uint16_t vendor, device, subsystem_vendor, subsystem;
+    uint32_t class_code;
+    uint8_t revision, pin;
+    bool express;
+} ScriptPci;
+
 typedef struct ScriptInstance {
     bool constructed; /* defaults are in place: from now on setters of scripts are called */
     char *init_error; /* of `init`; told when the object is used */
@@ -51,6 +60,12 @@ struct ScriptType {
     GHashTable *methods;  /* names of its own methods, with those that its interfaces bring */
     GPtrArray *needs;     /* interfaces: method names that implementers must have */
     ScriptRef *init, *realize, *reset, *unrealize, *pre_save, *post_load;
+    /* PCI devices: pci-script.c */
+    bool is_pci;
+    ScriptPci pci;
+    ScriptRef *config_read, *config_write;
+    uint32_t (*c_config_read)(PCIDevice *dev, uint32_t addr, unsigned len); /* in the root type */
+    void (*c_config_write)(PCIDevice *dev, uint32_t addr, uint32_t value, unsigned len);
     /* Of the C parent; in the root type. */
     bool (*c_realize)(DeviceState *dev, GError **error);
     void (*c_unrealize)(DeviceState *dev);
@@ -108,6 +123,16 @@ bool script_call_object(ScriptRef *ref, Object *obj, GError **error);
 
 /* qom-interface.c: function pointers of C interfaces */
 void script_interfaces_fill(const ScriptType *st, ObjectClass *klass);
+/* Copies functions of the table at `from` to the one at `to`; with `keep`, only names that neither
+ * `to` nor the parent's methods have. */
+void script_merge_methods(lua_State *L, int from, int to, int parent_methods, bool keep,
+                          const char *what);
+/* Reads `interfaces`: names, or name = { methods }. Fills `names` and the merged methods. */
+unsigned script_read_interfaces(lua_State *L, int spec, ScriptType *st, int merged,
+                                int parent_methods, InterfaceInfo *names, unsigned max);
+void script_finish_interfaces(lua_State *L, ScriptType *st, const InterfaceInfo *names, unsigned n,
+                              int merged, int parent_methods);
+void script_read_needs(lua_State *L, int spec, ScriptType *st);
 void script_interface_check(lua_State *L, const ScriptType *st, ObjectClass *iface, int merged,
                             int parent_methods);
 
@@ -125,6 +150,13 @@ extern const BindingMembers script_state_members;
 int script_state_push_proxy(lua_State *L); /* (handle) -> proxy: the field `state` of objects */
 void script_state_open(lua_State *L);
 void script_state_proxy_open(lua_State *L); /* qom-state-proxy.c */
+
+/* pci-script.c */
+void script_pci_read(lua_State *L, int spec, ScriptType *st, ObjectClass *parent);
+void script_pci_class_init(ScriptType *st, ObjectClass *klass);
+void script_pci_realize(const ScriptType *st, DeviceState *dev); /* after the parent in C did */
+void script_pci_cleanup(DeviceState *dev);                       /* before its regions go */
+void script_pci_open(lua_State *L);
 
 /* device.c */
 /* Takes regions, timers and lines of a device away: at the end of unrealize, or when realize

@@ -199,6 +199,26 @@ void pci_register_bar(PCIDevice *dev, unsigned n, uint8_t type, MemoryRegion *me
     }
 }
 
+void pci_unregister_bar(PCIDevice *dev, unsigned n)
+{
+    PCIRegion *r = &dev->regions[n];
+    unsigned reg = bar_register(dev, n), size = 4;
+
+    if (!r->memory) {
+        return;
+    }
+    if (r->addr != PCI_UNMAPPED) {
+        bar_move(dev, n, PCI_UNMAPPED);
+    }
+    if (!(r->type & PCI_BAR_IO) && (r->type & PCI_BAR_MEM64) && n != PCI_ROM_SLOT) {
+        size = 8;
+    }
+    r->memory = NULL;
+    memset(dev->config + reg, 0, size);
+    memset(dev->wmask + reg, 0, size);
+    memset(dev->cmask + reg, 0, size);
+}
+
 uint64_t pci_bar_address(const PCIDevice *dev, unsigned n)
 {
     return n < PCI_NUM_REGIONS && dev->regions[n].memory ? dev->regions[n].addr : PCI_UNMAPPED;
@@ -629,6 +649,7 @@ static void pci_class_init(ObjectClass *klass, const void *data)
     dc->realize = pci_realize;
     dc->unrealize = pci_unrealize;
     dc->reset = pci_reset;
+    dc->vmsd = &vmstate_pci_device; /* of a device without more */
     dc->user_creatable = true;
     object_class_add_properties(klass, pci_properties, G_N_ELEMENTS(pci_properties));
 }

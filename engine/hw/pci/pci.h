@@ -128,6 +128,8 @@ static inline bool pci_config_touches(uint32_t addr, unsigned len, uint32_t firs
 /* BAR n (0-5; a 64-bit one takes n+1 too) shows `memory`, whose size is a power of two, at least 4
  * (I/O, at most 256 bytes by the specification, more is allowed here) or 16 bytes. From realize. */
 void pci_register_bar(PCIDevice *dev, unsigned n, uint8_t type, MemoryRegion *memory);
+/* Undoes it, for regions that go before their device does. */
+void pci_unregister_bar(PCIDevice *dev, unsigned n);
 uint64_t pci_bar_address(const PCIDevice *dev, unsigned n); /* PCI_UNMAPPED while it is nowhere */
 
 /* The offset of a new capability of `size` bytes with this ID, first in the list; `offset` 0: the
