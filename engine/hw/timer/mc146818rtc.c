@@ -20,7 +20,7 @@
  * the square wave output, daylight saving (bit 0 of register B is kept, without effect: its rule is
  * the one of the USA in 1984).
  */
-#include "engine/hw/timer/rtc.h"
+#include "engine/hw/timer/rtc_priv.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -31,26 +31,14 @@
 #include "engine/core/units.h"
 
 enum { REG_A_UIP = 0x80, REG_A_DV = 0x70, REG_A_DV_ON = 0x20, REG_A_DV_RESET = 0x60 };
-enum {
-    REG_B_SET = 0x80,
-    REG_B_PIE = 0x40,
-    REG_B_AIE = 0x20,
-    REG_B_UIE = 0x10,
-    REG_B_SQWE = 0x08,
-    REG_B_DM = 0x04,
-    REG_B_24H = 0x02,
-};
 enum { REG_C_IRQF = 0x80, REG_C_PF = 0x40, REG_C_AF = 0x20, REG_C_UF = 0x10 };
 #define REG_D_VRT  0x80
 #define UPDATE_NS  (2228 * NS_PER_US)
 #define CRYSTAL_HZ 32768
-#define DAY        86400
 #define HOST_SLACK (100 * NS_PER_US)
 #define LOST_MAX   100000
-#define SECOND_MAX (CLOCK_MAX / NS_PER_SEC + DAY)
+#define SECOND_MAX (CLOCK_MAX / NS_PER_SEC + RTC_DAY)
 #define NMI_MASK   0x80
-#define HOUR_PM    0x80
-#define ALARM_ANY  0xc0 /* both bits: any value matches */
 
 enum { CLOCK_HOST_TIME, CLOCK_VM_TIME };
 static const char *const clock_words[] = { "host", "vm", NULL };
@@ -80,157 +68,6 @@ typedef struct RTCState {
     char *base;
 } RTCState;
 OBJECT_DECLARE_TYPE(RTCState, DeviceClass, RTC, TYPE_RTC)
-
-/* ---- the calendar -------------------------------------------------------------------------- */
-
-typedef struct Date {
-    int64_t year;
-    int month, day; /* from 1 */
-} Date;
-
-static int64_t floor_div(int64_t a, int64_t b)
-{
-    return a / b - (a % b < 0);
-}
-
-/* Days since 1970-01-01; years begin in March, so that the leap day is the last of one. */
-static int64_t days_of_date(Date d)
-{
-    int64_t y = d.year - (d.month <= 2), era = floor_div(y, 400), of_era = y - era * 400;
-    int64_t of_year = (153 * (d.month + (d.month > 2 ? -3 : 9)) + 2) / 5 + d.day - 1;
-
-    return era * 146097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719468;
-}
-
-static Date date_of_days(int64_t days)
-{
-    int64_t z = days + 719468, era = floor_div(z, 146097), of_era = z - era * 146097;
-    int64_t y = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
-    int64_t of_year = of_era - (365 * y + y / 4 - y / 100), m = (5 * of_year + 2) / 153;
-    Date d = { .month = (int)(m < 10 ? m + 3 : m - 9) };
-
-    d.day = (int)(of_year - (153 * m + 2) / 5 + 1);
-    d.year = y + era * 400 + (d.month <= 2);
-    return d;
-}
-
-/* ---- bytes of the clock --------------------------------------------------------------------- */
-
-static uint8_t to_byte(const RTCState *s, int value)
-{
-    return (uint8_t)(s->cmos[RTC_REG_B] & REG_B_DM ? value : value / 10 << 4 | value % 10);
-}
-
-static int from_byte(const RTCState *s, uint8_t byte)
-{
-    return s->cmos[RTC_REG_B] & REG_B_DM ? byte : (byte >> 4) * 10 + (byte & 15);
-}
-
-static uint8_t hour_to_byte(const RTCState *s, int hour)
-{
-    if (s->cmos[RTC_REG_B] & REG_B_24H) {
-        return to_byte(s, hour);
-    }
-    return (uint8_t)(to_byte(s, hour % 12 ? hour % 12 : 12) | (hour >= 12 ? HOUR_PM : 0));
-}
-
-static int hour_from_byte(const RTCState *s, uint8_t byte)
-{
-    if (s->cmos[RTC_REG_B] & REG_B_24H) {
-        return from_byte(s, byte);
-    }
-    return from_byte(s, byte & (uint8_t)~HOUR_PM) % 12 + (byte & HOUR_PM ? 12 : 0);
-}
-
-static int64_t time_of_day(const RTCState *s)
-{
-    return from_byte(s, s->cmos[RTC_SECONDS]) + 60 * from_byte(s, s->cmos[RTC_MINUTES]) +
-           3600 * hour_from_byte(s, s->cmos[RTC_HOURS]);
-}
-
-/* What a guest left there need not be a date. */
-static int64_t register_days(const RTCState *s)
-{
-    Date d = {
-        .year = from_byte(s, s->cmos[RTC_CENTURY]) * INT64_C(100) + from_byte(s, s->cmos[RTC_YEAR]),
-        .month = CLAMP(from_byte(s, s->cmos[RTC_MONTH]), 1, 12),
-        .day = CLAMP(from_byte(s, s->cmos[RTC_DAY_OF_MONTH]), 1, 31),
-    };
-
-    return days_of_date(d);
-}
-
-static void put_time_of_day(RTCState *s, int64_t tod)
-{
-    s->cmos[RTC_SECONDS] = to_byte(s, (int)(tod % 60));
-    s->cmos[RTC_MINUTES] = to_byte(s, (int)(tod / 60 % 60));
-    s->cmos[RTC_HOURS] = hour_to_byte(s, (int)(tod / 3600));
-}
-
-static void put_date(RTCState *s, int64_t days)
-{
-    Date d = date_of_days(days);
-    int64_t year = d.year - floor_div(d.year, 10000) * 10000;
-
-    s->cmos[RTC_DAY_OF_MONTH] = to_byte(s, d.day);
-    s->cmos[RTC_MONTH] = to_byte(s, d.month);
-    s->cmos[RTC_YEAR] = to_byte(s, (int)(year % 100));
-    s->cmos[RTC_CENTURY] = to_byte(s, (int)(year / 100));
-}
-
-/* The clock goes on by n seconds (back, where the host's did). The day of the week is a counter of
- * its own: the guest says which number it begins with. */
-static void rtc_advance(RTCState *s, int64_t n)
-{
-    int64_t tod = time_of_day(s) + n, days = floor_div(tod, DAY), wday;
-
-    put_time_of_day(s, tod - days * DAY);
-    if (days) {
-        wday = from_byte(s, s->cmos[RTC_DAY_OF_WEEK]) - 1 + days;
-        s->cmos[RTC_DAY_OF_WEEK] = to_byte(s, (int)(wday - floor_div(wday, 7) * 7 + 1));
-        put_date(s, register_days(s) + days);
-    }
-}
-
-/* An alarm byte as a value: -1 any, -2 none ever. */
-static int alarm_value(const RTCState *s, unsigned reg)
-{
-    uint8_t byte = s->cmos[reg];
-    int value;
-
-    if ((byte & ALARM_ANY) == ALARM_ANY) {
-        return -1;
-    }
-    if (reg == RTC_HOURS_ALARM) {
-        value = hour_from_byte(s, byte);
-        return value < 24 && hour_to_byte(s, value) == byte ? value : -2;
-    }
-    value = from_byte(s, byte);
-    return value < 60 && to_byte(s, value) == byte ? value : -2;
-}
-
-/* Seconds from the time of day `from` to the next that matches the alarm; -1: never. */
-static int64_t seconds_to_alarm(const RTCState *s, int64_t from)
-{
-    int hour = alarm_value(s, RTC_HOURS_ALARM), minute = alarm_value(s, RTC_MINUTES_ALARM);
-    int second = alarm_value(s, RTC_SECONDS_ALARM);
-    int64_t first_minute = from / 60;
-
-    if (hour == -2 || minute == -2 || second == -2) {
-        return -1;
-    }
-    for (int64_t i = 0; i <= DAY / 60; i++) {
-        int64_t at = (first_minute + i) % (DAY / 60), sec = i ? 0 : from % 60;
-
-        if ((hour >= 0 && at / 60 != hour) || (minute >= 0 && at % 60 != minute)) {
-            continue;
-        }
-        if (second < 0 || second >= sec) {
-            return (first_minute + i) * 60 + (second < 0 ? sec : second) - from;
-        }
-    }
-    return -1;
-}
 
 /* ---- time ---------------------------------------------------------------------------------- */
 
@@ -301,14 +138,14 @@ static void sync_periodic(RTCState *s)
 
 static void rtc_sync(RTCState *s)
 {
-    int64_t now = floor_div(source_now(s) - s->phase, NS_PER_SEC), n = now - s->second, alarm;
+    int64_t now = rtc_floor_div(source_now(s) - s->phase, NS_PER_SEC), n = now - s->second, alarm;
 
     s->second = now;
     if (n != 0 && updates_run(s)) {
-        alarm = seconds_to_alarm(s, (time_of_day(s) % DAY + 1) % DAY);
+        alarm = rtc_seconds_to_alarm(s->cmos);
         s->cmos[RTC_REG_C] |= (uint8_t)((n > 0 ? REG_C_UF : 0) |
                                         (n > 0 && alarm >= 0 && alarm < n ? REG_C_AF : 0));
-        rtc_advance(s, n);
+        rtc_advance(s->cmos, n);
     }
     sync_periodic(s);
 }
@@ -334,7 +171,7 @@ static int64_t next_event(RTCState *s)
         next = s->catch_up >= 0 ? MIN(next, s->catch_up) : next;
     }
     if (updates_run(s) && wanted & (REG_B_UIE | REG_B_AIE)) {
-        n = wanted & REG_B_UIE ? 0 : seconds_to_alarm(s, (time_of_day(s) % DAY + 1) % DAY);
+        n = wanted & REG_B_UIE ? 0 : rtc_seconds_to_alarm(s->cmos);
         if (n >= 0) {
             n = MAX(source_until(s, n + 1), s->clock_choice == CLOCK_VM_TIME ? 1 : HOST_SLACK);
             next = MIN(next, now + n);
@@ -372,8 +209,8 @@ static void restart_divider(RTCState *s)
 {
     int64_t begin = source_now(s) + NS_PER_SEC / 2; /* of the first second */
 
-    s->phase = begin - floor_div(begin, NS_PER_SEC) * NS_PER_SEC;
-    s->second = floor_div(source_now(s) - s->phase, NS_PER_SEC);
+    s->phase = begin - rtc_floor_div(begin, NS_PER_SEC) * NS_PER_SEC;
+    s->second = rtc_floor_div(source_now(s) - s->phase, NS_PER_SEC);
     s->divider_start = machine_now(s);
     s->periodic_seen = 0;
 }
@@ -537,16 +374,12 @@ int64_t rtc_get_time(DeviceState *dev)
     RTCState *s = RTC(dev);
 
     rtc_sync(s);
-    return register_days(s) * DAY + time_of_day(s);
+    return rtc_get_seconds(s->cmos);
 }
 
 static void put_time(RTCState *s, int64_t seconds)
 {
-    int64_t days = floor_div(seconds, DAY), wday = days + 4; /* 1970 began on a Thursday */
-
-    put_time_of_day(s, seconds - days * DAY);
-    put_date(s, days);
-    s->cmos[RTC_DAY_OF_WEEK] = to_byte(s, (int)(wday - floor_div(wday, 7) * 7 + 1));
+    rtc_put_seconds(s->cmos, seconds);
 }
 
 void rtc_set_time(DeviceState *dev, int64_t seconds)
@@ -604,7 +437,7 @@ static const VMStateDescription vmstate_rtc = {
 static bool parse_date(const char *text, int64_t *seconds)
 {
     int year, month, day, hour = 0, minute = 0, second = 0, used = 0, more = 0;
-    Date d;
+    RtcDate d;
 
     if (sscanf(text, "%4d-%2d-%2d%n", &year, &month, &day, &used) != 3 || !used) {
         return false;
@@ -613,13 +446,13 @@ static bool parse_date(const char *text, int64_t *seconds)
                        !more || text[used + more])) {
         return false;
     }
-    d = (Date){ .year = year, .month = month, .day = day };
+    d = (RtcDate){ .year = year, .month = month, .day = day };
     if (year < 1 || month < 1 || month > 12 || day < 1 || hour < 0 || hour > 23 || minute < 0 ||
         minute > 59 || second < 0 || second > 59 ||
-        (day > 28 && date_of_days(days_of_date(d)).day != day)) {
+        (day > 28 && rtc_date_of_days(rtc_days_of_date(d)).day != day)) {
         return false;
     }
-    *seconds = days_of_date(d) * DAY + hour * 3600 + minute * 60 + second;
+    *seconds = rtc_days_of_date(d) * RTC_DAY + hour * 3600 + minute * 60 + second;
     return true;
 }
 
@@ -661,7 +494,7 @@ static bool rtc_realize(DeviceState *dev, GError **error)
     s->cmos[RTC_REG_B] = REG_B_24H;
     s->cmos[RTC_REG_D] = REG_D_VRT;
     s->phase = 0;
-    s->second = floor_div(source_now(s), NS_PER_SEC);
+    s->second = rtc_floor_div(source_now(s), NS_PER_SEC);
     s->divider_start = machine_now(s);
     s->periodic_seen = 0;
     s->lost = 0;
