@@ -89,6 +89,11 @@ typedef struct BlockNodeClass {
     /* 0: certainly not; 100: certainly. `len` bytes from the start of the file (up to 2 KiB). */
     int (*probe)(const uint8_t *buf, size_t len, const char *filename);
 
+    /* Protocols whose names begin so ("nbd:"), NULL-terminated; and what such a name says, as
+     * properties of a new node. */
+    const char *const *prefixes;
+    bool (*parse_filename)(BlockNode *node, const char *filename, GError **error);
+
     /* ---- what tools need; main thread, no request in flight; NULL: not supported ---- */
     /* A new image in `filename` (protocols) or on `file` (formats). */
     bool (*create)(const char *filename, const BlockCreateOption *options, unsigned n,

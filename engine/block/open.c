@@ -77,29 +77,83 @@ static bool set_common_options(BlockNode *node, const BlockOpenOptions *o, GErro
            object_property_set_str(OBJECT(node), "discard", o->discard ? "unmap" : "ignore", error);
 }
 
-/* "null:1G", "ram:64M", "file:PATH", or a path. A path with a colon in it is written with "./" or
- * "file:" before it, unless the part before the colon is no driver. */
-static BlockNode *protocol_node(const char *filename, const BlockOpenOptions *o, GError **error)
+typedef struct PrefixSearch {
+    const char *filename, *driver;
+} PrefixSearch;
+
+static void prefix_visit(ObjectClass *klass, void *opaque)
+{
+    PrefixSearch *search = opaque;
+    BlockNodeClass *node = BLOCK_NODE_CLASS(klass);
+
+    for (const char *const *p = node->prefixes; p && *p; p++) {
+        if (g_str_has_prefix(search->filename, *p)) {
+            search->driver = node->driver;
+        }
+    }
+}
+
+/* The driver whose names begin like this one; NULL + error: it belongs to one that is not built in.
+ * "file" for everything else. */
+static const char *driver_by_prefix(const char *filename, GError **error)
+{
+    PrefixSearch search = { .filename = filename };
+
+    object_class_foreach(prefix_visit, TYPE_BLOCK_NODE, false, &search);
+    if (!search.driver && (g_str_has_prefix(filename, "nbd:") ||
+                           g_str_has_prefix(filename, "nbds:") || strstr(filename, "+unix://"))) {
+        error_set(error, ENGINE_ERROR_UNSUPPORTED,
+                  "'%s': this build has no NBD client (libnbd was missing when it was made)",
+                  filename);
+        return NULL;
+    }
+    return search.driver ? search.driver : "file";
+}
+
+/* "null:1G", "ram:64M": a driver and its size. */
+static BlockNode *sized_node(const char *filename, GError **error)
 {
     const char *colon = strchr(filename, ':');
+    char *driver = g_strndup(filename, (gsize)(colon - filename));
+    BlockNode *node = block_node_new(driver, error);
+
+    g_free(driver);
+    if (node && colon[1] && !object_property_parse(OBJECT(node), "size", colon + 1, error)) {
+        object_unref(node);
+        return NULL;
+    }
+    return node;
+}
+
+static bool name_node(BlockNode *node, const char *filename, const BlockOpenOptions *o,
+                      GError **error)
+{
+    if (BLOCK_NODE_GET_CLASS(node)->parse_filename) {
+        return BLOCK_NODE_GET_CLASS(node)->parse_filename(node, filename, error);
+    }
+    if (g_str_has_prefix(filename, "file:")) {
+        filename += strlen("file:");
+    }
+    return object_property_set_str(OBJECT(node), "filename", filename, error) &&
+           set_file_options(node, o, error);
+}
+
+/* "null:1G", "ram:64M", "nbd://…", "file:PATH", or a path. A path with a colon in it is written
+ * with "./" or "file:" before it, unless the part before the colon is no driver. */
+static BlockNode *protocol_node(const char *filename, const BlockOpenOptions *o, GError **error)
+{
     BlockNode *node = NULL;
-    bool ok = true;
+    const char *driver;
 
     if (g_str_has_prefix(filename, "null:") || g_str_has_prefix(filename, "ram:")) {
-        char *driver = g_strndup(filename, (gsize)(colon - filename));
-
+        node = sized_node(filename, error);
+    } else if ((driver = driver_by_prefix(filename, error))) {
         node = block_node_new(driver, error);
-        g_free(driver);
-        ok = node && (!colon[1] || object_property_parse(OBJECT(node), "size", colon + 1, error));
-    } else {
-        if (g_str_has_prefix(filename, "file:")) {
-            filename = colon + 1;
+        if (node && !name_node(node, filename, o, error)) {
+            object_unref(g_steal_pointer(&node));
         }
-        node = block_node_new("file", error);
-        ok = node && object_property_set_str(OBJECT(node), "filename", filename, error) &&
-             set_file_options(node, o, error);
     }
-    if (ok && set_common_options(node, o, error) && block_node_open(node, error)) {
+    if (node && set_common_options(node, o, error) && block_node_open(node, error)) {
         return node;
     }
     object_unref(node);

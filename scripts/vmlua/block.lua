@@ -309,6 +309,8 @@ function build(m, spec)
     elseif key == "cache" and type(value) == "table" then
       local direct, no_flush = boolean("cache.direct", value.direct), boolean("cache.no-flush", value["no-flush"])
       values.cache = no_flush and "unsafe" or direct and "none" or "writeback"
+    elseif type(value) == "table" then -- server = { type =, path = } is "server.type", "server.path"
+      for inner, v in pairs(value) do values[key .. "." .. inner] = v end
     elseif key ~= "driver" then
       values[key] = value
     end
