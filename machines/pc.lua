@@ -384,6 +384,7 @@ local function init(m)
     directboot.install(m, { kernel = conf.kernel, initrd = conf.initrd, append = conf.append, protocol = conf.protocol, below = below,
       above = above, acpi = tables, smbios = dmi, chipset = as_firmware_leaves })
   else
+    if conf.protocol then refuse "-protocol is for a kernel that starts without firmware: through it, it begins in real mode" end
     if conf.kernel then
       m.data.boot_first =
         directboot.through_firmware(m, { kernel = conf.kernel, initrd = conf.initrd, append = conf.append, below = below })
@@ -399,6 +400,8 @@ return machine.versions({
   max_cpus = 255,
   options = {
     { name = "no-hpet", doc = "No event timers. (There are none either where the accelerator has the PIT inside.)" },
+    { name = "protocol", arg = "auto|32|64", doc = "How a Linux kernel is entered without firmware (auto: 64 where it can).",
+      values = { "auto", "32", "64" } },
     { name = "max-ram-below-4g", arg = "SIZE", doc = "RAM below the PCI hole at most (3.5 GiB; 3 GiB where there is more)." },
   },
   powerdown = function(m) m.pm:irq("power-button", 0):pulse() end,

@@ -6,13 +6,14 @@ Starting a kernel on a PC without firmware: what firmware leaves behind for it, 
     0x000f0000  SMBIOS entry point and tables (the RAM below the BIOS, opened by the host bridge's PAM registers)
     top of RAM below 4 GiB: ACPI tables, reserved
 
-and registers of the chip set: where power management and SMBus are.
+registers of the chip set: where power management and SMBus are; and the VGA in its text mode.
 ]]
 local firmware = require "vmlua.core.firmware"
 local linux = require "vmlua.loader.linux"
 local loader = require "vmlua.loader"
 local options = require "vmlua.options"
 local text = require "vmlua.text"
+local vgatext = require "vmlua.vgatext"
 
 local directboot = {}
 
@@ -98,7 +99,7 @@ function directboot.install(m, spec)
   if spec.above > 0 then map[#map + 1] = { addr = 4 * GiB, size = spec.above } end
   local placement, why = loader.place(image, {
     ram = top, map = spec.above > 0 and 4 * GiB + spec.above or nil, cmdline = spec.append, modules = modules(spec.initrd),
-    memory_map = map, rsdp = EBDA + 16,
+    memory_map = map, rsdp = EBDA + 16, screen = vgatext.install(m),
   })
   if not placement then refuse("-kernel: %s", why) end
   m:on_reset(function() spec.chipset(m) end)

@@ -32,6 +32,8 @@ local MODES = { "real", "protected", "long" }
 ---@field mode "real"|"protected"|"long" how the CPU is to enter
 ---@field entry integer physical address
 ---@field segments ImageSegment[]
+---@field own_mode? string what it is, where that decides the mode: "a Linux kernel"
+---@field own_entry? string likewise the entry point
 ---@field align_modules? boolean
 ---@field wants_memory_map? boolean
 
@@ -72,9 +74,6 @@ local readers = {
   end,
 }
 
--- Formats that say themselves how the CPU enters, by what people call them.
-local fixed_mode = { multiboot = "a Multiboot kernel", pvh = "a kernel with a PVH entry point", linux = "a Linux kernel" }
-
 --- Reads an image out of the bytes of a file.
 ---@param bytes string
 ---@param name string for messages
@@ -93,9 +92,8 @@ function loader.parse(bytes, name, opts)
   if not image then return refuse(err) end
   image.name = name
   if opts.mode then
-    local fixed = fixed_mode[image.format]
-    if fixed and opts.mode ~= image.mode then
-      return refuse(("%s starts in %s mode, not in %s mode"):format(fixed, image.mode, opts.mode))
+    if image.own_mode and opts.mode ~= image.mode then
+      return refuse(("%s starts in %s mode, not in %s mode"):format(image.own_mode, image.mode, opts.mode))
     end
     if opts.mode ~= "real" and opts.mode ~= "protected" and opts.mode ~= "long" then
       return refuse(text.unknown("mode", tostring(opts.mode), MODES))
@@ -103,7 +101,7 @@ function loader.parse(bytes, name, opts)
     image.mode = opts.mode
   end
   if opts.entry then
-    if image.format == "linux" then return refuse "is a Linux kernel, whose entry point is its own (-entry)" end
+    if image.own_entry then return refuse(("is %s, whose entry point is its own (-entry)"):format(image.own_entry)) end
     image.entry = opts.entry
   end
   if image.mode == "real" and not math.ult(image.entry, 0x110000 - 16) then

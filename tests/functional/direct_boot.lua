@@ -26,6 +26,50 @@ test("a kernel finds ACPI's root pointer, SMBIOS and the BIOS data area, and pow
   t.eq(table.concat(log), "R_\x7f")
 end)
 
+-- A bzImage that says at which of its two entry points it began, and ends.
+local function bzimage()
+  local function say(c) return "\xb0" .. c .. "\xe6\xe9\x66\xba\x04\x06\x66\xb8\x00\x20\x66\xef\xf4" end
+  local code = say "3" .. ("\xf4"):rep(0x200 - #say "3") .. say "6" .. ("\0"):rep(0x100)
+  local head = ("\0"):rep(0x1f1) .. string.pack("<I1I2I4I2I2I2I2", 3, 0, #code // 16, 0, 0xffff, 0, 0xaa55) .. "\xeb\x66HdrS"
+    .. string.pack("<I2", 0x020f) .. ("\0"):rep(8)
+    .. string.pack("<I1I1I2I4I4I4I4I2I1I1I4I4I4I1I1I2I4", 0, 1, 0, 0x100000, 0, 0, 0, 0, 0, 0,
+      0, 0x7fffffff, 0x200000, 1, 21, 1, 255) .. ("\0"):rep(28) .. string.pack("<i8I4I4", 0x1000000, 0x100000, 0)
+  return head .. ("\0"):rep(4 * 512 - #head) .. code
+end
+
+test("a Linux kernel is entered in 64-bit mode, or in 32-bit mode by -protocol 32", function(t)
+  for protocol, expected in pairs { auto = "6", ["64"] = "6", ["32"] = "3" } do
+    local vm = board(t, { ram = "64M", kernel = t.file("k", bzimage()), protocol = protocol })
+    local seen
+    vm:pio { port = 0xe9, write = true }:on(function(_, x) seen = string.char(x.value); return true end)
+    vm:start()
+    t.eq({ (vm:wait { rt = 20 }), seen }, { "shutdown", expected })
+  end
+  local r = t.vmlua { "pc.lua", "-kernel", t.file("k", bzimage()), "-protocol", "16" }
+  t.eq(r.status, 1)
+  t.match(r.err, 'unknown boot protocol "16"')
+  t.raises("without firmware", board, t, { bios = "bios-256k.bin", kernel = t.file("k", bzimage()), protocol = "32" })
+end)
+
+test("a kernel finds the VGA in its text mode, at each start", function(t)
+  local vm = board(t, { ram = "16M" })
+  if not require("vmlua.core.firmware").find "vgabios-stdvga.bin" then t.skip "package seabios is not installed" end
+  for _ = 1, 2 do
+    vm.memory:write(0xb8000, "H\7i\7!\x1f")
+    t.match(vm.screen:text(), "^Hi!")
+    t.eq({ vm.screen:size() }, { 720, 400 })
+    -- Light grey on black: H has a stroke at its left; white on blue: the exclamation mark in the middle of its cell.
+    local function colour(x, y) return vm.screen:pixel(x, y) & 0xffffff end
+    t.eq({ colour(0, 2), colour(3, 2), colour(18 + 3, 4), colour(18, 4) }, { 0xaaaaaa, 0x000000, 0xffffff, 0x0000aa })
+    t.eq({ vm.memory:read_u8(0x449), vm.memory:read_u16(0x44a), vm.memory:read_u16(0x463) }, { 3, 80, 0x3d4 })
+    vm.io:write_u16(0x3c4, 0x0001)
+    vm.io:write_u16(0x3d4, 0x0001)
+    vm:reset()
+  end
+  t.ok(not require("vmlua.vgatext").font(("x"):rep(40000)))
+  t.eq(board(t, { ram = "16M", vga = "none" }).screen, nil)
+end)
+
 test("all of it is there again after a reset", function(t)
   local vm = board(t, { ram = "16M" })
   vm.memory:write(0x9fc10, "gone")

@@ -77,7 +77,7 @@ function linux.parse(bytes, opts)
   local code = bytes:sub(payload + 1, payload + math.min(syssize, #bytes - payload))
   local version_at = u("I2", 0x20e)
   local image = {
-    format = "linux", mode = protocol == "64" and "long" or "protected",
+    format = "linux", own_mode = "a Linux kernel", own_entry = "a Linux kernel", mode = protocol == "64" and "long" or "protected",
     relocatable = optional("I1", 0x234, 0x0205, 0) ~= 0,
     alignment = math.max(PAGE, optional("I4", 0x230, 0x0205, PAGE)),
     preferred = optional("i8", 0x258, 0x020a, HIMEM),

@@ -84,7 +84,8 @@ function multiboot.parse(bytes, h)
     image, err = elf.parse(bytes)
     if not image then return nil, err end
   end
-  image.format, image.mode = "multiboot", "protected" -- the specification's machine state, also for an ELF64 file
+  image.format, image.own_mode = "multiboot", "a Multiboot kernel"
+  image.mode = "protected" -- the specification's machine state, also for an ELF64 file
   image.align_modules = h.flags & 1 ~= 0
   image.wants_memory_map = h.flags & 2 ~= 0
   return image

@@ -57,7 +57,7 @@ function pvh.parse(bytes)
   if not image then return nil, err end
   for _, s in ipairs(image.segments) do
     if math.ult(entry - s.addr, s.size) then
-      image.format, image.mode, image.entry = "pvh", "protected", entry
+      image.format, image.mode, image.entry, image.own_mode = "pvh", "protected", entry, "a kernel with a PVH entry point"
       return image
     end
   end
