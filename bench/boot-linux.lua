@@ -52,10 +52,13 @@ local function run(argv)
 end
 
 local append = "console=ttyS0 quiet"
+local function soft(accel)
+  return { fs.realpath "/proc/self/exe", "bare.lua", "-accel", accel, "-m", "256", "-kernel", kernel, "-initrd", initrd,
+    "-append", append, "-serial", "stdio" }
+end
 local programs = {
-  { "vmlua soft", { fs.realpath "/proc/self/exe", "bare.lua", "-accel", "soft", "-m", "256", "-kernel", kernel, "-initrd",
-    initrd, "-append", append,
-    "-serial", "stdio" } },
+  { "translate=on", soft "soft,translate=on" },
+  { "translate=off", soft "soft,translate=off" },
   { "qemu tcg", { "qemu-system-x86_64", "-accel", "tcg", "-m", "256", "-kernel", kernel, "-initrd", initrd, "-append", append,
     "-display", "none",
     "-serial", "stdio", "-monitor", "none", "-nodefaults", "-no-reboot" } },
@@ -73,6 +76,9 @@ print(("%-12s %8s %8s"):format("", "wall", "CPU"))
 for i, p in ipairs(programs) do
   if best[i] then print(("%-12s %8.2f %8.2f"):format(p[1], best[i][1], best[i][2])) else print(p[1] .. "    did not get there") end
 end
-if best[1] and best[2] then
-  print(("soft beside tcg: %.2f times the wall time, %.2f times the CPU time"):format(best[1][1] / best[2][1], best[1][2] / best[2][2]))
+for i = 1, 2 do
+  if best[i] and best[3] then
+    print(("%s beside tcg: %.2f times the wall time, %.2f times the CPU time"):format(programs[i][1], best[i][1] / best[3][1],
+      best[i][2] / best[3][2]))
+  end
 end

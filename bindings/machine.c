@@ -55,13 +55,14 @@ static AccelIcount check_icount(lua_State *L, int idx)
 
 static int l_set_accel(lua_State *L)
 {
-    static const char *const keys[] = { "irqchip", "pit", "icount", "assist", NULL };
+    static const char *const keys[] = { "irqchip", "pit", "icount", "assist", "translate", NULL };
     static const char *const modes[] = { "off", "split", "on", NULL };
     Machine *m = check_machine(L, 1);
     const char *name = luaL_checkstring(L, 2);
     IrqchipMode irqchip = IRQCHIP_ON;
     AccelIcount icount = { .on = false };
     bool pit = false, assist = true;
+    int translate = -1;
     if (!lua_isnoneornil(L, 3)) {
         binding_check_keys(L, 3, keys, "accelerator options");
         if (binding_get_key(L, 3, "irqchip") != LUA_TNIL) {
@@ -80,6 +81,10 @@ static int l_set_accel(lua_State *L)
             assist = lua_toboolean(L, -1);
         }
         lua_pop(L, 1);
+        if (binding_get_key(L, 3, "translate") != LUA_TNIL) {
+            translate = lua_toboolean(L, -1);
+        }
+        lua_pop(L, 1);
     }
     if (!m->accel) {
         m->icount = icount;
@@ -90,6 +95,10 @@ static int l_set_accel(lua_State *L)
     if (ok && !assist && object_find_property(OBJECT(m->accel), "assist")) {
         const PropValue off = { .kind = PROP_BOOL, .boolean = false };
         ok = object_property_set(OBJECT(m->accel), "assist", &off, &error);
+    }
+    if (ok && translate >= 0 && object_find_property(OBJECT(m->accel), "translate")) {
+        const PropValue v = { .kind = PROP_BOOL, .boolean = translate };
+        ok = object_property_set(OBJECT(m->accel), "translate", &v, &error);
     }
     return ok_or_fail(L, ok, &error);
 }
@@ -507,7 +516,7 @@ static int l_a20(lua_State *L)
 static const ApiFunction methods[] = {
     { "set_accel", l_set_accel,
       "(self, name: string, options: {irqchip?: \"on\"|\"split\"|\"off\", pit?: boolean, "
-      "assist?: boolean, icount?: "
+      "assist?: boolean, translate?: boolean, icount?: "
       "{shift?: integer, sleep?: boolean, seed?: integer}}?): boolean?, string?",
       "Chooses the accelerator; once, while building. icount: the virtual clock counts "
       "instructions, "

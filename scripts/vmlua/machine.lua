@@ -67,7 +67,7 @@ local class_keys = {
   compat = "table",
   name = "string", doc = "string", alias = "string", default = "boolean", ram = "integer|string", cpus = "integer",
   max_cpus = "integer", accel = "string|table", irqchip = "string", pit = "boolean", cpu = "string", init = "function",
-  icount = "boolean|table", assist = "boolean",
+  icount = "boolean|table", assist = "boolean", translate = "boolean",
   devices = "table", options = "table", powerdown = "function", no_reboot = "boolean", on_triple_fault = "string",
 }
 
@@ -76,7 +76,8 @@ local conf_keys = {
   boot = "string|table", fw_cfg = "table", smbios = "table", acpitable = "table", numa = "table",
   pflash = "string|table", option_rom = "string|table",
   name = "string", ram = "integer|string", smp = "integer", topology = "table", accel = "string|table", irqchip = "string",
-  pit = "boolean", assist = "boolean", cpu = "string", uuid = "string", props = "table", device = "table", object = "table",
+  pit = "boolean", assist = "boolean", translate = "boolean", cpu = "string", uuid = "string", props = "table",
+  device = "table", object = "table",
   kernel = "string", initrd = "string", append = "string", bios = "string", chardev = "table", serial = "string|table|userdata|boolean",
   debugcon = "string|table|userdata", rtc = "table", parallel = "string|table|userdata", console = "string|table|userdata",
   hda = "string|table", hdb = "string|table", hdc = "string|table", hdd = "string|table", cdrom = "string|table",
@@ -412,7 +413,11 @@ local function build(m, class, conf)
   local ok
   local assist = conf.assist
   if assist == nil then assist = class.assist end
-  ok, err = m:set_accel(accel, { irqchip = irqchip, pit = pit, icount = icount or nil, assist = assist })
+  local translate = conf.translate
+  if translate == nil then translate = class.translate end
+  -- VMLUA_TRANSLATE: what the tests set to run once more with the other.
+  if translate == nil and os.getenv "VMLUA_TRANSLATE" then translate = os.getenv "VMLUA_TRANSLATE" ~= "off" end
+  ok, err = m:set_accel(accel, { irqchip = irqchip, pit = pit, icount = icount or nil, assist = assist, translate = translate })
   if not ok then error(err, 0) end
 
   for i, spec in ipairs(conf.object or {}) do

@@ -106,7 +106,7 @@ end
 local function accel(s, value)
   if value == "help" then return ask(s, "accel") end
   local values = keyval(value, "accel")
-  known(values, { "accel", "kernel-irqchip", "pit", "assist", "icount", "shift", "sleep", "seed" }, "accelerator property")
+  known(values, { "accel", "kernel-irqchip", "pit", "assist", "translate", "icount", "shift", "sleep", "seed" }, "accelerator property")
   for name in (values.accel or "auto"):gmatch("[^:]+") do
     local ok = false
     for _, a in ipairs(accels) do ok = ok or a == name end
@@ -129,6 +129,7 @@ local function accel(s, value)
   end
   if values.pit then s.conf.pit = check(text.boolean(values.pit)) end
   if values.assist then s.conf.assist = check(text.boolean(values.assist)) end
+  if values.translate then s.conf.translate = check(text.boolean(values.translate)) end
 end
 
 local function machine(s, value)
@@ -378,7 +379,7 @@ options.list = {
   { name = "accel", arg = "NAME[,PROP=VALUE…]|help", group = "machine", handler = accel, values = accels,
     doc = "What runs the guest's instructions: kvm, soft, or auto (kvm where the host CPU backs it). Given several times, the "
       .. "first that works is taken. Properties: kernel-irqchip=on|off|split, pit=on|off, assist=on|off (kvm: the software CPU "
-      .. "executes instructions that it cannot emulate)." },
+      .. "executes instructions that it cannot emulate), translate=on|off (soft: hot code becomes the host's)." },
   { name = "icount", arg = "[shift=]N[,sleep=on|off][,seed=N]|on|off", group = "machine", handler = icount,
     doc = "The guest's time is the number of instructions executed, each of 2^N ns (3): every run is the same. sleep: idle time "
       .. "passes in real time, else it is skipped. The same as `-accel soft,icount=on,…`." },

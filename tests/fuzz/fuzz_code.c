@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "engine/accel/soft/soft-translate.h"
 #include "engine/core/lock.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/unit/soft_guest.h"
@@ -18,6 +19,7 @@
 static MemoryRegion rom, device;
 static FuzzInput *now; /* what devices answer */
 static X86CPUState *first, *second;
+static SoftTranslator *translator; /* used by some inputs */
 
 static uint64_t device_read(void *opaque, hwaddr addr, unsigned size)
 {
@@ -35,6 +37,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     MemoryRegion *root;
 
     guest_setup();
+    translator = soft_translator_new(0);
     root = address_space_root(as);
     FUZZ_CHECK(memory_region_init_rom(&rom, NULL, "rom", 0x3000, NULL));
     memory_region_add_subregion(root, ROM_ADDR, &rom);
@@ -237,6 +240,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memset(c->dr, 0, sizeof(c->dr));
     begin(fuzz_u8(&in) % MODES, fuzz_u8(&in) & 1 ? 3 : 0);
     how = fuzz_u8(&in);
+    c->translator = how & 0x20 ? translator : NULL;
     if (how & 0x80) {
         legacy_pages(&in);
     }

@@ -3,6 +3,7 @@
  * executed by both; every register, defined flag and byte of memory is compared, and the exception
  * with its error code and address.
  *
+ * Once interpreted and once translated to host code (fuzz_translate.c has more of that).
  * VMLUA_FUZZ_CASES: how many a mode (default 20000; a million with VMLUA_LONG). VMLUA_FUZZ_SEED:
  * another sequence. What was found once stands in seeds/, one instruction a line, and is tried in
  * many states each time.
@@ -312,6 +313,11 @@ static void setup(void)
     batch->n = 0;
     wrong = reported = 0;
 }
+static void setup_translated(void)
+{
+    setup();
+    ck_assert(soft_rig_translate(rig));
+}
 static void teardown(void)
 {
     soft_rig_free(rig);
@@ -360,6 +366,13 @@ int main(void)
     suite = suite_create("soft CPU against the host");
     tc = tcase_create("integer");
     tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_set_timeout(tc, 1200);
+    tcase_add_test(tc, random_integer_instructions_agree_with_the_host_in_64_bit_code);
+    tcase_add_test(tc, random_integer_instructions_agree_with_the_host_in_32_bit_code);
+    tcase_add_test(tc, what_differed_once_agrees_in_many_states);
+    suite_add_tcase(suite, tc);
+    tc = tcase_create("integer, translated");
+    tcase_add_checked_fixture(tc, setup_translated, teardown);
     tcase_set_timeout(tc, 1200);
     tcase_add_test(tc, random_integer_instructions_agree_with_the_host_in_64_bit_code);
     tcase_add_test(tc, random_integer_instructions_agree_with_the_host_in_32_bit_code);

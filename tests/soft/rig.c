@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/accel/soft/soft-translate.h"
 #include "engine/core/lock.h"
 #include "engine/core/rcu.h"
 #include "engine/memory/memory.h"
@@ -20,6 +21,7 @@ struct SoftRig {
     AddressSpace *as;
     uint8_t *host;
     SoftBlock *block;
+    RamCodePage page;
 };
 
 static void put(SoftRig *r, uint64_t addr, uint64_t v)
@@ -54,7 +56,7 @@ SoftRig *soft_rig_new(void)
     map_page(r, 0x5000, DATA_ADDR, DATA_PHYS, W);
     map_page(r, 0x5000, DATA_ADDR + 4096, DATA_PHYS + 4096, W);
     memset(r->host + CODE_PHYS, 0xcc, CODE_SIZE);
-    r->block = g_malloc0(sizeof(SoftBlock) + 2 * sizeof(SoftInsn));
+    r->block = g_malloc0(sizeof(SoftBlock) + (SOFT_BLOCK_MAX + 1) * sizeof(SoftInsn));
 
     c = r->c = soft_cpu_new(NULL);
     c->memory = r->as;
@@ -76,6 +78,7 @@ SoftRig *soft_rig_new(void)
 
 void soft_rig_free(SoftRig *r)
 {
+    g_clear_pointer(&r->c->translator, soft_translator_free);
     soft_rcu_leave(r->c);
     soft_cpu_free(r->c);
     engine_lock();
@@ -86,6 +89,12 @@ void soft_rig_free(SoftRig *r)
     engine_unlock();
     g_free(r->block);
     g_free(r);
+}
+
+bool soft_rig_translate(SoftRig *r)
+{
+    r->c->translator = soft_translator_new(0);
+    return r->c->translator;
 }
 
 SoftCpu *soft_rig_cpu(SoftRig *r)
@@ -106,11 +115,97 @@ static void set_mode(SoftCpu *c, bool wide)
     soft_tlb_select(c);
 }
 
+/* Decodes the code into the block; false: it is no block. */
+static bool fill_block(SoftRig *r, const uint8_t *code, unsigned len, unsigned avail)
+{
+    SoftCpu *c = r->c;
+    SoftBlock *b = r->block;
+    unsigned n = 0;
+    bool ends = false;
+
+    *b = (SoftBlock){ .host = r->host + CODE_PHYS + (CODE_ENTRY - CODE_ADDR),
+                      .page = &r->page,
+                      .bytes = (uint16_t)len };
+    memcpy(&b->mode, &c->mode, sizeof(b->mode));
+    for (unsigned at = 0; at < len; n++) {
+        SoftInsn *i = &b->insns[n];
+
+        if (n == SOFT_BLOCK_MAX || ends) {
+            return false;
+        }
+        at += soft_decode(&c->mode, code + at, avail - at, i, &ends);
+        i->off = (uint16_t)(at - i->len);
+        i->imm += i->flags & SOFT_I_RELATIVE ? i->off : 0;
+    }
+    b->n = (uint16_t)n;
+    b->insns[n] = (SoftInsn){ .fn = end_of_block, .off = (uint16_t)len };
+    if (c->translator) {
+        soft_translator_flush(c);
+        __atomic_store_n(&c->attention, 0, __ATOMIC_SEQ_CST);
+    }
+    return true;
+}
+
+static void execute(SoftRig *r, bool translated)
+{
+    if (translated && r->c->translator && soft_translated(r->c, r->block)) {
+        soft_translated_run(r->c, r->block);
+    } else {
+        soft_execute_block(r->c, r->block);
+    }
+}
+
+bool soft_rig_sequence(SoftRig *r, bool wide, const uint8_t *code, unsigned len)
+{
+    set_mode(r->c, wide);
+    memset(r->host + CODE_PHYS + (CODE_ENTRY - CODE_ADDR), 0xcc, 256);
+    memcpy(r->host + CODE_PHYS + (CODE_ENTRY - CODE_ADDR), code, len);
+    return fill_block(r, code, len, len);
+}
+
+void soft_rig_enter(SoftRig *r, const SequenceState *s, bool translated, SequenceState *out)
+{
+    SoftCpu *c = r->c;
+
+    memcpy(r->host + DATA_PHYS, s->data, DATA_SIZE);
+    memcpy(c->gpr, s->gpr, sizeof(s->gpr));
+    c->rip = CODE_ENTRY;
+    c->flags = s->rflags;
+    c->cc_op = s->cc_op;
+    c->cc_size = s->cc_size;
+    c->cc_dst = s->cc_dst;
+    c->cc_src = s->cc_src;
+    c->budget = r->block->n; /* once, also of a block that branches to itself */
+    c->icount = 1000;
+    if (s->cold) {
+        soft_tlb_flush(c, true);
+    }
+    *out = (SequenceState){ .vector = -1 };
+    if (sigsetjmp(c->escape, 0) == 0) {
+        execute(r, translated);
+    } else {
+        out->vector = c->raised.vector;
+        out->error = c->raised.has_error ? c->raised.error : 0;
+        out->cr2 = c->raised.vector == EXC_PF ? c->cr2 : 0;
+    }
+    __atomic_store_n(&c->attention, 0, __ATOMIC_SEQ_CST);
+    memcpy(out->gpr, c->gpr, sizeof(out->gpr));
+    out->rip = c->rip;
+    out->rflags = (uint32_t)soft_rflags(c);
+    out->budget = c->budget;
+    out->icount = c->icount;
+    memcpy(out->data, r->host + DATA_PHYS, DATA_SIZE);
+}
+
+unsigned soft_rig_insns(const SoftRig *r)
+{
+    return r->block->n;
+}
+
 void soft_rig_run(SoftRig *r, const Case *t, Outcome *o)
 {
     SoftCpu *c = r->c;
     SoftInsn *insn = r->block->insns;
-    bool ends;
 
     set_mode(c, t->wide);
     memcpy(r->host + DATA_PHYS, t->data, DATA_SIZE);
@@ -128,14 +223,12 @@ void soft_rig_run(SoftRig *r, const Case *t, Outcome *o)
     o->error = 0;
     o->cr2 = 0;
 
-    *r->block = (SoftBlock){ .mode = UINT32_MAX, .n = 1, .bytes = t->len };
-    soft_decode(&c->mode, t->code, sizeof(t->code), &insn[0], &ends);
-    insn[1] = (SoftInsn){ .fn = end_of_block, .off = insn[0].len };
+    fill_block(r, t->code, t->len, sizeof(t->code));
     if (sigsetjmp(c->escape, 0) == 0) {
         /* A repeated instruction may stop in between, but goes on when asked again. */
         do {
             c->budget = 1 << 20;
-            soft_execute_block(c, r->block);
+            execute(r, true);
         } while (c->rip == CODE_ENTRY && (insn[0].flags & (SOFT_I_REP | SOFT_I_REPNE)));
     } else {
         o->vector = c->raised.vector;

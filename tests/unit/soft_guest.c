@@ -1,6 +1,8 @@
 /* See soft_guest.h. */
 #include "tests/unit/soft_guest.h"
 
+#include "engine/accel/soft/soft-translate.h"
+
 static MemoryRegion root, ram;
 AddressSpace *as;
 SoftCpu *c;
@@ -214,6 +216,9 @@ void guest_setup(void)
     mem = memory_region_get_ram_ptr(&ram);
     c = soft_cpu_new(NULL);
     c->memory = as;
+    if (getenv("VMLUA_TRANSLATE")) {
+        c->translator = soft_translator_new(0);
+    }
 }
 
 void guest_teardown(void)

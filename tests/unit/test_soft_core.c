@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/accel/soft/soft-priv.h"
+#include "engine/accel/soft/soft-translate.h"
 #include "engine/core/lock.h"
 #include "engine/core/main-loop.h"
 #include "engine/core/rcu.h"
@@ -65,6 +65,9 @@ static void setup(void)
     mmio_calls = 0;
     c = soft_cpu_new(NULL);
     c->memory = as;
+    if (getenv("VMLUA_TRANSLATE")) {
+        c->translator = soft_translator_new(0);
+    }
     c->cr0 = CR0_PE;
     c->cr4 = c->efer = 0;
     flat_segments(2, false, 0);

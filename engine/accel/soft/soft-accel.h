@@ -11,6 +11,8 @@ struct SoftAccel {
     Accel parent;
     SoftCpu **cpus; /* max_cpus of them, RCU: NULL where there is none */
     MemoryListener listener;
+    bool translate;            /* hot blocks become host code */
+    uint32_t translate_after;  /* executions */
     struct SoftIcount *icount; /* NULL: time is the host's */
     struct {
         uint64_t count, left, random; /* `random` is the generator's state, also between saves */

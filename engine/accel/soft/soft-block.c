@@ -16,6 +16,7 @@
 #include "engine/accel/soft/soft-hooks.h"
 #include "engine/accel/soft/soft-log.h"
 #include "engine/accel/soft/soft-mmu.h"
+#include "engine/accel/soft/soft-translate.h"
 
 #define HASH_BITS   15
 #define ARENA_CHUNK (UINT64_C(1) << 20)
@@ -68,6 +69,7 @@ void soft_blocks_flush(SoftCpu *c)
     b->flushes++;
     g_ptr_array_set_size(b->rams, 0);
     c->last_block = NULL;
+    soft_translator_flush(c);
 }
 
 void soft_blocks_count(const SoftCpu *c, uint64_t *made, uint64_t *flushes)

@@ -10,7 +10,7 @@
 
 #include <Zydis/Zydis.h>
 
-#include "engine/accel/soft/soft-priv.h"
+#include "engine/accel/soft/soft-translate.h"
 
 static ZydisDecoder decoders[3];
 
@@ -228,6 +228,7 @@ static bool ask_groups(SoftDecode *d, SoftInsn *out)
 
     for (unsigned n = 0; n < G_N_ELEMENTS(groups); n++) {
         if (groups[n](d, out)) {
+            soft_classify(d, groups[n] == soft_decode_system, out);
             return true;
         }
         *out = filled;

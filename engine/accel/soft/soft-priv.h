@@ -154,6 +154,8 @@ struct SoftInsn {
     uint8_t addr_size;          /* log2 bytes of the address: 1 2 3 */
     uint8_t flags;              /* SOFT_I_* */
     uint16_t aux;               /* condition, vector number, opcode extension: the handler's own */
+    uint8_t kind, ops;          /* for the translator: soft-translate.h */
+    uint8_t width;              /* of a widening move's source */
 };
 enum {
     SOFT_I_LOCK = 1,
@@ -183,12 +185,14 @@ struct SoftBlock {
     uint16_t n, bytes;
     RamCodePage *page; /* where it is; the block is good while this has its generation */
     uint32_t generation;
-    SoftBlock *next;    /* in its hash chain */
-    uint64_t linear;    /* of blocks with hooks: where it was decoded, */
-    uint32_t hooks;     /* with which table, */
-    SoftExec *orig;     /* and the instructions' own handlers; NULL: none is hooked */
-    SoftBlock *link[2]; /* what followed last time, twice */
-    SoftInsn insns[];   /* n, and an end marker whose handler leaves the block */
+    SoftBlock *next;     /* in its hash chain */
+    uint64_t linear;     /* of blocks with hooks: where it was decoded, */
+    uint32_t hooks;      /* with which table, */
+    SoftExec *orig;      /* and the instructions' own handlers; NULL: none is hooked */
+    SoftBlock *link[2];  /* what followed last time, twice */
+    const uint8_t *code; /* translated; NULL: not yet */
+    uint16_t heat;       /* how often it was interpreted */
+    SoftInsn insns[];    /* n, and an end marker whose handler leaves the block */
 };
 
 /* ---- software TLB ------------------------------------------------------------------------ */
@@ -251,6 +255,20 @@ struct SoftCpu {
     SoftBlock *block;     /* being executed; NULL outside */
     int64_t budget;       /* instructions until the run loop wants to look */
     SoftTlbEntry (*tlb_now)[SOFT_TLB_SIZE]; /* the set of the present rights: soft_tlb_select */
+    union {
+        uint64_t wanted; /* translated code looks at all of it at once */
+        struct {
+            uint32_t
+                attention; /* atomic, SOFT_ATTN_*: the run loop must look before the next block */
+            uint8_t irq_line; /* atomic: an external interrupt waits for IF */
+            bool nmi_pending;
+        };
+    };
+    /* Of translated code: icount + budget, a value between two accesses, the table of the present
+     * mode, the link that it left by. */
+    uint64_t counted, pushed;
+    void *jumps;
+    uint32_t link;
     X86Segment seg[X86_SEGS];
     X86Table gdt, idt;
     uint64_t cr0, cr2, cr3, cr4, cr8, efer, apic_base, xcr0;
@@ -305,14 +323,11 @@ struct SoftCpu {
     MemoryCache memory_cache, io_cache;
 
     /* Foundation: soft-mmu.c, soft-block.c, soft-run.c. */
-    uint32_t attention; /* atomic, SOFT_ATTN_*: the run loop must look before the next block */
-    uint8_t irq_line;   /* atomic: an external interrupt waits for IF */
     int (*irq_vector)(void *opaque);
     void *irq_opaque;
     int (*line_vector)(void *opaque); /* of the INTR line: set_intr */
     void *line_opaque;
-    bool wait_sipi; /* a processor that INIT or reset left waiting */
-    bool nmi_pending;
+    bool wait_sipi;   /* a processor that INIT or reset left waiting */
     bool in_rcu;      /* inside the run loop's RCU section */
     bool rep_counted; /* the repeated instruction at c->insn was counted by an element */
     bool single;      /* one instruction a block: TF, a step, after STI */
@@ -348,6 +363,11 @@ struct SoftCpu {
     bool tlb_used[SOFT_TLB_SETS][SOFT_ACCESSES];
     uint64_t large_first, large_last; /* linear addresses that large pages were seen at */
     struct SoftBlocks *blocks;
+    struct SoftTranslator *translator; /* NULL: everything is interpreted */
+    /* A handler called by translated code stops here: `stop` has exec_stop instead of stop_fn. */
+    SoftInsn *stop;
+    SoftExec stop_fn;
+    bool stopped;
     SoftBlock *last_block; /* left last, when its links may be used */
     X86CPUState
         *saved;        /* groups that this CPU only keeps: MSRs nobody interprets, the LAPIC page */

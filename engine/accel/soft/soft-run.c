@@ -9,6 +9,7 @@
 #include "engine/accel/soft/soft-hooks.h"
 #include "engine/accel/soft/soft-icount.h"
 #include "engine/accel/soft/soft-log.h"
+#include "engine/accel/soft/soft-translate.h"
 #include "engine/core/lock.h"
 #include "engine/core/rcu.h"
 
@@ -34,6 +35,12 @@ static void leave_block(SoftCpu *c, unsigned done, unsigned off)
     c->block = NULL;
 }
 
+static _Noreturn void escape_to_loop(SoftCpu *c, int how)
+{
+    soft_translated_escape(c);
+    siglongjmp(c->escape, how);
+}
+
 static _Noreturn void escape_with(SoftCpu *c, unsigned vector, bool has_error, uint32_t error)
 {
     c->raised.vector = (uint8_t)vector;
@@ -42,7 +49,7 @@ static _Noreturn void escape_with(SoftCpu *c, unsigned vector, bool has_error, u
     if (c->block) {
         leave_block(c, (unsigned)(c->insn - c->block->insns), c->insn->off);
     }
-    siglongjmp(c->escape, ESCAPE_EXCEPTION);
+    escape_to_loop(c, ESCAPE_EXCEPTION);
 }
 
 void soft_raise(SoftCpu *c, unsigned vector)
@@ -66,7 +73,7 @@ void soft_leave(SoftCpu *c)
     if (c->block) {
         leave_block(c, (unsigned)(c->insn - c->block->insns) + 1, c->insn->off + c->insn->len);
     }
-    siglongjmp(c->escape, ESCAPE_LEAVE);
+    escape_to_loop(c, ESCAPE_LEAVE);
 }
 
 void soft_abandon(SoftCpu *c)
@@ -74,7 +81,7 @@ void soft_abandon(SoftCpu *c)
     if (c->block) {
         leave_block(c, (unsigned)(c->insn - c->block->insns), c->insn->off);
     }
-    siglongjmp(c->escape, ESCAPE_ABANDON);
+    escape_to_loop(c, ESCAPE_ABANDON);
 }
 
 void soft_leave_before(SoftCpu *c, unsigned quiet, bool debug)
@@ -100,7 +107,7 @@ void soft_leave_before(SoftCpu *c, unsigned quiet, bool debug)
     if (skip && c->rip == rip) {
         c->rip = c->mode.long_mode ? rip + skip : (uint32_t)(rip + skip);
     }
-    siglongjmp(c->escape, debug ? ESCAPE_DEBUG : ESCAPE_LEAVE);
+    escape_to_loop(c, debug ? ESCAPE_DEBUG : ESCAPE_LEAVE);
 }
 
 static inline void execute(SoftCpu *c, SoftBlock *block)
@@ -290,6 +297,13 @@ static SoftStop run_blocks(SoftCpu *c)
             c->single = false;
             continue;
         }
+        /* Code that would leave at once, for an interrupt that IF holds back, makes no way. */
+        if (c->translator && !__atomic_load_n(&c->wanted, __ATOMIC_RELAXED) &&
+            soft_translated(c, b)) {
+            soft_translated_run(c, b);
+            c->last_block = NULL;
+            continue;
+        }
         execute(c, b);
     }
 }
@@ -316,6 +330,7 @@ SoftStop soft_run(SoftCpu *c, int64_t budget)
     c->last_block = NULL;
     c->log_exec = log_enabled(LOG_EXEC);
     soft_rcu_enter(c);
+    c->link = 0;
     switch (sigsetjmp(c->escape, 0)) {
     case ESCAPE_EXCEPTION:
         c->block = NULL;

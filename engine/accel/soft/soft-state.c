@@ -3,7 +3,7 @@
  */
 #include <string.h>
 
-#include "engine/accel/soft/soft-priv.h"
+#include "engine/accel/soft/soft-translate.h"
 
 SoftCpu *soft_cpu_new(VCpu *vcpu)
 {
@@ -33,6 +33,7 @@ void soft_cpu_free(SoftCpu *c)
         return;
     }
     soft_blocks_free(c->blocks);
+    soft_translator_free(c->translator);
     g_aligned_free(c->saved);
     g_aligned_free(c);
 }

@@ -11,8 +11,10 @@
 #include "engine/accel/soft/soft-accel.h"
 #include "engine/accel/soft/soft-hooks.h"
 #include "engine/accel/soft/soft-icount.h"
+#include "engine/accel/soft/soft-translate.h"
 #include "engine/core/error.h"
 #include "engine/core/lock.h"
+#include "engine/core/log.h"
 #include "engine/core/rcu.h"
 
 #define BUDGET_ENDLESS (INT64_MAX / 2)
@@ -166,6 +168,14 @@ static bool soft_vcpu_create(VCpu *cpu, GError **error)
     c->accel = a;
     c->irq_vector = apic_vector;
     c->irq_opaque = cpu;
+    if (a->translate) {
+        c->translator = soft_translator_new(a->translate_after);
+        if (!c->translator) {
+            log_mask(LOG_UNIMP,
+                     "soft: cpu %u: no memory that may be executed: nothing is translated\n",
+                     cpu->index);
+        }
+    }
     soft_attention(c, SOFT_ATTN_HOOKS);
     cpu->accel_data = c;
     rcu_publish(&a->cpus[cpu->index], c);
@@ -530,12 +540,13 @@ static void soft_stats(Accel *accel, void (*fn)(const char *name, uint64_t value
                        void *opaque)
 {
     SoftAccel *a = SOFT_ACCEL(accel);
-    uint64_t instructions = 0, made = 0, flushes = 0;
+    uint64_t instructions = 0, made = 0, flushes = 0, translated = 0, entries = 0;
 
     for (unsigned i = 0; i < accel->config.max_cpus; i++) {
         if (a->cpus[i]) {
             instructions += __atomic_load_n(&a->cpus[i]->icount, __ATOMIC_RELAXED);
             soft_blocks_count(a->cpus[i], &made, &flushes);
+            soft_translator_count(a->cpus[i], &translated, &entries);
         }
     }
     fn("soft-instructions", instructions, opaque);
@@ -544,6 +555,8 @@ static void soft_stats(Accel *accel, void (*fn)(const char *name, uint64_t value
     }
     fn("soft-blocks", made, opaque);
     fn("soft-cache-flushes", flushes, opaque);
+    fn("soft-translated", translated, opaque);
+    fn("soft-entries", entries, opaque);
 }
 
 static const VMStateDescription *soft_vmstate(Accel *accel)
@@ -557,6 +570,22 @@ static void soft_reset(Accel *accel)
 }
 
 /* ---- the type ------------------------------------------------------------------------------ */
+
+static const Property soft_props[] = {
+    { .name = "translate",
+      .doc = "Code that is executed often is translated to the host's",
+      .kind = PROP_BOOL,
+      .offset = offsetof(SoftAccel, translate),
+      .has_default = true,
+      .def = { .kind = PROP_BOOL, .boolean = false } },
+    { .name = "translate-after",
+      .doc = "How often a block is interpreted first; 0: all is translated",
+      .kind = PROP_UINT,
+      .bits = 32,
+      .offset = offsetof(SoftAccel, translate_after),
+      .has_default = true,
+      .def = { .kind = PROP_UINT, .uinteger = 24 } },
+};
 
 static void soft_accel_class_init(ObjectClass *klass, const void *data)
 {
@@ -588,12 +617,13 @@ static void soft_accel_class_init(ObjectClass *klass, const void *data)
     ac->step = soft_step;
     ac->clock_changed = soft_clock_changed;
     ac->stats = soft_stats;
+    object_class_add_properties(klass, soft_props, G_N_ELEMENTS(soft_props));
 }
 
 static const TypeInfo soft_accel_type = {
     .name = TYPE_SOFT_ACCEL,
     .parent = TYPE_ACCEL,
-    .doc = "The software CPU: interprets x86, needs nothing of the host's.",
+    .doc = "The software CPU: interprets x86 or translates it, needs nothing of the host's.",
     .instance_size = sizeof(SoftAccel),
     .class_size = sizeof(SoftAccelClass),
     .class_init = soft_accel_class_init,
