@@ -255,9 +255,11 @@ local function add_legacy(m, conf, below, above)
   i8042:connect("kbd-irq", 0, 1)
   i8042:connect("aux-irq", 0, 12)
   i8042:connect("a20", 0, m:a20 "keyboard")
+  i8042:connect("key", 0, m.pm:irq("wake-up", 0))
   local clock = { id = "rtc" }
   for key, value in pairs(conf.rtc or {}) do clock[key] = value end
   local rtc = m:device("mc146818rtc", clock)
+  rtc:connect("alarm", 0, m.pm:irq("rtc-alarm", 0))
   local order = boot.order or "cdn"
   cmos.fill(m, rtc, {
     below_4g = below, above_4g = above, boot = (boot.once or order):gsub("b", ""):sub(1, 3),

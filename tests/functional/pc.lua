@@ -207,6 +207,40 @@ test("suspended to RAM, no CPU runs until the power button wakes the machine, an
   t.ok(not vm.suspended)
 end)
 
+test("the clock's alarm and a key end suspension to RAM, each as what it is", { timeout = 200 }, function(t)
+  local RTC_STS, WAK_STS = 1 << 10, 1 << 15
+  for _, way in ipairs { "alarm", "key" } do
+    local vm = boot(t, { rtc = { base = "2024-02-29T12:00:00", clock = "vm" } })
+    local function cmos(index, value)
+      vm.io:write_u8(0x70, index)
+      vm.io:write_u8(0x71, value)
+    end
+    vm:pause()
+    for index = 1, 5, 2 do cmos(index, 0xff) end -- whenever the seconds are what they are told to be
+    -- The system that firmware goes on with: it writes to port 0x80 and halts.
+    local top = vm.ram_size - 0x10000
+    local facs = assert(vm.memory:read(top, 0x10000):find("FACS", 1, true))
+    vm.memory:write_u32(top + facs - 1 + 12, 0x9000)
+    vm.memory:write(0x9000, "\xb0\x55\xe6\x80\xfa\xf4")
+    local status
+    vm:pio { port = 0x80, write = true, value = 0x55 }:on(function() status = vm.io:read_u16(0x600) end)
+    if way == "alarm" then
+      vm.io:write_u16(0x602, RTC_STS)
+      cmos(11, 0x22)
+    end
+    vm:resume()
+    vm.io:write_u16(0x604, 0x2400)
+    if way == "key" then
+      t.ok(vm.suspended)
+      vm:input():key("a", true)
+    end
+    t.wait_for(function() return status end, 100, "firmware to go on with the system")
+    t.ok(not vm.suspended)
+    t.eq(status & (RTC_STS | WAK_STS), way == "alarm" and RTC_STS | WAK_STS or WAK_STS)
+    vm:close()
+  end
+end)
+
 test("OVMF starts from flash and its variables persist", { long = true, timeout = 600 }, function(t)
   local dir = t.tmpdir()
   local code = firmware.find "OVMF_CODE.fd"

@@ -10,10 +10,10 @@
 
 static DeviceState *kbc;
 static Input *input;
-static Irq *lines[3];
-static int level[3];
-static unsigned rises[3];
-enum { KBD, AUX, A20 };
+static Irq *lines[4];
+static int level[4];
+static unsigned rises[4];
+enum { KBD, AUX, A20, KEY };
 
 static void line_changed(void *opaque, int n, int new_level)
 {
@@ -23,13 +23,13 @@ static void line_changed(void *opaque, int n, int new_level)
 
 static void setup(void)
 {
-    static const char *const names[] = { "kbd-irq", "aux-irq", "a20" };
+    static const char *const names[] = { "kbd-irq", "aux-irq", "a20", "key" };
 
     machine_setup();
     kbc = DEVICE(object_new(TYPE_I8042, NULL));
     memset(level, 0, sizeof(level));
     memset(rises, 0, sizeof(rises));
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < G_N_ELEMENTS(lines); i++) {
         lines[i] = irq_new(line_changed, NULL, (int)i);
         ck_assert(device_connect_irq_out(kbc, names[i], 0, lines[i], NULL));
     }
@@ -41,7 +41,7 @@ static void setup(void)
 static void teardown(void)
 {
     machine_teardown();
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < G_N_ELEMENTS(lines); i++) {
         irq_disconnect(lines[i]);
         irq_unref(lines[i]);
     }
@@ -115,6 +115,17 @@ START_TEST(status_tells_who_wrote_last_and_what_waits)
     outb(0x60, 0xee);
     ck_assert_uint_eq(inb(0x64), 0x15);
     ck_assert_uint_eq(inb(0x60), 0xee);
+}
+END_TEST
+
+START_TEST(a_key_that_goes_down_pulses_its_line_even_while_nobody_scans)
+{
+    tell(0xf5);
+    ck_assert_uint_eq(rises[KEY], 0);
+    ck_assert_str_eq(press(INPUT_KEY_A), "");
+    ck_assert_str_eq(release(INPUT_KEY_A), "");
+    ck_assert_uint_eq(rises[KEY], 1);
+    ck_assert_int_eq(level[KEY], 0);
 }
 END_TEST
 
@@ -758,6 +769,7 @@ END_TEST
 static void add(TCase *tc)
 {
     tcase_add_test(tc, status_tells_who_wrote_last_and_what_waits);
+    tcase_add_test(tc, a_key_that_goes_down_pulses_its_line_even_while_nobody_scans);
     tcase_add_test(tc, the_ram_is_read_and_written_and_its_first_byte_is_the_command_byte);
     tcase_add_test(tc, its_commands_answer);
     tcase_add_test(tc, bytes_can_be_put_into_the_buffer_as_from_either_device);

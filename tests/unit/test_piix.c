@@ -107,6 +107,21 @@ START_TEST(the_power_button_is_an_event_and_its_interrupt_waits_for_acpi)
 }
 END_TEST
 
+START_TEST(while_it_runs_an_alarm_is_an_event_and_a_key_is_none)
+{
+    add_pm();
+    out(PM + 4, 1, 2);
+    out(PM + 2, 0x400, 2);
+    irq_pulse(device_get_irq_in(pm, "wake-up", 0, NULL));
+    ck_assert_uint_eq(in(PM, 2), 0);
+    irq_pulse(device_get_irq_in(pm, "rtc-alarm", 0, NULL));
+    ck_assert_uint_eq(in(PM, 2), 0x400);
+    ck_assert_int_eq(rig_level[9], 1);
+    out(PM, 0x400, 2);
+    ck_assert_int_eq(rig_level[9], 0);
+}
+END_TEST
+
 START_TEST(general_purpose_events_reach_the_same_line)
 {
     add_pm();
@@ -193,5 +208,6 @@ RIG_MAIN("piix", power_on_values_are_those_of_the_board,
          the_ports_are_where_the_registers_say,
          the_pm_timer_counts_and_tells_when_its_top_bit_changes,
          the_power_button_is_an_event_and_its_interrupt_waits_for_acpi,
+         while_it_runs_an_alarm_is_an_event_and_a_key_is_none,
          general_purpose_events_reach_the_same_line, smbus_reads_and_writes_an_eeprom,
          random_accesses_to_all_its_ports_do_no_harm, saved_state_keeps_events_and_ports)

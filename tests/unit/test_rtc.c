@@ -7,9 +7,9 @@
 #define MS  INT64_C(1000000)
 
 static DeviceState *rtc;
-static Irq *irq, *nmi;
+static Irq *irq, *nmi, *alarm_line;
 static int level, nmi_level;
-static unsigned rises;
+static unsigned rises, alarms;
 
 static void irq_changed(void *opaque, int n, int new_level)
 {
@@ -20,6 +20,11 @@ static void irq_changed(void *opaque, int n, int new_level)
 static void nmi_changed(void *opaque, int n, int new_level)
 {
     nmi_level = new_level;
+}
+
+static void alarm_changed(void *opaque, int n, int new_level)
+{
+    alarms += new_level != 0;
 }
 
 static DeviceState *rtc_make(const char *id, unsigned iobase, const char *base, const char *drift)
@@ -44,8 +49,10 @@ static void setup(void)
     nmi = irq_new(nmi_changed, NULL, 0);
     ck_assert(device_connect_irq_out(rtc, "irq", 0, irq, NULL));
     ck_assert(device_connect_irq_out(rtc, "nmi-mask", 0, nmi, NULL));
+    alarm_line = irq_new(alarm_changed, NULL, 0);
+    ck_assert(device_connect_irq_out(rtc, "alarm", 0, alarm_line, NULL));
     level = nmi_level = 0;
-    rises = 0;
+    rises = alarms = 0;
 }
 
 static void teardown(void)
@@ -55,6 +62,8 @@ static void teardown(void)
     irq_unref(irq);
     irq_disconnect(nmi);
     irq_unref(nmi);
+    irq_disconnect(alarm_line);
+    irq_unref(alarm_line);
 }
 
 static unsigned get(unsigned index)
@@ -273,6 +282,25 @@ START_TEST(the_alarm_comes_at_its_time)
     ck_assert_uint_eq(rises, 1);
     run_until((67 + 86400) * SEC);
     ck_assert_uint_eq(rises, 2);
+}
+END_TEST
+
+START_TEST(only_an_enabled_alarm_raises_the_line_that_wakes_a_machine)
+{
+    put(RTC_HOURS_ALARM, 0xff);
+    put(RTC_MINUTES_ALARM, 0xff);
+    put(RTC_SECONDS_ALARM, 0xff);
+    put(RTC_REG_B, 0x12); /* each update interrupts, alarms do not */
+    run_until(3 * SEC);
+    ck_assert_uint_eq(get(RTC_REG_C) & 0x20, 0x20);
+    ck_assert_uint_eq(rises, 1);
+    ck_assert_uint_eq(alarms, 0);
+    put(RTC_REG_B, 0x22);
+    run_until(5 * SEC);
+    ck_assert_uint_eq(alarms, 1);
+    get(RTC_REG_C);
+    run_until(6 * SEC);
+    ck_assert_uint_eq(alarms, 2);
 }
 END_TEST
 
@@ -515,6 +543,7 @@ static void add(TCase *tc)
     tcase_add_test(tc, the_update_interrupt_comes_once_a_second_and_reading_c_ends_it);
     tcase_add_test(tc, flags_are_set_whether_or_not_they_interrupt);
     tcase_add_test(tc, the_alarm_comes_at_its_time);
+    tcase_add_test(tc, only_an_enabled_alarm_raises_the_line_that_wakes_a_machine);
     tcase_add_test(tc, alarm_bytes_may_match_anything_or_nothing);
     tcase_add_test(tc, periodic_interrupts_have_the_rates_of_the_data_sheet);
     tcase_add_test(tc, with_slew_no_periodic_interrupt_is_lost);

@@ -10,6 +10,7 @@
  *   line out "suspended"     high in S3: the clock chip then remembers that this is a resume
  *   line in  "power-button"  rising: the button is pressed
  *   line in  "rtc-alarm"     rising: the clock's alarm, as an event and as a wake-up
+ *   line in  "wake-up"       rising: ends S3, and is no event otherwise
  *   line in  "gpe" 0-15      rising sets the bit of GPE0, at its own ports (property gpe0-base)
  *
  * SLP_TYP, as the tables of boards of this kind have it: 0 is S5, 1 is S3, 2 is S4 (which turns
@@ -103,6 +104,16 @@ static void rtc_alarm(void *opaque, int n, int level)
     /* Only an alarm that software asked for is one. */
     if (level && (!s->suspended || (s->acpi.pm1_enable & ACPI_PM1_RTC))) {
         wake(s, ACPI_PM1_RTC);
+    }
+}
+
+/* What only ever ends a sleep, such as a key. */
+static void wake_up(void *opaque, int n, int level)
+{
+    PIIX4PM *s = opaque;
+
+    if (level && s->suspended) {
+        wake(s, 0);
     }
 }
 
@@ -408,6 +419,7 @@ static void piix4_init(Object *obj)
     device_init_irq_out(dev, "suspended", &PIIX4_PM(obj)->suspend_line, 1);
     device_init_irq_in(dev, "power-button", power_button, 1);
     device_init_irq_in(dev, "rtc-alarm", rtc_alarm, 1);
+    device_init_irq_in(dev, "wake-up", wake_up, 1);
     device_init_irq_in(dev, "gpe", gpe_in, 16);
 }
 

@@ -5,7 +5,8 @@
  *
  *   ports  0x60  output buffer, data to the devices and arguments
  *          0x64  status, commands
- *   lines  outputs "kbd-irq" (line 1 of a PC), "aux-irq" (line 12), "a20"
+ *   lines  outputs "kbd-irq" (line 1 of a PC), "aux-irq" (line 12), "a20", "key" (a pulse as a key
+ *          goes down, whatever the controller does with it: what wakes a machine)
  *
  * The lines are high while the output buffer holds a byte of that device. Answers appear at once;
  * bytes that nobody asked for (scan codes, packets) follow each other after property `throttle`, as
@@ -85,7 +86,7 @@ typedef struct I8042Reply {
 typedef struct I8042State {
     DeviceState parent;
     MemoryRegion io_data, io_command;
-    Irq *kbd_irq, *aux_irq, *a20;
+    Irq *kbd_irq, *aux_irq, *a20, *key;
     Ps2Keyboard kbd;
     Ps2Mouse mouse;
     Timer throttle_timer; /* armed: the wire is busy with the next byte that nobody asked for */
@@ -507,6 +508,14 @@ static const VMStateDescription vmstate_i8042 = {
 
 /* ---- the device ---------------------------------------------------------------------------- */
 
+static void key_pressed(void *opaque)
+{
+    I8042State *s = opaque;
+
+    irq_raise(s->key);
+    irq_lower(s->key);
+}
+
 static bool i8042_realize(DeviceState *dev, GError **error)
 {
     I8042State *s = I8042(dev);
@@ -523,6 +532,7 @@ static bool i8042_realize(DeviceState *dev, GError **error)
     timer_setup(&s->throttle_timer, device_clock(dev), throttle_timer, s);
     s->kbd.port.changed = s->mouse.port.changed = port_changed;
     s->kbd.port.opaque = s->mouse.port.opaque = s;
+    s->kbd.pressed = key_pressed;
     ps2_keyboard_realize(&s->kbd, input, device_clock(dev));
     if (s->has_mouse) {
         ps2_mouse_realize(&s->mouse, input, device_clock(dev));
@@ -578,6 +588,7 @@ static void i8042_init(Object *obj)
     device_init_irq_out(DEVICE(obj), "kbd-irq", &s->kbd_irq, 1);
     device_init_irq_out(DEVICE(obj), "aux-irq", &s->aux_irq, 1);
     device_init_irq_out(DEVICE(obj), "a20", &s->a20, 1);
+    device_init_irq_out(DEVICE(obj), "key", &s->key, 1);
     s->kbd.repeat.expire = s->mouse.sample.expire = -1;
 }
 

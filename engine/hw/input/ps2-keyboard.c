@@ -257,6 +257,9 @@ static void keyboard_key(void *opaque, InputKey key, bool down)
     unsigned n;
 
     note_modifier(k, key, down);
+    if (down && k->pressed) {
+        k->pressed(k->port.opaque);
+    }
     if (!k->scanning) {
         return;
     }

@@ -46,8 +46,10 @@ typedef struct Ps2Keyboard {
     Ps2Port port;
     Input *input; /* counted; NULL: not registered */
     Clock *clock;
-    uint8_t scan_set; /* 1 to 3 */
-    uint8_t command;  /* the one whose argument is awaited; 0: none */
+    void (*pressed)(
+        void *opaque); /* by the embedder, with the port's: a key goes down; may be NULL */
+    uint8_t scan_set;  /* 1 to 3 */
+    uint8_t command;   /* the one whose argument is awaited; 0: none */
     uint8_t leds, rate;
     bool scanning;
     uint8_t modifiers;                /* which of them are down, for Print and Pause */

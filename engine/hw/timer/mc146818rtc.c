@@ -5,7 +5,8 @@
  *   ports  0x70       index (bits 6 to 0) and NMI mask (bit 7); reads as ones
  *          0x71       data: 0x00-0x09 time and alarm, 0x0a-0x0d registers A to D, then RAM
  *          0x72/0x73  index and data of another 128 bytes of RAM
- *   lines  output "irq": line 8 of a PC; output "nmi-mask": bit 7 of port 0x70
+ *   lines  outputs "irq": line 8 of a PC; "alarm": high while an enabled alarm is pending, for
+ *          what wakes a machine; "nmi-mask": bit 7 of port 0x70
  *
  * Seconds are counted by the clock of property `clock`: the host's, or the machine's own. All
  * interrupts are timed by the machine's clock. Nothing ticks: registers are brought up to date when
@@ -48,7 +49,7 @@ static const char *const driftfix_words[] = { "none", "slew", NULL };
 typedef struct RTCState {
     DeviceState parent;
     MemoryRegion io, io_extended;
-    Irq *irq, *nmi_mask;
+    Irq *irq, *nmi_mask, *alarm;
     Timer timer;
     uint8_t cmos[RTC_NVRAM_SIZE]; /* all bytes as the guest sees them, once rtc_sync was called;
                                      without UIP and IRQF, which are computed */
@@ -187,6 +188,9 @@ static void rtc_update(RTCState *s)
 
     if (irq_level(s->irq) != !!pending(s)) {
         irq_set(s->irq, !!pending(s));
+    }
+    if (irq_level(s->alarm) != !!(pending(s) & REG_C_AF)) {
+        irq_set(s->alarm, !!(pending(s) & REG_C_AF));
     }
     if (next < CLOCK_MAX) {
         timer_arm(&s->timer, next);
@@ -411,6 +415,7 @@ static bool rtc_post_load(void *opaque, unsigned version, GError **error)
         return error_set(error, ENGINE_ERROR_CORRUPT, "times that cannot be");
     }
     irq_restore_level(s->irq, !!pending(s));
+    irq_restore_level(s->alarm, !!(pending(s) & REG_C_AF));
     irq_restore_level(s->nmi_mask, s->nmi_masked);
     return true;
 }
@@ -545,6 +550,7 @@ static const Property rtc_properties[] = {
 static void rtc_init(Object *obj)
 {
     device_init_irq_out(DEVICE(obj), "irq", &RTC(obj)->irq, 1);
+    device_init_irq_out(DEVICE(obj), "alarm", &RTC(obj)->alarm, 1);
     device_init_irq_out(DEVICE(obj), "nmi-mask", &RTC(obj)->nmi_mask, 1);
 }
 
