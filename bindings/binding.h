@@ -181,7 +181,8 @@ void binding_open_display(lua_State *L);       /* class "console", vm.screen */
 void binding_open_display_watch(lua_State *L); /* screen:text "…", screen:on_change */
 void binding_open_block_script(lua_State *L);  /* vmlua.core.blockscript */
 void binding_open_block(lua_State *L);         /* vmlua.core.block, drives and their nodes */
-void binding_open_block_tool(lua_State *L);    /* vmlua.core.blocktool: whole images, jobs */
+void binding_open_block_job(lua_State *L);     /* vmlua.core.blockjob: copy, compare, measure */
+void binding_open_block_tool(lua_State *L);    /* vmlua.core.blocktool: whole images */
 void binding_open_edit(lua_State *L);    /* vmlua.core.edit: a line editor driven by the loop */
 void binding_open_fs(lua_State *L);      /* vmlua.core.fs: files, folders, environment */
 void binding_open_process(lua_State *L); /* vmlua.core.process: child processes */

@@ -96,7 +96,8 @@ static int push_node(lua_State *L, BlockNode *node, GError *error)
     return 1;
 }
 
-static int l_open(lua_State *L)
+static int open_by(lua_State *L,
+                   BlockNode *(*fn)(const char *, const BlockOpenOptions *, GError **))
 {
     const char *filename = luaL_checkstring(L, 1);
     BlockOpenOptions o = { 0 };
@@ -107,8 +108,31 @@ static int l_open(lua_State *L)
         luaL_checktype(L, 2, LUA_TTABLE);
         read_options(L, 2, &o);
     }
-    node = block_open(filename, &o, &error);
+    node = fn(filename, &o, &error);
     return push_node(L, node, error);
+}
+
+static int l_open(lua_State *L)
+{
+    return open_by(L, block_open);
+}
+
+static int l_open_file(lua_State *L)
+{
+    return open_by(L, block_open_file);
+}
+
+static int l_probe(lua_State *L)
+{
+    BlockNode *node = binding_check_object(L, 1, TYPE_BLOCK_NODE);
+    GError *error = NULL;
+    const char *format = block_node_probe(node, &error);
+
+    if (!format) {
+        return binding_fail(L, error);
+    }
+    lua_pushstring(L, format);
+    return 1;
 }
 
 static int l_node(lua_State *L)
@@ -465,6 +489,10 @@ static const ApiFunction block_functions[] = {
     { "open", l_open, "(filename: string, options?: table): block-node?, string?",
       "Opens an image with all nodes it needs: format (guessed when it is not said), read_only, "
       "auto_read_only, cache, aio, discard, detect_zeroes, locking, no_backing, for_check." },
+    { "open_file", l_open_file, "(filename: string, options?: table): block-node?, string?",
+      "Only the node that holds its bytes, with the same options." },
+    { "probe", l_probe, "(node: block-node): string?, string?",
+      "The format that the content of an open node looks like." },
     { "node", l_node, "(driver: string): block-node?, string?",
       "A node of a driver, not opened yet: set its properties first." },
     { "drive", l_drive, "(m?: machine, id?: string, node?: block-node): block-backend?, string?",

@@ -108,6 +108,7 @@ lua_State *bindings_open(int argc, char **argv)
     binding_open_block_script(L);
     binding_open_chardev_watch(L);
     binding_open_block_tool(L);
+    binding_open_block_job(L);
     binding_open_input(L);
     binding_open_rtc(L);
     binding_open_display(L);

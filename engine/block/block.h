@@ -274,6 +274,11 @@ typedef struct BlockOpenOptions {
  * prefixes) with all nodes it needs. One reference. */
 BlockNode *block_open(const char *filename, const BlockOpenOptions *options, GError **error);
 
+/* The lowest node of it alone, which holds the bytes; options of the format do not count. */
+BlockNode *block_open_file(const char *filename, const BlockOpenOptions *options, GError **error);
+/* The format that the content of an open node looks like; "raw" when it is none of the others. */
+const char *block_node_probe(BlockNode *node, GError **error);
+
 /* Piece by piece, as -blockdev does: a node of a driver ("file", "raw", "qcow2" …), its properties
  * set through the object model (children are links: "file", "backing"), then opened. */
 BlockNode *block_node_new(const char *driver, GError **error); /* one reference */

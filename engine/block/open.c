@@ -160,6 +160,16 @@ static BlockNode *protocol_node(const char *filename, const BlockOpenOptions *o,
     return NULL;
 }
 
+BlockNode *block_open_file(const char *filename, const BlockOpenOptions *options, GError **error)
+{
+    return protocol_node(filename, options, error);
+}
+
+const char *block_node_probe(BlockNode *node, GError **error)
+{
+    return block_probe(node, error);
+}
+
 BlockNode *block_open(const char *filename, const BlockOpenOptions *options, GError **error)
 {
     static const BlockOpenOptions defaults;

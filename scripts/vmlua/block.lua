@@ -11,138 +11,23 @@ A board asks for what the user gave it a place for: m:drives_of("ide") is a tabl
 ]]
 local api = require "vmlua.core.api"
 local core = require "vmlua.core.block"
+local nodes = require "vmlua.blocknode"
+local driveoptions = require "vmlua.driveoptions"
 local sched = require "vmlua.sched"
 require "vmlua.machine" -- whose place-holders for what is here are replaced
 local text = require "vmlua.text"
 
 local block = {}
 
--- ---- the options --------------------------------------------------------------------------------
+local fail, set_all = nodes.fail, nodes.set_all
 
-local interfaces = { "ide", "floppy", "virtio", "scsi", "sd", "mtd", "pflash", "none" }
-local caches = { "writeback", "none", "writethrough", "directsync", "unsafe" }
+block.check_drive, block.open, block.nested = driveoptions.check, driveoptions.open, nodes.nested
 
--- Keys of -drive; throttling.* are looked at apart.
-local drive_keys = {
-  "file", "if", "bus", "unit", "index", "media", "format", "cache", "aio", "readonly", "read-only", "snapshot", "discard",
-  "detect-zeroes", "id", "werror", "rerror", "serial", "copy-on-read", "locking", "file.locking", "auto-read-only", "driver",
-  "node-name", "max-in-flight",
-}
-local throttle_keys = {}
-for _, kind in ipairs { "iops", "bps" } do
-  for _, way in ipairs { "total", "read", "write" } do
-    for _, suffix in ipairs { "", "-max", "-max-length" } do
-      throttle_keys[#throttle_keys + 1] = ("throttling.%s-%s%s"):format(kind, way, suffix)
-    end
-  end
-end
-throttle_keys[#throttle_keys + 1] = "throttling.iops-size"
-
-local function fail(format, ...) error(format:format(...), 0) end
-
-local function one_of(key, value, words)
-  for _, w in ipairs(words) do
-    if w == value then return value end
-  end
-  fail("%s: %s", key, text.unknown("word", tostring(value), words))
-end
-
-local function boolean(key, value)
-  if value == nil or type(value) == "boolean" then return value end
-  local b, err = text.boolean(value)
-  if b == nil then fail("%s: %s", key, err) end
-  return b
-end
-
-local function whole(key, value, low, high)
-  if value == nil then return nil end
-  local n = math.tointeger(tonumber(value))
-  if not n or n < low or n > high then fail("%s: a number from %d to %d is expected, got %q", key, low, high, tostring(value)) end
-  return n
-end
-
---- Checks what -drive (or a table of the same keys) says; raises with the key that is wrong.
----@param values table<string, any>
----@return table spec
-function block.check_drive(values)
-  local spec = { throttle = {} }
-  for key, value in pairs(values) do
-    key = tostring(key):gsub("_", "-")
-    local known = false
-    for _, k in ipairs(drive_keys) do known = known or k == key end
-    for _, k in ipairs(throttle_keys) do
-      if k == key then
-        spec.throttle[key:sub(#"throttling." + 1)] = tostring(value)
-        known = true
-      end
-    end
-    if not known then
-      local all = { table.unpack(drive_keys) }
-      for _, k in ipairs(throttle_keys) do all[#all + 1] = k end
-      fail("%s", text.unknown("drive property", key, all))
-    end
-    spec[key] = value
-  end
-  spec.interface = one_of("if", spec["if"] or "ide", interfaces)
-  spec.media = one_of("media", spec.media or "disk", { "disk", "cdrom" })
-  if spec.cache then one_of("cache", spec.cache, caches) end
-  spec.index, spec.bus, spec.unit = whole("index", spec.index, 0, 255), whole("bus", spec.bus, 0, 255), whole("unit", spec.unit, 0, 255)
-  if spec.index and (spec.bus or spec.unit) then fail "index cannot be combined with bus and unit" end
-  spec.read_only = boolean("readonly", spec.readonly)
-  if spec.read_only == nil then spec.read_only = boolean("read-only", spec["read-only"]) end
-  for _, key in ipairs { "snapshot", "copy-on-read", "auto-read-only" } do spec[key] = boolean(key, spec[key]) end
-  spec.locking = spec.locking or spec["file.locking"]
-  if spec.file == "" then spec.file = nil end
-  return spec
-end
-
--- ---- opening ------------------------------------------------------------------------------------
-
-local function set_all(object, values)
-  for key, value in pairs(values) do
-    local ok, err
-    if type(value) == "userdata" then
-      ok, err = pcall(object.set, object, key, value)
-    else
-      ok, err = pcall(object.parse, object, key, tostring(value))
-    end
-    if not ok then error((tostring(err):gsub("^[^\n:]+:%d+: ", "")), 0) end
-  end
-end
-
-local function on_top(driver, below, values)
-  local node, err = core.node(driver)
-  if not node then error(err, 0) end
-  set_all(node, { file = below, ["read-only"] = below["read-only"] })
-  set_all(node, values or {})
-  local ok
-  ok, err = node:open()
-  if not ok then error(err, 0) end
-  return node
-end
-
---- Opens what a drive's description says, with its filters. nil: it names no file.
----@param spec table from check_drive
----@param all_snapshot? boolean `-snapshot`
----@return block-node?
-function block.open(spec, all_snapshot)
-  if not spec.file then return nil end
-  local snapshot = spec.snapshot
-  if snapshot == nil then snapshot = all_snapshot end
-  if spec.media == "cdrom" or spec.read_only then snapshot = false end
-  local discard = spec.discard
-  if discard then discard = one_of("discard", discard, { "ignore", "off", "unmap", "on" }) end
-  local node, err = core.open(spec.file, {
-    format = spec.format or spec.driver, cache = spec.cache, aio = spec.aio, locking = spec.locking and (boolean("locking",
-      spec.locking == "auto" and "on" or spec.locking) and "auto" or "off"),
-    read_only = spec.read_only or spec.media == "cdrom" or snapshot or false, auto_read_only = spec["auto-read-only"],
-    discard = discard == "unmap" or discard == "on", detect_zeroes = spec["detect-zeroes"],
-  })
-  if not node then error(err, 0) end
-  if snapshot then node = on_top("overlay", node, { ["read-only"] = false, discard = discard == "unmap" and "unmap" or "ignore" }) end
-  if spec["copy-on-read"] then node = on_top("copy-on-read", node) end
-  if next(spec.throttle or {}) then node = on_top("throttle", node, spec.throttle) end
-  if spec["node-name"] then fail "node-name belongs to -blockdev" end
+--- A node from a description of it and of what is below, of no machine.
+---@param spec table nested
+---@return block-node
+function block.build(spec)
+  local node = nodes.build(spec, function(name) fail("%s: a node is described here, not named", name) end)
   return node
 end
 
@@ -268,70 +153,14 @@ end
 
 -- ---- -blockdev -----------------------------------------------------------------------------------
 
--- "file.driver" = "file" becomes file = { driver = "file" }.
-local function nested(values)
-  local out = {}
-  for key, value in pairs(values) do
-    local at, parts = out, {}
-    for part in tostring(key):gmatch "[^.]+" do parts[#parts + 1] = part end
-    for i = 1, #parts - 1 do
-      if type(at[parts[i]]) ~= "table" then at[parts[i]] = {} end
-      at = at[parts[i]]
-    end
-    at[parts[#parts]] = type(value) == "table" and nested(value) or value
-  end
-  return out
+local function build(m, spec)
+  local drives = drives_of(m)
+  return nodes.build(spec, function(name)
+    local names = {}
+    for known in pairs(drives.nodes) do names[#names + 1] = known end
+    return drives.nodes[name] or fail("%s", text.unknown("node", name, names))
+  end)
 end
-
-local build
-
-local function child(m, value, read_only)
-  if type(value) == "userdata" then return value end
-  if type(value) == "string" then
-    if not m then fail("%s: a node is described here, not named", value) end
-    local names, drives = {}, drives_of(m)
-    for name in pairs(drives.nodes) do names[#names + 1] = name end
-    return drives.nodes[value] or fail("%s", text.unknown("node", value, names))
-  end
-  if value["read-only"] == nil then value["read-only"] = read_only end
-  return build(m, value)
-end
-
-function build(m, spec)
-  local driver = spec.driver
-  if not driver then fail "driver= is missing" end
-  local node, err = core.node(driver)
-  if not node then error(err, 0) end
-  local values = {}
-  for key, value in pairs(spec) do
-    if key == "file" or key == "backing" then
-      values[key] = child(m, value, key == "backing" or spec["read-only"])
-    elseif key == "cache" and type(value) == "table" then
-      local direct, no_flush = boolean("cache.direct", value.direct), boolean("cache.no-flush", value["no-flush"])
-      values.cache = no_flush and "unsafe" or direct and "none" or "writeback"
-    elseif type(value) == "table" then -- server = { type =, path = } is "server.type", "server.path"
-      for inner, v in pairs(value) do values[key .. "." .. inner] = v end
-    elseif key ~= "driver" then
-      values[key] = value
-    end
-  end
-  -- A property of the file below may be given to the format, as QEMU's older spellings do: not here.
-  set_all(node, values)
-  local ok
-  ok, err = node:open()
-  if not ok then error(err, 0) end
-  return node
-end
-
---- Nested tables from keys with points in them: "file.driver" = "file" becomes file = { driver = "file" }.
----@param values table
----@return table
-function block.nested(values) return nested(values) end
-
---- A node from a description of it and of what is below, of no machine.
----@param spec table nested
----@return block-node
-function block.build(spec) return build(nil, spec) end
 
 --- A node of the graph from its description: { driver =, ["node-name"] =, file = NODE or description … }.
 ---@param m machine
@@ -339,7 +168,7 @@ function block.build(spec) return build(nil, spec) end
 ---@return block-node
 function block.add_node(m, spec)
   local drives = drives_of(m)
-  spec = nested(spec)
+  spec = nodes.nested(spec)
   local name = spec["node-name"]
   if name and drives.nodes[name] then fail("node-name %s is taken", name) end
   local node = build(m, spec)

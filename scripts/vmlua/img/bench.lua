@@ -3,7 +3,7 @@ local core = require "vmlua.core.block"
 local image = require "vmlua.img.image"
 local loop = require "vmlua.core.loop"
 local options = require "vmlua.img.options"
-local tool = require "vmlua.core.blocktool"
+local jobs = require "vmlua.core.blockjob"
 
 local fail = options.fail
 
@@ -52,7 +52,7 @@ function bench.run(s)
   io.stdout:flush()
   local start = loop.now()
   local job
-  job, why = image.run(function(done) return tool.bench(drive, spec, done) end)
+  job, why = image.run(function(done) return jobs.bench(drive, spec, done) end)
   if not job then fail("bench: %s", why) end
   if not s.quiet then print(("Run completed in %.3f seconds."):format((loop.now() - start) / 1e9)) end
   i.closed = true -- with the drive

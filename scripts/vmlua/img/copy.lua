@@ -3,6 +3,7 @@ local core = require "vmlua.core.block"
 local image = require "vmlua.img.image"
 local options = require "vmlua.img.options"
 local output = require "vmlua.img.output"
+local jobs = require "vmlua.core.blockjob"
 local text = require "vmlua.text"
 local tool = require "vmlua.core.blocktool"
 
@@ -83,7 +84,7 @@ end
 
 local function run_copy(s, spec, what)
   local progress <close> = output.progress(s, what)
-  local job, why, failed = image.run(function(done) return tool.copy(spec, done) end, progress)
+  local job, why, failed = image.run(function(done) return jobs.copy(spec, done) end, progress)
   if not job then fail("%s: %s", what, why or failed) end
   progress:finish(true)
   if job:salvaged() > 0 then
@@ -220,7 +221,7 @@ function compare.run(s)
   if other_size then say "Warning: Image size mismatch!" end
   local progress <close> = output.progress(s, "compare")
   local workers = options.size(compare, "-m", s.workers, 1, 16) or 4
-  local job, why = image.run(function(done) return tool.compare(a.node, b.node, s.strict or false, workers, done) end, progress)
+  local job, why = image.run(function(done) return jobs.compare(a.node, b.node, s.strict or false, workers, done) end, progress)
   if not job then options.fail_with(why, CANNOT_READ) end
   progress:finish(true)
   local what, at = job:difference()
