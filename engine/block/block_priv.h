@@ -82,6 +82,8 @@ typedef struct BlockNodeClass {
     /* The same, finished on return with an errno value: any thread, without the engine lock (on the
      * main thread with it). NULL: sync requests take the way through submit. */
     int (*sync)(BlockNode *node, BlockReq *req);
+    /* ... only on workers: it may wait for requests that end on the main loop. */
+    bool sync_on_workers;
     /* The request, which the node has, should end early; may be NULL. */
     void (*cancel)(BlockNode *node, BlockReq *req);
     /* node->drained has become nonzero: what waits for time or bandwidth goes now. */
@@ -135,6 +137,8 @@ static inline BlockNode *block_node_backing(const BlockNode *node)
  * have left it and the last user is gone. */
 BlockNode *block_node_use(BlockNode *node);
 void block_node_unuse(BlockNode *node); /* NULL is ignored */
+/* For a format's `open` that has set the link `backing` itself: opens that node and keeps it. */
+bool block_node_take_backing(BlockNode *node, GError **error);
 /* Closes an open node that nobody uses, and with it the nodes that lie below it only; they are gone
  * from the tree then. */
 void block_node_shut(BlockNode *node);

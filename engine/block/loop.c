@@ -226,7 +226,7 @@ int block_node_sync(BlockNode *node, BlockReq *req)
     int error;
 
     req->node = node;
-    if (klass->sync) {
+    if (klass->sync && (!klass->sync_on_workers || block_on_worker())) {
         return finished_by_options(node, req, &error) ? error : klass->sync(node, req);
     }
     req->done = sync_done;

@@ -78,6 +78,11 @@ static bool take_child(BlockNode *node, Object *link, const char *name, BlockNod
     return true;
 }
 
+bool block_node_take_backing(BlockNode *node, GError **error)
+{
+    return take_child(node, node->backing, "backing", &node->backing_node, error);
+}
+
 static void drop_children(BlockNode *node)
 {
     block_node_unuse(g_steal_pointer(&node->file_node));

@@ -1,0 +1,36 @@
+/* Shared by check and repair: what was found. */
+#pragma once
+
+#include "engine/block/qcow2-rewrite.h"
+
+typedef struct Qcow2Check {
+    BlockNode *node;
+    Qcow2Tables t;
+    BlockCheckResult r; /* of this pass */
+    int fix;            /* what may be repaired in this pass (BLOCK_FIX_…) */
+    uint64_t clusters;  /* of the file, a part of one counts */
+    Qcow2Counts *refs;  /* references that were found */
+    Qcow2Counts *plain; /* without those of the refcount structure; only when `fix` */
+    Qcow2Counts *stored;
+    Qcow2Counts *l2, *active; /* references to L2 tables: from all L1 tables, from the active one */
+    uint64_t *l1;             /* the active one */
+    GArray *snapshots;        /* of Qcow2Snapshot; NULL: the table cannot be read */
+    uint64_t snapshots_bytes;
+    bool rebuild; /* the refcount structure is no good */
+    BlockProgressFn progress;
+    void *opaque;
+    uint64_t done, total;
+} Qcow2Check;
+
+/* Sees each L2 table once, as it is in the file; `cluster`: its number in the file. errno. */
+typedef int (*Qcow2CheckVisit)(Qcow2Check *ck, uint64_t cluster, uint64_t *words);
+int qcow2_check_visit(Qcow2Check *ck, Qcow2CheckVisit visit);
+/* All that is wrong; entries that nothing but an entry's own content decides are put right when
+ * `fix` has errors. errno: ECANCELED, ENOMEM, EIO. */
+int qcow2_check_pass(Qcow2Check *ck);
+void qcow2_check_clear(Qcow2Check *ck);
+/* What was found is put right, as far as ck->fix allows. errno. */
+int qcow2_check_repair(Qcow2Check *ck);
+/* Progress by `steps`; false: it is to end. */
+bool qcow2_check_step(Qcow2Check *ck, uint64_t steps);
+void qcow2_check_report(Qcow2Check *ck, const char *format, ...) G_GNUC_PRINTF(2, 3);
