@@ -36,8 +36,9 @@ static void gsi_set(void *opaque, int n, int level)
     Machine *m = opaque;
     unsigned gsi = (unsigned)n;
 
-    /* Devices set lines on every register access; only changes are worth an ioctl. */
-    if (get_level(m->priv, gsi) == !!level) {
+    /* Devices set lines on every register access; only changes are worth an ioctl. While state is
+     * loaded the saved levels count: one of two devices on a line knows only its own. */
+    if (get_level(m->priv, gsi) == !!level || m->priv->gsi_loading) {
         return;
     }
     put_level(m->priv, gsi, level);
@@ -91,6 +92,15 @@ void machine_gsi_restore(Machine *m, const uint8_t levels[MACHINE_MAX_GSI / 8])
             }
         }
         irq_restore_level(m->priv->gsi[gsi], level);
+    }
+    m->priv->gsi_loading = true;
+}
+
+void machine_gsi_loaded(Machine *m)
+{
+    m->priv->gsi_loading = false;
+    for (unsigned gsi = 0; gsi < MACHINE_MAX_GSI; gsi++) {
+        irq_restore_level(m->priv->gsi[gsi], get_level(m->priv, gsi));
     }
 }
 

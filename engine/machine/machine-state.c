@@ -347,6 +347,7 @@ bool machine_load_stopped(Machine *m, GBytes *bytes, GError **error)
         ok = state_reader_ok(r, error);
     }
     state_reader_free(r);
+    machine_gsi_loaded(m);
     for (unsigned i = 0; ok && i < entries->len; i++) {
         StateEntry *e = g_ptr_array_index(entries, i);
 

@@ -57,6 +57,7 @@ typedef struct MachinePriv {
 
     Irq *gsi[MACHINE_MAX_GSI]; /* made when first asked for */
     uint8_t levels[MACHINE_MAX_GSI / 8];
+    bool gsi_loading; /* devices' state is being loaded: they do not move lines */
     Irq *pins[MACHINE_MAX_GSI][MACHINE_GSI_PINS]; /* of controllers in user space; NULL ends */
     Irq *intr;
     Irq *a20[MACHINE_A20_LINES];
@@ -118,5 +119,7 @@ void machine_a20_restore(Machine *m, uint8_t used, uint8_t high);
 
 /* gsi.c, arm.c */
 void machine_gsi_close(Machine *m);
+/* From the first to the second, which comes however a load ends, lines keep the levels given. */
 void machine_gsi_restore(Machine *m, const uint8_t levels[MACHINE_MAX_GSI / 8]);
+void machine_gsi_loaded(Machine *m);
 EventHub *machine_new_events(Machine *m);

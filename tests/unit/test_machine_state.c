@@ -430,6 +430,49 @@ START_TEST(torture_finds_what_loading_changes)
 }
 END_TEST
 
+/* One of two devices on a line, which drives it by what it knows. */
+typedef struct Sharer {
+    Machine *m;
+    uint8_t level;
+} Sharer;
+
+static bool sharer_post_load(void *opaque, unsigned version, GError **error)
+{
+    Sharer *s = opaque;
+
+    irq_set(machine_gsi(s->m, 4), s->level);
+    return true;
+}
+
+static const VMStateDescription vmstate_sharer = {
+    .name = "sharer",
+    .version = 1,
+    .minimum_version = 1,
+    .post_load = sharer_post_load,
+    .fields = (const VMStateField[]){ VMSTATE_UINT8(level, Sharer), VMSTATE_END() },
+};
+
+START_TEST(a_line_that_two_devices_share_has_its_level_again)
+{
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+    Sharer one = { m, 1 }, other = { m, 0 };
+    GError *error = NULL;
+    bool done;
+
+    ok(machine_register_state(m, "sharer", 0, &vmstate_sharer, &one, &error), error);
+    ok(machine_register_state(m, "sharer", 1, &vmstate_sharer, &other, &error), error);
+    irq_raise(machine_gsi(m, 4));
+    ok(machine_torture(m, TORTURE_SNAPSHOT, &done, &error), error);
+    ck_assert_int_eq(irq_level(machine_gsi(m, 4)), 1);
+    ck_assert_uint_eq(fake_accel(m)->lines[4], 1);
+    irq_lower(machine_gsi(m, 4)); /* lines move again */
+    ck_assert_uint_eq(fake_accel(m)->lines[4], 0);
+    machine_unregister_state(m, &vmstate_sharer, &one);
+    machine_unregister_state(m, &vmstate_sharer, &other);
+    machine_close(m);
+}
+END_TEST
+
 START_TEST(a_machine_that_runs_goes_on_under_torture)
 {
     Machine *m = RUNNING(2, busy);
@@ -468,6 +511,7 @@ static Suite *machine_state_suite(void)
     tcase_add_test(tc, snapshots_taken_while_the_guest_runs_are_whole);
     tcase_add_test(tc, torture_puts_back_what_is_saved_and_nothing_else);
     tcase_add_test(tc, torture_finds_what_loading_changes);
+    tcase_add_test(tc, a_line_that_two_devices_share_has_its_level_again);
     tcase_add_test(tc, a_machine_that_runs_goes_on_under_torture);
     return s;
 }
