@@ -56,6 +56,10 @@ local function scan(t, accesses, first_seed)
     if vm.status == "paused" then vm:resume() end
     t.ok(vm.status == "running", "the machine is %s: %s", vm.status, tostring(vm.reason))
     since = done == last and since + 1 or 0
+    if done > last then -- whatever a guest has made of it can be saved and loaded
+      local saved, why = vm:_torture(done // BATCH % 2 == 0 and "snapshot" or "stream")
+      t.ok(saved ~= nil, "%s", why)
+    end
     if since > 6000 then
       vm:reset()
       since = 0

@@ -111,6 +111,8 @@ START_TEST(smram_shows_ram_while_open_and_is_locked_for_good)
     mem_write(0xa0000, 0x12, 1);
     ck_assert_uint_eq(mem(0xa0000, 1), 0xff);
     ck_assert_uint_eq(conf_read(0, 0x72, 1), 0x02);
+    conf_write(0, 0x72, 0x85, 1); /* a reserved bit, and the window's place, which is fixed */
+    ck_assert_uint_eq(conf_read(0, 0x72, 1), 0x02);
     conf_write(0, 0x72, 0x4a, 1);
     mem_write(0xa0000, 0x12, 1);
     ck_assert_uint_eq(mem(0xa0000, 1), 0x12);

@@ -309,7 +309,7 @@ static void write_smram(I440FXState *s, uint8_t old)
     } else if (*reg & SMRAM_LOCKED) {
         *reg &= (uint8_t)~SMRAM_OPEN;
     }
-    *reg = (uint8_t)((*reg & ~0x07) | SMRAM_BASE_SEG);
+    *reg = (uint8_t)((*reg & ~0x87) | SMRAM_BASE_SEG); /* bit 7 is reserved */
 }
 
 static void i440fx_config_write(PCIDevice *dev, uint32_t addr, uint32_t value, unsigned len)
