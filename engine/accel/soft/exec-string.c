@@ -133,6 +133,21 @@ static uint64_t movs_run(SoftCpu *c, const SoftInsn *i, uint64_t count, unsigned
     advance(c, i, X86_RDI, (int64_t)bytes);
     return n;
 }
+/* Eight bytes at once: whole elements, for `d` is at the first one's beginning. */
+static void fill(uint8_t *d, uint64_t v, uint64_t bytes, unsigned len)
+{
+    uint64_t k = 0;
+
+    if (len == 1 || v == 0) {
+        memset(d, (uint8_t)v, bytes);
+        return;
+    }
+    v = len == 2 ? (v & 0xffff) * UINT64_C(0x1000100010001) : len == 4 ? (uint32_t)v | v << 32 : v;
+    for (; k + 8 <= bytes; k += 8) {
+        memcpy(d + k, &v, 8);
+    }
+    memcpy(d + k, &v, bytes - k);
+}
 static uint64_t stos_run(SoftCpu *c, const SoftInsn *i, uint64_t count, unsigned len)
 {
     if (count < RUN_WORTH || (c->flags & FLAG_DF)) {
@@ -148,13 +163,7 @@ static uint64_t stos_run(SoftCpu *c, const SoftInsn *i, uint64_t count, unsigned
     if (!d) {
         return 0;
     }
-    if (len == 1 || v == 0) {
-        memset(d, (uint8_t)v, n * len);
-    } else {
-        for (uint64_t k = 0; k < n; k++) {
-            soft_host_store(d + k * len, v, len);
-        }
-    }
+    fill(d, v, n * len, len);
     advance(c, i, X86_RDI, (int64_t)(n * len));
     return n;
 }

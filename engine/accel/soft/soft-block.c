@@ -68,7 +68,7 @@ void soft_blocks_flush(SoftCpu *c)
     b->used = 0;
     b->flushes++;
     g_ptr_array_set_size(b->rams, 0);
-    c->last_block = NULL;
+    memset(c->recent, 0, sizeof(c->recent));
     soft_translator_flush(c);
 }
 
@@ -263,7 +263,6 @@ static SoftBlock *make_scratch(SoftCpu *c)
         len = soft_decode(&c->mode, bytes, have + 1, &b->insns[0], &ends);
     }
     b->mode = UINT32_MAX; /* is found by nobody */
-    b->link[0] = b->link[1] = NULL;
     add_offset(&b->insns[0], 0);
     finish_block(b, 1, len);
     if (c->hooked) {
@@ -398,16 +397,12 @@ SoftBlock *soft_block_lookup(SoftCpu *c)
     return lookup(c, linear, e);
 }
 
-SoftBlock *soft_block_at(SoftCpu *c, SoftBlock *from)
+SoftBlock *soft_block_find(SoftCpu *c, uint64_t linear)
 {
-    uint64_t flushes = c->blocks->flushes;
     SoftBlock *b = soft_block_lookup(c);
 
-    /* The older of the two links goes: a conditional branch keeps both of its ways, a return its
-     * last two callers. */
-    if (flushes == c->blocks->flushes && b != c->blocks->scratch && from != c->blocks->scratch) {
-        from->link[1] = from->link[0];
-        from->link[0] = b;
+    if (b != c->blocks->scratch) {
+        c->recent[soft_recent_index(linear)] = b;
     }
     return b;
 }

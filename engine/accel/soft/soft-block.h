@@ -34,7 +34,13 @@ static inline bool soft_block_follows(const SoftCpu *c, const SoftBlock *b, cons
            (c->mode.long_mode || c->rip + b->bytes - 1 <= c->seg[X86_CS].limit);
 }
 
-static inline SoftBlock *soft_block_next(SoftCpu *c, SoftBlock *from)
+static inline unsigned soft_recent_index(uint64_t linear)
+{
+    return (unsigned)(linear ^ linear >> SOFT_RECENT_BITS) & ((1u << SOFT_RECENT_BITS) - 1);
+}
+
+/* The block at c->rip, which has often been there before. */
+static inline SoftBlock *soft_block_next(SoftCpu *c)
 {
     uint64_t linear = soft_code_linear(c);
     const SoftTlbEntry *e;
@@ -42,15 +48,12 @@ static inline SoftBlock *soft_block_next(SoftCpu *c, SoftBlock *from)
     c->tlb_now = c->tlb[soft_tlb_set_now(c)];
     e = &c->tlb_now[SOFT_FETCH][(linear >> 12) & (SOFT_TLB_SIZE - 1)];
     if (SOFT_LIKELY(e->tag == (linear & ~(SOFT_PAGE - 1)))) {
-        const uint8_t *host = (const uint8_t *)(linear + e->host);
-        uint32_t mode = soft_mode_word(c);
+        SoftBlock *b = c->recent[soft_recent_index(linear)];
 
-        if (SOFT_LIKELY(soft_block_follows(c, from->link[0], host, mode))) {
-            return from->link[0];
-        }
-        if (SOFT_LIKELY(soft_block_follows(c, from->link[1], host, mode))) {
-            return from->link[1];
+        if (SOFT_LIKELY(
+                soft_block_follows(c, b, (const uint8_t *)(linear + e->host), soft_mode_word(c)))) {
+            return b;
         }
     }
-    return soft_block_at(c, from);
+    return soft_block_find(c, linear);
 }

@@ -111,7 +111,7 @@ void soft_tlb_flush_page(SoftCpu *c, uint64_t linear)
         for (unsigned access = 0; access < SOFT_ACCESSES; access++) {
             SoftTlbEntry *e = &c->tlb[set][access][tlb_index(linear)];
 
-            if ((e->tag & ~TAG_SLOW) == page) {
+            if (c->tlb_used[set][access] && (e->tag & ~TAG_SLOW) == page) {
                 drop_entry(e, access);
             }
         }
@@ -453,11 +453,22 @@ void soft_store_bytes(SoftCpu *c, uint64_t linear, const void *buf, unsigned len
 
 uint64_t soft_load_system(SoftCpu *c, uint64_t linear, unsigned len)
 {
+    const uint8_t *p = soft_tlb_hit(c->tlb[SOFT_TLB_SUPERVISOR][SOFT_READ], linear, len);
+
+    if (SOFT_LIKELY(p && c->in_rcu)) {
+        return soft_host_load(p, len);
+    }
     return soft_load_slow(c, linear, len, true);
 }
 
 void soft_store_system(SoftCpu *c, uint64_t linear, uint64_t value, unsigned len)
 {
+    uint8_t *p = soft_tlb_hit(c->tlb[SOFT_TLB_SUPERVISOR][SOFT_WRITE], linear, len);
+
+    if (SOFT_LIKELY(p && c->in_rcu)) {
+        soft_host_store(p, value, len);
+        return;
+    }
     soft_store_slow(c, linear, value, len, true);
 }
 

@@ -168,7 +168,8 @@ enum {
     SOFT_I_TF_TRAP = 64,  /* POPF, IRET: TF before it counts even when it clears it */
 };
 
-#define SOFT_BLOCK_MAX 64 /* instructions */
+#define SOFT_BLOCK_MAX   64 /* instructions */
+#define SOFT_RECENT_BITS 12
 typedef struct SoftMode { /* what decoding depends on; compared as one integer */
     uint8_t
         code_size; /* log2 bytes of the default operand: 1, 2 (also 64-bit mode, see `long_mode`) */
@@ -189,9 +190,10 @@ struct SoftBlock {
     uint64_t linear;     /* of blocks with hooks: where it was decoded, */
     uint32_t hooks;      /* with which table, */
     SoftExec *orig;      /* and the instructions' own handlers; NULL: none is hooked */
-    SoftBlock *link[2];  /* what followed last time, twice */
     const uint8_t *code; /* translated; NULL: not yet */
     uint16_t heat;       /* how often it was interpreted */
+    uint16_t brief;      /* how often in turn its host code came back soon, */
+    uint16_t rest;       /* and how often it is interpreted for that now */
     SoftInsn insns[];    /* n, and an end marker whose handler leaves the block */
 };
 
@@ -368,7 +370,7 @@ struct SoftCpu {
     SoftInsn *stop;
     SoftExec stop_fn;
     bool stopped;
-    SoftBlock *last_block; /* left last, when its links may be used */
+    SoftBlock *recent[1 << SOFT_RECENT_BITS]; /* by linear address: soft_block_next */
     X86CPUState
         *saved;        /* groups that this CPU only keeps: MSRs nobody interprets, the LAPIC page */
     sigjmp_buf escape; /* soft_raise and soft_leave come back here */
@@ -578,7 +580,7 @@ bool soft_decode_vector(
 SoftBlock *soft_block_lookup(SoftCpu *c);
 void soft_execute_block(SoftCpu *c, SoftBlock *block);
 void soft_blocks_flush(SoftCpu *c);
-SoftBlock *soft_block_at(SoftCpu *c, SoftBlock *from); /* lookup through the links of `from` */
+SoftBlock *soft_block_find(SoftCpu *c, uint64_t linear); /* and remembers it there */
 struct SoftBlocks *soft_blocks_new(void);
 void soft_blocks_free(struct SoftBlocks *blocks);
 void soft_tlb_init(SoftCpu *c);

@@ -270,7 +270,6 @@ static SoftStop run_blocks(SoftCpu *c)
         if (__builtin_expect((__atomic_load_n(&c->irq_line, __ATOMIC_RELAXED) | c->nmi_pending),
                              0) &&
             !c->inhibit_interrupts && take_interrupt(c)) {
-            c->last_block = NULL;
             continue;
         }
         if (__builtin_expect(c->look != 0, 0) && c->halted) {
@@ -280,17 +279,14 @@ static SoftStop run_blocks(SoftCpu *c)
             return SOFT_STOP_BUDGET;
         }
         if (__builtin_expect(c->look != 0 || (c->flags & (FLAG_TF | FLAG_RF)), 0)) {
-            c->last_block = NULL;
             if (!run_one(c)) {
                 return SOFT_STOP_DEBUG;
             }
             continue;
         }
-        b = c->last_block ? soft_block_next(c, c->last_block) : soft_block_lookup(c);
-        c->last_block = b;
+        b = soft_block_next(c);
         if (__builtin_expect(b->n > c->budget, 0)) {
             /* The run ends exactly: what is left is done one by one. */
-            c->last_block = NULL;
             c->single = true;
             b = soft_block_lookup(c);
             execute(c, b);
@@ -301,7 +297,6 @@ static SoftStop run_blocks(SoftCpu *c)
         if (c->translator && !__atomic_load_n(&c->wanted, __ATOMIC_RELAXED) &&
             soft_translated(c, b)) {
             soft_translated_run(c, b);
-            c->last_block = NULL;
             continue;
         }
         execute(c, b);
@@ -327,14 +322,12 @@ SoftStop soft_run(SoftCpu *c, int64_t budget)
 
     c->budget = budget;
     c->block = NULL;
-    c->last_block = NULL;
     c->log_exec = log_enabled(LOG_EXEC);
     soft_rcu_enter(c);
     c->link = 0;
     switch (sigsetjmp(c->escape, 0)) {
     case ESCAPE_EXCEPTION:
         c->block = NULL;
-        c->last_block = NULL;
         c->single = false;
         c->shadow_over = 0;
         c->db_pending = 0;
@@ -349,7 +342,6 @@ SoftStop soft_run(SoftCpu *c, int64_t budget)
     case ESCAPE_DEBUG:
         c->shadow_over = 0;
         c->block = NULL;
-        c->last_block = NULL;
         c->single = false;
         soft_rcu_leave(c);
         return SOFT_STOP_DEBUG;
@@ -357,12 +349,10 @@ SoftStop soft_run(SoftCpu *c, int64_t budget)
         c->shadow_over = 0;
         soft_exclusive_end(c);
         c->block = NULL;
-        c->last_block = NULL;
         c->single = false;
         break;
     case ESCAPE_ABANDON:
         c->block = NULL;
-        c->last_block = NULL;
         c->single = false;
         c->shadow_over = 0;
         soft_exclusive_end(c);

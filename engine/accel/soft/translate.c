@@ -20,6 +20,10 @@
 
 #define MAP_SIZE (CODE_SIZE + LINKS_MAX * sizeof(Link))
 #define NEVER    UINT16_MAX
+/* The way in and out costs about as much as to interpret so many instructions. */
+#define BRIEF       8
+#define BRIEF_TIMES 16
+#define REST_TIMES  2000
 
 /* ---- the memory -------------------------------------------------------------------------- */
 
@@ -96,15 +100,19 @@ void soft_translator_count(const SoftCpu *c, uint64_t *blocks, uint64_t *entries
 
 /* ---- one block --------------------------------------------------------------------------- */
 
-/* A block that mostly calls handlers is faster where they call each other. */
+/* To call a handler from host code costs as much as it saves with three instructions. */
 static bool worth_it(const SoftBlock *b)
 {
-    unsigned known = 0;
+    unsigned known = 0, calls = 0;
 
     for (unsigned k = 0; k < b->n; k++) {
-        known += b->insns[k].kind > KIND_SYSTEM;
+        if (b->insns[k].kind > KIND_SYSTEM) {
+            known++;
+        } else {
+            calls += k == 0 || b->insns[k - 1].kind > KIND_SYSTEM;
+        }
     }
-    return known * 2 > b->n;
+    return known > 3 * calls;
 }
 
 static void step(Xlate *x)
@@ -222,7 +230,8 @@ bool soft_translated(SoftCpu *c, SoftBlock *b)
         return false;
     }
     if (b->code) {
-        return true;
+        b->rest -= b->rest > 0;
+        return !b->rest;
     }
     if (b->heat == NEVER || b->heat++ < c->translator->threshold) {
         return false;
@@ -250,6 +259,7 @@ void soft_translated_run(SoftCpu *c, SoftBlock *b)
 {
     SoftTranslator *t = c->translator;
     uint64_t rip = c->rip;
+    int64_t budget = c->budget;
     Jump *jumps = jumps_of(t, b->mode);
 
     if (c->link) {
@@ -267,4 +277,10 @@ void soft_translated_run(SoftCpu *c, SoftBlock *b)
     __atomic_store_n(&t->entries, t->entries + 1, __ATOMIC_RELAXED);
     t->enter(c, b->code);
     c->block = NULL;
+    if (budget - c->budget >= BRIEF) {
+        b->brief = 0;
+    } else if (++b->brief == BRIEF_TIMES) {
+        b->brief = 0;
+        b->rest = REST_TIMES;
+    }
 }
