@@ -91,6 +91,18 @@ test("two runs of two processors that share memory are the same", function(t)
   t.ok(log2 == log, "the same log on a busy host")
 end)
 
+test("translated and interpreted runs are the same", function(t)
+  for _, case in ipairs { { one, {} }, { two, { smp = 2 } } } do
+    case[2].translate = false
+    local log, count, memory = run(t, case[1], case[2])
+    case[2].translate = true
+    local log2, count2, memory2 = run(t, case[1], case[2])
+    t.eq(count2, count)
+    t.ok(log2 == log, "the same log")
+    t.ok(memory2 == memory, "the same memory")
+  end
+end)
+
 test("timers fire at the instruction where they are due", function(t)
   local log = run(t, one, { icount = { shift = 0 } })
   local n, before = 0, nil

@@ -88,6 +88,13 @@ static void make(Smp *s, unsigned cpus)
     s->m = machine_new(TYPE_SMP_MACHINE, NULL, &error);
     object_ref(s->m);
     ck_assert(machine_set_accel(s->m, soft, IRQCHIP_OFF, false, &error));
+    if (getenv("VMLUA_TRANSLATE")) {
+        const PropValue on = { .kind = PROP_BOOL, .boolean = true };
+        const PropValue at_once = { .kind = PROP_UINT, .uinteger = 0 };
+
+        ck_assert(object_property_set(OBJECT(s->m->accel), "translate", &on, &error));
+        ck_assert(object_property_set(OBJECT(s->m->accel), "translate-after", &at_once, &error));
+    }
     ck_assert(memory_region_init_ram(&s->ram, NULL, "ram", 4 * MiB, &error));
     guest_memory_is_the_guests(s);
     memory_region_add_subregion(&s->m->memory_root, 0, &s->ram);
