@@ -13,13 +13,9 @@
 #include "engine/core/error.h"
 #include "engine/core/log.h"
 
-#define BATCH (UINT64_C(1) << 20) /* bytes of L2 tables that are read at once */
-
-#define L2_RESERVED     UINT64_C(0x3f000000000001fe)
 #define L1_RESERVED     UINT64_C(0x7f000000000001ff)
 #define REFT_RESERVED   UINT64_C(0x1ff)
 #define BITMAP_RESERVED UINT64_C(0xff000000000001fe)
-#define ALL_SUBCLUSTERS UINT64_C(0xffffffff)
 
 void qcow2_check_report(Qcow2Check *ck, const char *format, ...)
 {
@@ -59,8 +55,8 @@ static int add_references(Qcow2Check *ck, uint64_t cluster, uint64_t times)
     return times ? qcow2_counts_add(ck->refs, cluster, (int64_t)times) : 0;
 }
 
-/* So many references to each cluster of [offset, offset+bytes). */
-static int mark(Qcow2Check *ck, uint64_t offset, uint64_t bytes, uint64_t times, const char *what)
+int qcow2_check_mark(Qcow2Check *ck, uint64_t offset, uint64_t bytes, uint64_t times,
+                     const char *what)
 {
     uint64_t end, first = offset >> ck->t.cluster_bits;
 
@@ -105,7 +101,7 @@ static int mark_l1(Qcow2Check *ck, const uint64_t *l1, uint64_t entries, bool ac
                                l1[i]);
             ck->r.corruptions++;
         }
-        error = mark(ck, offset, ck->t.cluster_size, 1, "an L2 table");
+        error = qcow2_check_mark(ck, offset, ck->t.cluster_size, 1, "an L2 table");
         if (offset % ck->t.cluster_size) {
             qcow2_check_report(ck, "L2 table at %#" G_GINT64_MODIFIER "x is not aligned", offset);
             ck->r.corruptions++;
@@ -131,7 +127,8 @@ static int mark_snapshot(Qcow2Check *ck, const Qcow2Snapshot *sn)
         ck->r.corruptions++;
         return 0;
     }
-    error = mark(ck, sn->l1_offset, sn->l1_size * UINT64_C(8), 1, "the L1 table of a snapshot");
+    error = qcow2_check_mark(ck, sn->l1_offset, sn->l1_size * UINT64_C(8), 1,
+                             "the L1 table of a snapshot");
     error = error ? error : qcow2_table_read(&ck->t, sn->l1_offset, sn->l1_size, &l1);
     return error ? error : mark_l1(ck, l1, sn->l1_size, false);
 }
@@ -167,7 +164,8 @@ static int mark_snapshots(Qcow2Check *ck)
         }
     }
     return error ? error
-                 : mark(ck, ck->t.snapshots_offset, ck->snapshots_bytes, 1, "the snapshot table");
+                 : qcow2_check_mark(ck, ck->t.snapshots_offset, ck->snapshots_bytes, 1,
+                                    "the snapshot table");
 }
 
 /* ---- bitmaps --------------------------------------------------------------------------------- */
@@ -175,7 +173,7 @@ static int mark_snapshots(Qcow2Check *ck)
 static int mark_bitmap(Qcow2Check *ck, uint64_t offset, uint32_t entries)
 {
     g_autofree uint64_t *table = NULL;
-    int error = mark(ck, offset, entries * UINT64_C(8), 1, "a bitmap's table");
+    int error = qcow2_check_mark(ck, offset, entries * UINT64_C(8), 1, "a bitmap's table");
 
     if (offset % ck->t.cluster_size || offset >= ck->t.file_bytes ||
         entries * UINT64_C(8) > QCOW2_MAX_L1_BYTES) {
@@ -190,7 +188,7 @@ static int mark_bitmap(Qcow2Check *ck, uint64_t offset, uint32_t entries)
             qcow2_check_report(ck, "entry %u of a bitmap's table is damaged", i);
             ck->r.corruptions++;
         } else if (data) {
-            error = mark(ck, data, ck->t.cluster_size, 1, "a bitmap");
+            error = qcow2_check_mark(ck, data, ck->t.cluster_size, 1, "a bitmap");
         }
     }
     return error;
@@ -215,7 +213,7 @@ static int mark_bitmaps(Qcow2Check *ck)
     if (ck->t.n_bitmaps == 0) {
         return 0;
     }
-    error = mark(ck, ck->t.bitmap_dir, bytes, 1, "the directory of bitmaps");
+    error = qcow2_check_mark(ck, ck->t.bitmap_dir, bytes, 1, "the directory of bitmaps");
     if (error || bytes > QCOW2_BITMAPDIR_MAX || ck->t.bitmap_dir % ck->t.cluster_size ||
         ck->t.bitmap_dir >= ck->t.file_bytes || bytes > ck->t.file_bytes - ck->t.bitmap_dir) {
         ck->r.corruptions += !error;
@@ -238,207 +236,6 @@ static int mark_bitmaps(Qcow2Check *ck)
     return error;
 }
 
-/* ---- L2 tables ------------------------------------------------------------------------------- */
-
-/* An L2 table that is looked at. */
-typedef struct L2Table {
-    uint64_t offset, times;
-    bool active;
-    uint64_t *words;               /* host order */
-    uint64_t next;                 /* where the next cluster would be in a row; 0: none yet */
-    uint64_t dirty_from, dirty_to; /* words that were put right */
-} L2Table;
-
-static void set_entry(Qcow2Check *ck, L2Table *l2, uint64_t index, uint64_t entry, uint64_t bitmap)
-{
-    unsigned words = qcow2_l2_words(&ck->t);
-
-    l2->words[index * words] = entry;
-    if (words == 2) {
-        l2->words[index * 2 + 1] = bitmap;
-    }
-    if (l2->dirty_from >= l2->dirty_to) {
-        l2->dirty_from = index * words;
-    }
-    l2->dirty_to = (index + 1) * words;
-    ck->r.corruptions_fixed++;
-}
-
-/* Wrong; put right as zeroes when that is allowed. true: done. */
-static bool wrong(Qcow2Check *ck, L2Table *l2, uint64_t index, const char *what)
-{
-    bool fix = ck->fix & BLOCK_FIX_ERRORS;
-
-    qcow2_check_report(
-        ck, "%sentry %" G_GUINT64_FORMAT " of the L2 table at %#" G_GINT64_MODIFIER "x: %s",
-        fix ? "repaired: " : "", index, l2->offset, what);
-    if (!fix) {
-        ck->r.corruptions += l2->times;
-        return false;
-    }
-    set_entry(ck, l2, index, ck->t.extended_l2 || ck->t.version < 3 ? 0 : QCOW2_ZERO,
-              ALL_SUBCLUSTERS << 32);
-    return true;
-}
-
-static void count_fragments(Qcow2Check *ck, L2Table *l2, uint64_t offset)
-{
-    ck->r.allocated_clusters++;
-    ck->r.fragmented_clusters += l2->next && offset != l2->next;
-    l2->next = offset + ck->t.cluster_size;
-}
-
-static int check_compressed(Qcow2Check *ck, L2Table *l2, uint64_t index, uint64_t entry,
-                            uint64_t bitmap)
-{
-    uint64_t offset, bytes;
-
-    if (entry & QCOW2_COPIED) {
-        qcow2_check_report(ck, "a compressed cluster has the COPIED flag");
-        ck->r.corruptions += l2->times;
-    }
-    if (ck->t.data_file) {
-        wrong(ck, l2, index, "a compressed cluster in an image with a data file");
-        return 0;
-    }
-    if (bitmap) {
-        wrong(ck, l2, index, "a compressed cluster with subclusters");
-        return 0;
-    }
-    qcow2_compressed_range(&ck->t, entry, &offset, &bytes);
-    if (l2->active) { /* they are read in pieces anyhow */
-        ck->r.allocated_clusters++;
-        ck->r.compressed_clusters++;
-        ck->r.fragmented_clusters++;
-    }
-    return mark(ck, offset, bytes, l2->times, "a compressed cluster");
-}
-
-/* The flag says that the refcount is one; of standard clusters with a place. */
-static bool wrong_copied(const Qcow2Check *ck, uint64_t entry)
-{
-    uint64_t n = (entry & QCOW2_OFFSET_MASK) >> ck->t.cluster_bits;
-
-    return (ck->t.data_file || qcow2_counts_get(ck->stored, n) == 1) != (entry >> 63);
-}
-
-static int check_entry(Qcow2Check *ck, L2Table *l2, uint64_t index)
-{
-    unsigned words = qcow2_l2_words(&ck->t);
-    uint64_t entry = l2->words[index * words], bitmap = words == 2 ? l2->words[index * 2 + 1] : 0;
-    uint64_t offset = entry & QCOW2_OFFSET_MASK;
-    bool zero = words == 1 && entry & QCOW2_ZERO, data;
-
-    if (entry == 0 && bitmap == 0) {
-        return 0;
-    }
-    if (entry & QCOW2_COMPRESSED) {
-        return check_compressed(ck, l2, index, entry, bitmap);
-    }
-    if (entry & L2_RESERVED || (words == 2 && entry & QCOW2_ZERO)) {
-        qcow2_check_report(ck, "an L2 entry has reserved bits set: %#" G_GINT64_MODIFIER "x",
-                           entry);
-        ck->r.corruptions += l2->times;
-    }
-    if (offset == 0 && !(ck->t.data_file && entry & QCOW2_COPIED)) { /* it has no place */
-        if (bitmap & ALL_SUBCLUSTERS) {
-            wrong(ck, l2, index, "subclusters without a place");
-        }
-        return 0;
-    }
-    if (bitmap >> 32 & bitmap & ALL_SUBCLUSTERS) {
-        if (wrong(ck, l2, index, "subclusters that are allocated and zero")) {
-            return 0;
-        }
-    }
-    data = words == 2 ? bitmap & ALL_SUBCLUSTERS : !zero;
-    if (offset % ck->t.cluster_size) {
-        if (data) {
-            qcow2_check_report(ck, "a data cluster at %#" G_GINT64_MODIFIER "x is not aligned",
-                               offset);
-            ck->r.corruptions += l2->times;
-        } else if (wrong(ck, l2, index, "a preallocated cluster that is not aligned")) {
-            return 0;
-        }
-    }
-    if (l2->active) {
-        count_fragments(ck, l2, offset);
-        if (!ck->fix && wrong_copied(ck, entry)) {
-            qcow2_check_report(ck, "wrong COPIED flag: %#" G_GINT64_MODIFIER "x", entry);
-            ck->r.corruptions++;
-        }
-    }
-    return ck->t.data_file ? 0 : mark(ck, offset, ck->t.cluster_size, l2->times, "a data cluster");
-}
-
-static int check_l2(Qcow2Check *ck, uint64_t cluster, uint64_t *words)
-{
-    uint64_t n = qcow2_l2_entries(&ck->t), count = n * qcow2_l2_words(&ck->t);
-    L2Table l2 = { .offset = cluster << ck->t.cluster_bits,
-                   .times = qcow2_counts_get(ck->l2, cluster),
-                   .active = qcow2_counts_get(ck->active, cluster),
-                   .words = words };
-    int error = 0;
-
-    for (uint64_t i = 0; i < count; i++) {
-        words[i] = GUINT64_FROM_BE(words[i]);
-    }
-    for (uint64_t i = 0; !error && i < n; i++) {
-        error = check_entry(ck, &l2, i);
-    }
-    if (!error && l2.dirty_from < l2.dirty_to) {
-        error = qcow2_table_write(&ck->t, l2.offset + l2.dirty_from * 8, words + l2.dirty_from,
-                                  l2.dirty_to - l2.dirty_from);
-    }
-    return error;
-}
-
-/* Clusters of L2 tables in a row from `at` on, at most so many. */
-static uint64_t l2_run(const Qcow2Check *ck, uint64_t at, uint64_t max)
-{
-    uint64_t n = 0;
-
-    while (n < max && qcow2_counts_get(ck->l2, at + n)) {
-        n++;
-    }
-    return n;
-}
-
-int qcow2_check_visit(Qcow2Check *ck, Qcow2CheckVisit visit)
-{
-    uint64_t batch = MAX(BATCH >> ck->t.cluster_bits, 1), at = qcow2_counts_next(ck->l2, 0);
-    g_autofree uint8_t *buf = g_try_malloc(batch << ck->t.cluster_bits);
-
-    if (!buf) {
-        return ENOMEM;
-    }
-    while (at < ck->clusters) {
-        uint64_t n = l2_run(ck, at, batch), offset = at << ck->t.cluster_bits;
-        uint64_t bytes = MIN(n << ck->t.cluster_bits, ck->t.file_bytes - offset);
-        int error;
-
-        if (n == 0) {
-            at = at % QCOW2_COUNTS_PAGE == QCOW2_COUNTS_PAGE - 1 ? qcow2_counts_next(ck->l2, at + 1)
-                                                                 : at + 1;
-            continue;
-        }
-        memset(buf + bytes, 0, (n << ck->t.cluster_bits) - bytes);
-        error = block_node_pread(ck->t.file, offset, buf, bytes);
-        for (uint64_t i = 0; !error && i < n; i++) {
-            /* Aligned as memory is: a cluster is 512 bytes at least. */
-            error = visit(ck, at + i, (uint64_t *)(void *)(buf + (i << ck->t.cluster_bits)));
-        }
-        if (!error && !qcow2_check_step(ck, n)) {
-            error = ECANCELED;
-        }
-        if (error) {
-            return error;
-        }
-        at += n;
-    }
-    return 0;
-}
-
 /* ---- refcounts ------------------------------------------------------------------------------- */
 
 /* The counts of one block, into ck->stored. */
@@ -448,7 +245,7 @@ static int read_refblock(Qcow2Check *ck, uint64_t index, uint64_t offset, uint8_
     int error = block_node_pread(ck->t.file, offset, block, ck->t.cluster_size);
 
     for (uint64_t i = 0; !error && i < per && first + i < qcow2_counts_clusters(ck->stored); i++) {
-        uint64_t count = qcow2_refblock_get(block, i, ck->t.refcount_order);
+        uint64_t count = qcow2_refcount_get(block, ck->t.refcount_order, i);
 
         error = count ? qcow2_counts_set(ck->stored, first + i, count) : 0;
     }
@@ -510,8 +307,8 @@ static int read_refcounts(Qcow2Check *ck)
 
 static int mark_refcounts(Qcow2Check *ck)
 {
-    int error = mark(ck, ck->t.reftable_offset, ck->t.reftable_entries * 8, 1,
-                     "the refcount table");
+    int error = qcow2_check_mark(ck, ck->t.reftable_offset, ck->t.reftable_entries * 8, 1,
+                                 "the refcount table");
 
     for (uint64_t i = 0; !error && i < ck->t.reftable_entries; i++) {
         uint64_t offset = refblock_offset(ck, i);
@@ -519,7 +316,7 @@ static int mark_refcounts(Qcow2Check *ck)
         if (offset == 0 || ck->t.reftable[i] & REFT_RESERVED) {
             continue;
         }
-        error = mark(ck, offset, ck->t.cluster_size, 1, "a refcount block");
+        error = qcow2_check_mark(ck, offset, ck->t.cluster_size, 1, "a refcount block");
         if (qcow2_counts_get(ck->refs, offset >> ck->t.cluster_bits) != 1) {
             qcow2_check_report(ck, "refcount block %" G_GUINT64_FORMAT " lies on something else",
                                i);
@@ -598,13 +395,16 @@ int qcow2_check_pass(Qcow2Check *ck)
     int error = prepare(ck);
 
     error = error ? error : read_refcounts(ck);
-    error = error ? error : mark(ck, 0, ck->t.cluster_size, 1, "the header");
+    error = error ? error : qcow2_check_mark(ck, 0, ck->t.cluster_size, 1, "the header");
     error = error ? error
-                  : mark(ck, ck->t.l1_offset, ck->t.l1_size * UINT64_C(8), 1, "the L1 table");
+                  : qcow2_check_mark(ck, ck->t.l1_offset, ck->t.l1_size * UINT64_C(8), 1,
+                                     "the L1 table");
     error = error ? error : mark_l1(ck, ck->l1, ck->t.l1_size, true);
     error = error ? error : mark_snapshots(ck);
-    error = error ? error : qcow2_check_visit(ck, check_l2);
-    error = error ? error : mark(ck, ck->t.crypt_offset, ck->t.crypt_bytes, 1, "the LUKS header");
+    error = error ? error : qcow2_check_visit(ck, qcow2_check_l2);
+    error = error
+                ? error
+                : qcow2_check_mark(ck, ck->t.crypt_offset, ck->t.crypt_bytes, 1, "the LUKS header");
     error = error ? error : mark_bitmaps(ck);
     if (!error && ck->fix) {
         ck->plain = qcow2_counts_copy(ck->refs);

@@ -22,9 +22,14 @@ typedef struct Qcow2Check {
     uint64_t done, total;
 } Qcow2Check;
 
+/* So many references to each cluster of [offset, offset+bytes); beyond the end of the file: a
+ * corruption. errno. */
+int qcow2_check_mark(Qcow2Check *ck, uint64_t offset, uint64_t bytes, uint64_t times,
+                     const char *what);
 /* Sees each L2 table once, as it is in the file; `cluster`: its number in the file. errno. */
 typedef int (*Qcow2CheckVisit)(Qcow2Check *ck, uint64_t cluster, uint64_t *words);
 int qcow2_check_visit(Qcow2Check *ck, Qcow2CheckVisit visit);
+int qcow2_check_l2(Qcow2Check *ck, uint64_t cluster, uint64_t *words); /* a Qcow2CheckVisit */
 /* All that is wrong; entries that nothing but an entry's own content decides are put right when
  * `fix` has errors. errno: ECANCELED, ENOMEM, EIO. */
 int qcow2_check_pass(Qcow2Check *ck);

@@ -397,6 +397,9 @@ int qcow2_sync(BlockNode *node, BlockReq *req)
     Qcow2Op *op;
     int e;
 
+    if (G_UNLIKELY(s->broken)) {
+        return EIO;
+    }
     if (req->op == BLOCK_OP_FLUSH) {
         return qcow2_write_back(s, true);
     }
@@ -424,6 +427,9 @@ int qcow2_write_packed(BlockNode *node, uint64_t offset, const void *packed, siz
 
     if (node->read_only || s->has_data_file) {
         return node->read_only ? EROFS : ENOTSUP;
+    }
+    if (s->broken) {
+        return EIO;
     }
     if (offset >= node->length || offset & (s->cluster_size - 1) || len == 0 ||
         len >= s->cluster_size) {
@@ -589,6 +595,10 @@ void qcow2_submit(BlockNode *node, BlockReq *req)
 {
     Qcow2 *s = QCOW2(node);
 
+    if (G_UNLIKELY(s->broken)) {
+        block_req_complete(req, EIO);
+        return;
+    }
     if (req->op == BLOCK_OP_FLUSH) {
         submit_flush(s, req);
         return;

@@ -250,7 +250,12 @@ int qcow2_write_back(Qcow2 *s, bool durable)
 
 int qcow2_settle(Qcow2 *s)
 {
-    int e = qcow2_write_back(s, true);
+    int e;
+
+    if (s->broken) {
+        return qcow2_reload(s, NULL) ? 0 : EIO;
+    }
+    e = qcow2_write_back(s, true);
 
     while (!e && s->frees->len > 0) { /* the refcount table's old place comes with a second round */
         e = qcow2_write_back(s, true);

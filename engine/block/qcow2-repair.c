@@ -42,7 +42,7 @@ static int fix_block(Qcow2Check *ck, uint64_t index, bool raise, uint8_t *block)
             error = block_node_pread(ck->t.file, offset, block, ck->t.cluster_size);
         }
         if (!error) {
-            qcow2_refblock_put(block, i - first, ck->t.refcount_order, refs);
+            qcow2_refcount_set(block, ck->t.refcount_order, i - first, refs);
             error = qcow2_counts_set(ck->stored, i, refs);
         }
     }

@@ -252,7 +252,7 @@ static int write_block(Qcow2Rewrite *rw, uint64_t index, uint8_t *block)
             return EOVERFLOW;
         }
         if (count > 0) {
-            qcow2_refblock_put(block, i, rw->t->refcount_order, count);
+            qcow2_refcount_set(block, rw->t->refcount_order, i, count);
         }
     }
     return block_node_pwrite(rw->t->file, rw->table[index], block, rw->t->cluster_size, 0);

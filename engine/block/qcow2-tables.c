@@ -102,41 +102,6 @@ uint64_t qcow2_refcount_max(const Qcow2Tables *t)
     return t->refcount_order == 6 ? UINT64_MAX : (UINT64_C(1) << (1 << t->refcount_order)) - 1;
 }
 
-uint64_t qcow2_refblock_get(const uint8_t *block, uint64_t index, unsigned order)
-{
-    switch (order) {
-    case 3:
-        return block[index];
-    case 4:
-        return be16(block + index * 2);
-    case 5:
-        return be32(block + index * 4);
-    case 6:
-        return be64(block + index * 8);
-    default: { /* 1, 2, 4 bits, from the lowest on */
-        unsigned bits = 1U << order, per = 8 / bits;
-
-        return block[index / per] >> (index % per * bits) & ((1U << bits) - 1);
-    }
-    }
-}
-
-void qcow2_refblock_put(uint8_t *block, uint64_t index, unsigned order, uint64_t count)
-{
-    if (order >= 3) {
-        unsigned bytes = 1U << (order - 3);
-
-        for (unsigned i = 0; i < bytes; i++) {
-            block[index * bytes + i] = (uint8_t)(count >> (8 * (bytes - 1 - i)));
-        }
-    } else {
-        unsigned bits = 1U << order, per = 8 / bits, shift = (unsigned)(index % per) * bits;
-        uint8_t *p = &block[index / per];
-
-        *p = (uint8_t)((*p & ~(((1U << bits) - 1) << shift)) | (unsigned)count << shift);
-    }
-}
-
 void qcow2_compressed_range(const Qcow2Tables *t, uint64_t entry, uint64_t *offset, uint64_t *bytes)
 {
     unsigned x = 62 - (t->cluster_bits - 8);
@@ -160,7 +125,7 @@ static int load_refblock(const Qcow2Tables *t, Qcow2Counts *counts, uint64_t ind
     }
     error = block_node_pread(t->file, offset, block, t->cluster_size);
     for (uint64_t i = 0; !error && i < per; i++) {
-        uint64_t count = qcow2_refblock_get(block, i, t->refcount_order);
+        uint64_t count = qcow2_refcount_get(block, t->refcount_order, i);
 
         if (count > 0) {
             error = qcow2_counts_set(counts, first + i, count);

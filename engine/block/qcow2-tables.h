@@ -49,8 +49,6 @@ int qcow2_table_write(const Qcow2Tables *t, uint64_t offset, const uint64_t *tab
 uint64_t qcow2_l2_entries(const Qcow2Tables *t); /* guest clusters that a table maps */
 unsigned qcow2_l2_words(const Qcow2Tables *t);   /* 64-bit words an entry: 1 or 2 */
 uint64_t qcow2_refblock_entries(const Qcow2Tables *t);
-uint64_t qcow2_refblock_get(const uint8_t *block, uint64_t index, unsigned order);
-void qcow2_refblock_put(uint8_t *block, uint64_t index, unsigned order, uint64_t count);
 uint64_t qcow2_refcount_max(const Qcow2Tables *t);
 /* The host bytes of a compressed cluster, whole sectors. */
 void qcow2_compressed_range(const Qcow2Tables *t, uint64_t entry, uint64_t *offset,

@@ -273,7 +273,8 @@ bool qcow2_reload(Qcow2 *s, GError **error)
     qcow2_cache_forget_all(&s->rb);
     free_tables(s);
     qcow2_header_free(s);
-    return qcow2_header_read(s, error) && load_tables(s, error);
+    s->broken = !qcow2_header_read(s, error) || !load_tables(s, error);
+    return !s->broken;
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -381,7 +382,7 @@ static bool qcow2_open(BlockNode *node, GError **error)
     s->frees = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
     s->reuse = g_array_new(FALSE, FALSE, sizeof(Qcow2Free));
     s->slow_last = &s->slow_first;
-    s->corrupt = s->need_order = s->writing_back = s->rb_writing = false;
+    s->corrupt = s->broken = s->need_order = s->writing_back = s->rb_writing = false;
     s->wb_started = s->wb_done = s->wb_failed = s->seq = 0;
     s->wb_lost = 0;
     block_workers_ref();
@@ -406,7 +407,7 @@ static void qcow2_close(BlockNode *node)
         if (s->bitmaps) {
             qcow2_bitmaps_close(s);
         }
-        e = s->corrupt ? 0 : qcow2_settle(s);
+        e = s->corrupt || s->broken ? 0 : qcow2_settle(s);
         if (e) {
             log_error("qcow2 '%s': writing its tables while it is closed: %s",
                       block_node_name(node), g_strerror(e));

@@ -176,6 +176,7 @@ struct Qcow2 {
 
     uint64_t incompatible, compatible, autoclear;
     bool corrupt; /* found or set: nothing is written any more */
+    bool broken;  /* its tables could not be read again: requests fail until they can */
 
     uint64_t *l1; /* host endian */
     uint32_t l1_entries;
