@@ -16,14 +16,14 @@
 
 static char *folder; /* this test's own */
 
-static void setup(void)
+__attribute__((unused)) static void setup(void)
 {
     main_loop_init();
     folder = g_dir_make_tmp("vmlua-block-XXXXXX", NULL);
     ck_assert_ptr_nonnull(folder);
 }
 
-static void teardown(void)
+__attribute__((unused)) static void teardown(void)
 {
     GDir *dir = g_dir_open(folder, 0, NULL);
     const char *name;
