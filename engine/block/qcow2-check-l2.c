@@ -12,8 +12,8 @@
 
 /* An L2 table that is looked at. */
 typedef struct L2Table {
-    uint64_t offset, times;
-    bool active;
+    uint64_t offset, times;        /* that it is referred to */
+    uint64_t active;               /* of them, from the active L1 table */
     uint64_t *words;               /* host order */
     uint64_t next;                 /* where the next cluster would be in a row; 0: none yet */
     uint64_t dirty_from, dirty_to; /* words that were put right */
@@ -53,8 +53,8 @@ static bool wrong(Qcow2Check *ck, L2Table *l2, uint64_t index, const char *what)
 
 static void count_fragments(Qcow2Check *ck, L2Table *l2, uint64_t offset)
 {
-    ck->r.allocated_clusters++;
-    ck->r.fragmented_clusters += l2->next && offset != l2->next;
+    ck->r.allocated_clusters += l2->active;
+    ck->r.fragmented_clusters += l2->next && offset != l2->next ? l2->active : 0;
     l2->next = offset + ck->t.cluster_size;
 }
 
@@ -76,11 +76,9 @@ static int check_compressed(Qcow2Check *ck, L2Table *l2, uint64_t index, uint64_
         return 0;
     }
     qcow2_compressed_range(&ck->t, entry, &offset, &bytes);
-    if (l2->active) { /* they are read in pieces anyhow */
-        ck->r.allocated_clusters++;
-        ck->r.compressed_clusters++;
-        ck->r.fragmented_clusters++;
-    }
+    ck->r.allocated_clusters += l2->active;
+    ck->r.compressed_clusters += l2->active;
+    ck->r.fragmented_clusters += l2->active; /* they are read in pieces anyhow */
     return qcow2_check_mark(ck, offset, bytes, l2->times, "a compressed cluster");
 }
 
@@ -105,7 +103,7 @@ static int check_entry(Qcow2Check *ck, L2Table *l2, uint64_t index)
     if (entry & QCOW2_COMPRESSED) {
         return check_compressed(ck, l2, index, entry, bitmap);
     }
-    if (entry & L2_RESERVED || (words == 2 && entry & QCOW2_ZERO)) {
+    if (entry & L2_RESERVED) {
         qcow2_check_report(ck, "an L2 entry has reserved bits set: %#" G_GINT64_MODIFIER "x",
                            entry);
         ck->r.corruptions += l2->times;
@@ -135,7 +133,7 @@ static int check_entry(Qcow2Check *ck, L2Table *l2, uint64_t index)
         count_fragments(ck, l2, offset);
         if (!ck->fix && wrong_copied(ck, entry)) {
             qcow2_check_report(ck, "wrong COPIED flag: %#" G_GINT64_MODIFIER "x", entry);
-            ck->r.corruptions++;
+            ck->r.corruptions += l2->active;
         }
     }
     return ck->t.data_file

@@ -374,6 +374,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     memfile_set_limit(file, FILE_LIMIT);
     run_steps(&in, file);
-    fuzz_settle();
+    while (main_loop_iterate(false)) {
+    }
     return 0;
 }

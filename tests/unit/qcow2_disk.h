@@ -10,6 +10,8 @@
 
 /* Runs a program; its output is in *out (may be NULL). -1: it is not there. */
 __attribute__((unused)) static int run_program(char **out, const char *format, ...)
+    G_GNUC_PRINTF(2, 3);
+__attribute__((unused)) static int run_program(char **out, const char *format, ...)
 {
     g_autofree char *line = NULL;
     g_auto(GStrv) argv = NULL;
