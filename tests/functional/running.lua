@@ -46,6 +46,21 @@ local function fails_with(t, vm, pattern)
   return t.match(reason, pattern)
 end
 
+guest("a guest whose faults end in faults without an end is paused like any other", function(t)
+  -- Nothing is mapped in its reach: each vector reads ffff:ffff, where every instruction crosses the limit of its segment.
+  local vm = t.machine {
+    ram = "1M",
+    init = function(m)
+      m.memory:add("1G", m.ram)
+      m.cpus[1]:set { cs = 0, ds = 0, ss = 0, rsp = 0x8000, rip = 0x7c00 }
+    end,
+  }
+  vm:start()
+  t.eq(table.pack(vm:wait { rt = 0.05 }), { nil, "timeout", n = 2 })
+  vm:pause "enough"
+  t.eq({ vm.status, vm.reason }, { "paused", "enough" })
+end)
+
 guest("a machine starts, is paused, goes on and is stopped", function(t)
   local vm = t.machine(board(counting))
   t.eq(vm.status, "paused")

@@ -8,6 +8,8 @@
 
 #include "engine/accel/soft/soft-priv.h"
 
+#define FAULTS_MAX 16 /* in one go, where no instruction comes to its end */
+
 #define XCR0_OURS UINT64_C(7)
 
 struct SoftAssist {
@@ -166,7 +168,9 @@ SoftAssistResult soft_assist_run(SoftAssist *a, SoftAssistRun *run)
     xcr0 = c->xcr0;
     before = c->icount;
     c->step = true;
-    stop = soft_run(c, INT64_MAX / 2);
+    /* A fault whose handler begins with a fault ends no instruction: KVM's turn comes all the same.
+     */
+    stop = soft_run(c, FAULTS_MAX);
     c->step = false;
     if (run->more && stop == SOFT_STOP_DEBUG && may_go_on(c)) {
         c->no_exits = true;
