@@ -1,6 +1,7 @@
 /* vmlua.core.process: child processes with their output delivered by the main loop. */
 #include <errno.h>
 #include <fcntl.h>
+#include <glib-unix.h>
 #include <grp.h>
 #include <pwd.h>
 #include <signal.h>
@@ -12,8 +13,10 @@
 #include "bindings/binding-priv.h"
 #include "engine/core/error.h"
 #include "engine/core/main-loop.h"
+#include "engine/core/units.h"
 
 #define PROCESS_CLASS "vmlua.process"
+#define INPUT_MAX     (16 * MiB) /* kept for a child that does not read */
 
 /* Lives until the child has ended, both outputs are at their end, and the userdata is collected. */
 typedef struct Process {
@@ -22,7 +25,9 @@ typedef struct Process {
     bool group; /* it leads a process group that ends with it */
     bool left;  /* something else of that group was still there when it ended */
     int status;
-    int fd[3]; /* stdin of the child, its stdout and stderr; -1: not ours or closed */
+    GByteArray *input; /* for its stdin, not written yet; NULL: nothing */
+    bool input_ends;   /* its stdin is closed after that */
+    int fd[3];         /* stdin of the child, its stdout and stderr; -1: not ours or closed */
     GSource *source[3];
     GSource *child;
     ScriptRef *out[3]; /* [1], [2] */
@@ -49,6 +54,38 @@ static void close_fd(Process *p, int i)
         close(p->fd[i]);
         p->fd[i] = -1;
     }
+    if (i == 0) {
+        g_clear_pointer(&p->input, g_byte_array_unref);
+    }
+}
+
+/* Writes of its input what the pipe takes; false: the child reads no more. */
+static bool feed(Process *p)
+{
+    while (p->input->len) {
+        ssize_t n = write(p->fd[0], p->input->data, p->input->len);
+        if (n < 0) {
+            return errno == EAGAIN || errno == EINTR;
+        }
+        g_byte_array_remove_range(p->input, 0, (guint)n);
+    }
+    return true;
+}
+
+static gboolean input_ready(int fd, GIOCondition cond, void *opaque)
+{
+    Process *p = opaque;
+    if (!feed(p) || (!p->input->len && p->input_ends)) {
+        close_fd(p, 0);
+        return G_SOURCE_REMOVE;
+    }
+    if (p->input->len) {
+        return G_SOURCE_CONTINUE;
+    }
+    g_clear_pointer(&p->input, g_byte_array_unref);
+    g_source_unref(p->source[0]);
+    p->source[0] = NULL;
+    return G_SOURCE_REMOVE;
 }
 
 /* The exit is told after all output has been. */
@@ -272,6 +309,10 @@ static int l_spawn(lua_State *L)
         return binding_fail(L, error);
     }
     p->told = false;
+    if (p->fd[0] >= 0) {
+        g_unix_set_fd_nonblocking(p->fd[0], TRUE,
+                                  NULL); /* a child that does not read stops nobody */
+    }
     for (int i = 1; i < 3; i++) {
         if (p->fd[i] >= 0) {
             p->source[i] = main_loop_add_fd(p->fd[i], G_IO_IN | G_IO_HUP | G_IO_ERR, output_ready,
@@ -293,7 +334,7 @@ static Process *check_process(lua_State *L)
 static int l_kill(lua_State *L)
 {
     Process *p = check_process(L);
-    int sig = (int)luaL_optinteger(L, 2, SIGTERM);
+    int sig = lua_isnoneornil(L, 2) ? SIGTERM : (int)binding_check_range(L, 2, 0, 64, "signal");
     /* The child is reaped by its watch only, so that until then the number is its own. */
     lua_pushboolean(L, p && !p->ended && kill(p->group ? -p->pid : p->pid, sig) == 0);
     return 1;
@@ -304,25 +345,39 @@ static int l_write(lua_State *L)
     Process *p = check_process(L);
     size_t len;
     const char *data = luaL_checklstring(L, 2, &len);
-    if (!p || p->fd[0] < 0) {
+    if (!p || p->fd[0] < 0 || p->input_ends) {
         lua_pushnil(L);
         lua_pushliteral(L, "the process has no open standard input");
         return 2;
     }
-    ssize_t n = write(p->fd[0], data, len);
-    if (n < 0) {
+    bool waiting = p->input != NULL;
+    if (!waiting) {
+        p->input = g_byte_array_new();
+    }
+    len = MIN(len, INPUT_MAX - p->input->len);
+    g_byte_array_append(p->input, (const guint8 *)data, (guint)len);
+    if (!waiting && !feed(p)) {
+        int e = errno;
+        g_clear_pointer(&p->input, g_byte_array_unref);
         lua_pushnil(L);
-        lua_pushstring(L, strerror(errno));
+        lua_pushstring(L, strerror(e));
         return 2;
     }
-    lua_pushinteger(L, n);
+    if (!p->input->len) {
+        g_clear_pointer(&p->input, g_byte_array_unref);
+    } else if (!waiting) {
+        p->source[0] = main_loop_add_fd(p->fd[0], G_IO_OUT | G_IO_ERR, input_ready, p);
+    }
+    lua_pushinteger(L, (lua_Integer)len);
     return 1;
 }
 
 static int l_close_stdin(lua_State *L)
 {
     Process *p = check_process(L);
-    if (p) {
+    if (p && p->input) {
+        p->input_ends = true;
+    } else if (p) {
         close_fd(p, 0);
     }
     return 0;
@@ -346,8 +401,10 @@ static const ApiFunction methods[] = {
     { "kill", l_kill, "(self, signal: integer?): boolean",
       "Sends a signal (15, the request to end, by default)." },
     { "write", l_write, "(self, data: string): integer?, string?",
-      "Writes to its standard input; returns how much it took." },
-    { "close_stdin", l_close_stdin, "(self)", "Ends its standard input." },
+      "Sends to its standard input, as fast as the program reads; how much of it was taken: up to "
+      "16 "
+      "MiB\nare kept for a program that does not." },
+    { "close_stdin", l_close_stdin, "(self)", "Ends its standard input, after what was written." },
     { NULL },
 };
 static const ApiField fields[] = {
