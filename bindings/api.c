@@ -78,6 +78,20 @@ static int userdata_newindex(lua_State *L)
                       luaL_tolstring(L, 2, NULL));
 }
 
+/* upvalues: the metatable, what drops a userdata. Scripts reach metamethods and call them with what
+ * they like. */
+static int userdata_gc(lua_State *L)
+{
+    lua_CFunction gc = lua_tocfunction(L, lua_upvalueindex(2));
+    lua_settop(L, 1);
+    if (lua_type(L, 1) != LUA_TUSERDATA || !lua_getmetatable(L, 1) ||
+        !lua_rawequal(L, 2, lua_upvalueindex(1))) {
+        return luaL_argerror(L, 1, "a userdata of another class");
+    }
+    lua_settop(L, 1);
+    return gc(L);
+}
+
 void binding_userdata_class(lua_State *L, const char *name, const char *doc,
                             const ApiFunction *methods, const ApiField *fields, lua_CFunction gc)
 {
@@ -133,7 +147,9 @@ static void push_userdata_metatable(lua_State *L, const char *name)
     lua_pushcclosure(L, userdata_newindex, 3);
     lua_setfield(L, -2, "__newindex");
     if (gc) {
+        lua_pushvalue(L, -1);
         lua_pushcfunction(L, gc);
+        lua_pushcclosure(L, userdata_gc, 2);
         lua_setfield(L, -2, "__gc");
     }
     lua_pushstring(L, name);

@@ -86,6 +86,11 @@ void binding_push_data(lua_State *L, Object *obj);
 void binding_defer_unref(Object *obj);
 void binding_defer(void (*fn)(void *data), void *data);
 
+/* Whether a __gc of a script runs: inside any allocation, so perhaps in the middle of a binding
+ * that still uses what the script wants to take away. That is done by binding_defer then. (What
+ * waits is refused by itself: engine_may_unlock.) */
+bool binding_in_finaliser(lua_State *L);
+
 /* A line as a value (userdata "vmlua.irq"), with a reference of its own; nil for NULL. */
 void binding_push_irq(lua_State *L, struct Irq *irq);
 struct Irq *binding_check_irq(lua_State *L, int arg); /* borrowed; raises on anything else */

@@ -189,9 +189,10 @@ bool binding_iterate(lua_State *L, bool block, GError **error)
 {
     ScriptThread *st = script_self();
     if (!main_loop_is_main_thread() || !engine_may_unlock()) {
-        return error_set(error, ENGINE_ERROR_BUSY,
-                         "waiting is refused inside a callback from the engine: start a task "
-                         "(sched.spawn) that waits");
+        return error_set(
+            error, ENGINE_ERROR_BUSY,
+            "waiting is refused inside a callback from the engine and in a finaliser: start a task "
+            "(sched.spawn) that waits");
     }
     st->in_poll = 1;
     if (!script_signal_pending()) {

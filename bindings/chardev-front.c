@@ -22,6 +22,16 @@ typedef struct FrontHandle {
     Front *front; /* in memory attached to the device, which the user value pins or finds gone */
 } FrontHandle;
 
+static void front_failed(Front *f, GError *error)
+{
+    if (f->dev->machine) {
+        machine_fail(f->dev->machine, error->message);
+        g_error_free(error);
+    } else {
+        binding_report(error);
+    }
+}
+
 /* Calls a handler with the device and nargs more values, which are on the stack above it. */
 static bool front_call(Front *f, lua_State *L, ScriptRef *fn, int nargs, int nresults)
 {
@@ -30,12 +40,7 @@ static bool front_call(Front *f, lua_State *L, ScriptRef *fn, int nargs, int nre
     if (binding_call(L, nargs + 1, nresults, true, script_ref_what(fn), &error)) {
         return true;
     }
-    if (f->dev->machine) {
-        machine_fail(f->dev->machine, error->message);
-        g_error_free(error);
-    } else {
-        binding_report(error);
-    }
+    front_failed(f, error);
     return false;
 }
 
@@ -59,7 +64,9 @@ static size_t front_can_read(void *opaque)
 {
     Front *f = opaque;
     lua_State *L = front_begin(f, f->room);
+    GError *error = NULL;
     lua_Integer n;
+    int exact;
 
     if (!L) {
         return f->room ? 0 : 4096; /* who asks for nothing takes all, and drops what nobody hears */
@@ -67,7 +74,12 @@ static size_t front_can_read(void *opaque)
     if (!front_call(f, L, f->room, 0, 1)) {
         return 0;
     }
-    n = lua_tointeger(L, -1);
+    n = lua_tointegerx(L, -1, &exact);
+    if (!exact) {
+        error_set(&error, ENGINE_ERROR_SCRIPT, "%s: a whole number expected, got a %s",
+                  script_ref_what(f->room), luaL_typename(L, -1));
+        front_failed(f, error);
+    }
     lua_pop(L, 1);
     return n > 0 ? (size_t)n : 0;
 }

@@ -218,7 +218,8 @@ static int chr_read(lua_State *L)
     }
     const size_t want = lua_isnoneornil(L, 2)
                             ? chardev_ring_count(chr)
-                            : (size_t)binding_check_range(L, 2, 0, 1 << 30, "length");
+                            : MIN(chardev_ring_count(chr),
+                                  (size_t)binding_check_range(L, 2, 0, 1 << 30, "length"));
     luaL_Buffer b;
     uint8_t *p = (uint8_t *)luaL_buffinitsize(L, &b, want);
     luaL_pushresultsize(&b, chardev_ring_read(chr, p, want));

@@ -173,9 +173,12 @@ static void lua_line_set(void *opaque, int n, int level)
         nargs = 3;
     }
     lua_pushinteger(L, level);
+    DeviceState *dev = l->dev;
+    object_ref(dev); /* the function may take the device away, and this with it */
     if (!binding_call(L, nargs, 0, true, script_ref_what(l->fn), &error)) {
-        device_script_failed(l->dev, error);
+        device_script_failed(dev, error);
     }
+    object_unref(dev);
 }
 
 static LuaLine *lua_line_new(lua_State *L, DeviceState *dev, int fn, const char *what,

@@ -155,9 +155,21 @@ static int device_lua_realize(lua_State *L)
     return 1;
 }
 
+static void unrealize_later(void *data)
+{
+    device_unrealize(data);
+    object_unref(data);
+}
+
 static int device_lua_unrealize(lua_State *L)
 {
-    device_unrealize(binding_check_object(L, 1, TYPE_DEVICE));
+    DeviceState *dev = binding_check_object(L, 1, TYPE_DEVICE);
+
+    if (binding_in_finaliser(L)) {
+        binding_defer(unrealize_later, object_ref(dev));
+    } else {
+        device_unrealize(dev);
+    }
     return 0;
 }
 

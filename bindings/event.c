@@ -34,6 +34,7 @@ typedef struct ScriptHook {
 } ScriptHook;
 
 typedef struct EventBox {
+    const void *magic;   /* &event_magic: told from other userdata with one compare */
     EventRecord *record; /* NULL: no callback is running */
     VCpu *cpu;
 } EventBox;
@@ -43,11 +44,23 @@ typedef struct RingBox {
     Machine *machine;
 } RingBox;
 
+static const char event_magic = 'e';
+
 /* ---- the event object ---------------------------------------------------------------------- */
+
+static EventBox *event_at_1(lua_State *L)
+{
+    EventBox *box = lua_touserdata(L, 1);
+    if (G_UNLIKELY(!box || lua_type(L, 1) != LUA_TUSERDATA || lua_rawlen(L, 1) != sizeof *box ||
+                   box->magic != &event_magic)) {
+        luaL_typeerror(L, 1, EVENT);
+    }
+    return box;
+}
 
 static EventBox *check_event(lua_State *L)
 {
-    EventBox *box = lua_touserdata(L, 1);
+    EventBox *box = event_at_1(L);
     if (G_UNLIKELY(!box->record)) {
         luaL_error(L, "this event is over: copy what you need inside the callback");
     }
@@ -165,7 +178,7 @@ static int event_newindex(lua_State *L)
 /* "pio write of 1 byte at 0x80: 0x41 (cpu 1)" */
 static int event_tostring(lua_State *L)
 {
-    const EventBox *box = luaL_checkudata(L, 1, EVENT);
+    const EventBox *box = event_at_1(L);
     const EventRecord *r = box->record;
     char text[160], cpu[24] = "";
 
@@ -191,7 +204,7 @@ static int event_tostring(lua_State *L)
 static EventBox *new_event(lua_State *L)
 {
     EventBox *box = lua_newuserdatauv(L, sizeof *box, 0);
-    *box = (EventBox){ 0 };
+    *box = (EventBox){ .magic = &event_magic };
     luaL_setmetatable(L, EVENT);
     return box;
 }
@@ -519,11 +532,12 @@ static const char *const ring_extra[] = { "len", "bytes", "text",   "cpl",
 
 static int ring_list(lua_State *L)
 {
-    const RingBox *box = check_ring(L);
+    check_ring(L);
     lua_getiuservalue(L, 1, 1);
     const unsigned max = (unsigned)lua_tointeger(L, -1);
     EventRecord *records = lua_newuserdatauv(L, max * sizeof *records, 0);
-    const unsigned n = event_ring_copy(box->ring, records, max);
+    /* A finaliser may have removed it in the allocation. */
+    const unsigned n = event_ring_copy(check_ring(L)->ring, records, max);
     lua_createtable(L, (int)n, 0);
     for (unsigned i = 0; i < n; i++) {
         const EventRecord *r = &records[i];
@@ -577,9 +591,24 @@ static int ring_get_how(lua_State *L)
 
 /* ---- what is armed ------------------------------------------------------------------------- */
 
+/* Copies: a finaliser may remove the hook while it is pushed. */
+typedef struct ListedHook {
+    EventSource source;
+    uint64_t addr, len, hits;
+    char how[64];
+} ListedHook;
+
 static void list_hook(EventHook *hook, void *opaque)
 {
-    g_byte_array_append(opaque, (const guint8 *)&hook, sizeof hook);
+    const EventFilter *f = event_hook_filter(hook);
+    ListedHook l = {
+        .source = f->source,
+        .addr = f->addr,
+        .len = f->len,
+        .hits = event_hook_hits(hook),
+    };
+    g_strlcpy(l.how, event_hook_how(hook), sizeof l.how);
+    g_byte_array_append(opaque, (const guint8 *)&l, sizeof l);
 }
 
 static int machine_hooks(lua_State *L)
@@ -587,11 +616,11 @@ static int machine_hooks(lua_State *L)
     Machine *m = binding_check_object(L, 1, TYPE_MACHINE);
     GByteArray *list = binding_scratch(L);
     event_hub_foreach(m->events, list_hook, list);
-    EventHook **hooks = (EventHook **)(void *)list->data;
+    const ListedHook *hooks = (const ListedHook *)(const void *)list->data;
     const unsigned n = list->len / sizeof *hooks;
     lua_createtable(L, (int)n, 0);
     for (unsigned i = 0; i < n; i++) {
-        const EventFilter *f = event_hook_filter(hooks[i]);
+        const ListedHook *f = &hooks[i];
         lua_createtable(L, 0, 5);
         lua_pushstring(L, event_source_name(f->source));
         lua_setfield(L, -2, "source");
@@ -599,9 +628,9 @@ static int machine_hooks(lua_State *L)
         lua_setfield(L, -2, "addr");
         lua_pushinteger(L, (lua_Integer)f->len);
         lua_setfield(L, -2, "len");
-        lua_pushinteger(L, (lua_Integer)event_hook_hits(hooks[i]));
+        lua_pushinteger(L, (lua_Integer)f->hits);
         lua_setfield(L, -2, "hits");
-        lua_pushstring(L, event_hook_how(hooks[i]));
+        lua_pushstring(L, f->how);
         lua_setfield(L, -2, "how");
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }

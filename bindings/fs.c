@@ -30,7 +30,7 @@ static int done(lua_State *L, int rc, const char *what)
 
 static int dir_gc(lua_State *L)
 {
-    DIR **dir = lua_touserdata(L, 1);
+    DIR **dir = luaL_checkudata(L, 1, "vmlua.dir");
     if (*dir) {
         closedir(*dir);
         *dir = NULL;
@@ -128,7 +128,8 @@ static int l_chmod(lua_State *L)
 static int l_mkdir(lua_State *L)
 {
     const char *path = luaL_checkstring(L, 1);
-    int rc = g_mkdir_with_parents(path, (int)luaL_optinteger(L, 2, 0777));
+    int mode = lua_isnoneornil(L, 2) ? 0777 : (int)binding_check_range(L, 2, 0, 07777, "mode");
+    int rc = g_mkdir_with_parents(path, mode);
     return done(L, rc, path);
 }
 
@@ -196,12 +197,17 @@ static int l_rmtree(lua_State *L)
     return done(L, ok ? 0 : -1, path);
 }
 
+static int check_fd(lua_State *L)
+{
+    return (int)binding_check_range(L, 1, 0, INT32_MAX, "file descriptor");
+}
+
 /* ---- environment and descriptors
  * ------------------------------------------------------------------ */
 
 static int l_isatty(lua_State *L)
 {
-    lua_pushboolean(L, isatty((int)luaL_checkinteger(L, 1)));
+    lua_pushboolean(L, isatty(check_fd(L)));
     return 1;
 }
 
@@ -214,9 +220,10 @@ static int l_setenv(lua_State *L)
 
 static int l_read_fd(lua_State *L)
 {
-    int fd = (int)luaL_checkinteger(L, 1);
-    size_t max = (size_t)luaL_optinteger(L, 2, 4096);
-    luaL_argcheck(L, max >= 1 && max <= 1 << 20, 2, "between 1 byte and 1 MiB expected");
+    int fd = check_fd(L);
+    size_t max = lua_isnoneornil(L, 2)
+                     ? 4096
+                     : (size_t)binding_check_range(L, 2, 1, 1 << 20, "number of bytes");
     luaL_Buffer b;
     char *p = luaL_buffinitsize(L, &b, max);
     ssize_t n = read(fd, p, max);
@@ -229,7 +236,7 @@ static int l_read_fd(lua_State *L)
 
 static int l_write_fd(lua_State *L)
 {
-    int fd = (int)luaL_checkinteger(L, 1);
+    int fd = check_fd(L);
     size_t len;
     const char *p = luaL_checklstring(L, 2, &len);
     ssize_t n = write(fd, p, len);

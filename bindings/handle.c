@@ -268,8 +268,10 @@ void binding_push_setters(lua_State *L, const char *qom_type)
 
 /* The members of a class and its parents, leaf first; a NULL ends it. Made once a class. */
 typedef struct ClassInfo {
+    const ObjectClass *klass;
     const BindingMembers *members[OBJECT_CLASS_DEPTH + 1];
-    int metatable;
+    int metatable; /* registry references */
+    int self;      /* keeps this userdata, which metamethods have as a bare pointer */
 } ClassInfo;
 
 static void find_members(ClassInfo *info, ObjectClass *klass)
@@ -286,6 +288,16 @@ static void find_members(ClassInfo *info, ObjectClass *klass)
 static ClassInfo *class_info(ObjectClass *klass)
 {
     return g_hash_table_lookup(metatables, klass);
+}
+
+/* What a metamethod was made with; a script may call it with the handle of another class. */
+static const ClassInfo *info_of(lua_State *L, const Object *obj)
+{
+    const ClassInfo *info = lua_touserdata(L, lua_upvalueindex(4));
+    if (G_UNLIKELY(!info || info->klass != obj->klass)) {
+        luaL_argerror(L, 1, "a handle of another class");
+    }
+    return info;
 }
 
 /* ---- access -------------------------------------------------------------------------------- */
@@ -400,13 +412,13 @@ static int handle_index(lua_State *L)
         return 1;
     }
     Object *obj = handle_live(L, h);
+    const ClassInfo *info = info_of(L, obj);
     lua_pushvalue(L, 2);
     if (lua_gettable(L, lua_upvalueindex(2)) != LUA_TNIL) {
         lua_pushvalue(L, 1);
         lua_call(L, 1, 1);
         return 1;
     }
-    const ClassInfo *info = lua_touserdata(L, lua_upvalueindex(4));
     for (unsigned i = 0; info->members[i]; i++) {
         if (info->members[i]->get && info->members[i]->get(L, obj, key)) {
             return 1;
@@ -443,6 +455,7 @@ static int handle_newindex(lua_State *L)
     }
     const char *key = lua_tostring(L, 2);
     Object *obj = handle_live(L, h);
+    const ClassInfo *info = info_of(L, obj);
     lua_pushvalue(L, 2);
     if (lua_gettable(L, lua_upvalueindex(3)) != LUA_TNIL) {
         lua_pushvalue(L, 1);
@@ -450,7 +463,6 @@ static int handle_newindex(lua_State *L)
         lua_call(L, 2, 0);
         return 0;
     }
-    const ClassInfo *info = lua_touserdata(L, lua_upvalueindex(4));
     for (unsigned i = 0; info->members[i]; i++) {
         if (info->members[i]->set && info->members[i]->set(L, obj, key, 3)) {
             return 0;
@@ -485,27 +497,32 @@ static int handle_gc(lua_State *L)
 {
     Handle *h = handle_at(L, 1);
     if (h && h->box) {
+        if (h->box->obj) {
+            info_of(L, h->box->obj);
+        }
         binding_defer(box_free, h->box);
         h->box = NULL;
     }
     return 0;
 }
 
-/* `local vm <close> = …`: the class' close method, else out of the tree. */
+/* `local vm <close> = …`: the class' close method, else its remove. */
 static int handle_close(lua_State *L)
 {
     Handle *h = handle_at(L, 1);
     if (!h || !h->box || !h->box->obj) {
         return 0;
     }
+    info_of(L, h->box->obj);
     lua_settop(L, 1);
     lua_pushliteral(L, "close");
-    if (lua_gettable(L, lua_upvalueindex(1)) != LUA_TNIL) {
-        lua_pushvalue(L, 1);
-        lua_call(L, 1, 0);
-    } else {
-        object_unparent(h->box->obj);
+    if (lua_gettable(L, lua_upvalueindex(1)) == LUA_TNIL) {
+        lua_pop(L, 1);
+        lua_pushliteral(L, "remove");
+        lua_gettable(L, lua_upvalueindex(1));
     }
+    lua_pushvalue(L, 1);
+    lua_call(L, 1, 0);
     return 0;
 }
 
@@ -547,7 +564,10 @@ static ClassInfo *make_class_info(lua_State *L, ObjectClass *klass)
     luaL_checkstack(L, LUA_MINSTACK, NULL);
     ClassInfo *info = lua_newuserdatauv(L, sizeof *info, 0);
     memset(info, 0, sizeof *info);
+    info->klass = klass;
     find_members(info, klass);
+    lua_pushvalue(L, -1);
+    info->self = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_createtable(L, 0, 10);
     lua_rawgeti(L, LUA_REGISTRYINDEX, t->methods);
     lua_rawgeti(L, LUA_REGISTRYINDEX, t->getters);
@@ -563,8 +583,6 @@ static ClassInfo *make_class_info(lua_State *L, ObjectClass *klass)
     lua_pop(L, 4);
     lua_pushstring(L, name);
     lua_setfield(L, -2, "__name");
-    lua_pushvalue(L, -2);
-    lua_setfield(L, -2, "__info"); /* keeps the userdata */
     info->metatable = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pop(L, 1);
     g_hash_table_insert(metatables, klass, info);
@@ -580,7 +598,8 @@ void binding_push_object(lua_State *L, void *ptr)
         return;
     }
     lua_rawgetp(L, LUA_REGISTRYINDEX, &identity_key);
-    if (lua_rawgetp(L, -1, obj) != LUA_TNIL) {
+    if (lua_rawgetp(L, -1, obj) != LUA_TNIL &&
+        ((Handle *)lua_touserdata(L, -1))->box) { /* else a script has called its __gc */
         lua_remove(L, -2);
         return;
     }

@@ -75,7 +75,8 @@ static int l_level(lua_State *L)
 
 static int l_eq(lua_State *L)
 {
-    lua_pushboolean(L, binding_check_irq(L, 1) == binding_check_irq(L, 2));
+    const ScriptIrq *a = luaL_testudata(L, 1, IRQ_CLASS), *b = luaL_testudata(L, 2, IRQ_CLASS);
+    lua_pushboolean(L, a && b && a->irq == b->irq);
     return 1;
 }
 

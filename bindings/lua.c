@@ -64,6 +64,17 @@ static void set_gc_mode(lua_State *L)
     }
 }
 
+bool binding_in_finaliser(lua_State *L)
+{
+    /* While it runs one, the collector refuses all that is asked of it. */
+    return lua_gc(L, LUA_GCCOUNT) < 0;
+}
+
+static bool finaliser_runs(void)
+{
+    return script_main && binding_in_finaliser(script_main);
+}
+
 lua_State *bindings_open(int argc, char **argv)
 {
     lua_State *L = luaL_newstate();
@@ -80,6 +91,7 @@ lua_State *bindings_open(int argc, char **argv)
         .event = LUA_NOREF,
     };
     self_thread = &main_thread;
+    engine_set_unlock_veto(finaliser_runs);
     luaL_openlibs(L);
     set_gc_mode(L);
     script_coroutines_open(L);

@@ -103,7 +103,7 @@ static int l_register(lua_State *L)
 
 static int list_gc(lua_State *L)
 {
-    GSList **list = lua_touserdata(L, 1);
+    GSList **list = luaL_checkudata(L, 1, "vmlua.class-list");
     g_slist_free(*list);
     *list = NULL;
     return 0;

@@ -171,6 +171,12 @@ static int snapshot_gc(lua_State *L)
     return 0;
 }
 
+static int snapshot_release(lua_State *L)
+{
+    binding_check_userdata(L, 1, SNAPSHOT_CLASS);
+    return snapshot_gc(L);
+}
+
 static Snapshot *check_snapshot(lua_State *L, int arg)
 {
     Snapshot **s = binding_check_userdata(L, arg, SNAPSHOT_CLASS);
@@ -279,8 +285,9 @@ static const ApiFunction watch_methods[] = {
     { NULL },
 };
 static const ApiFunction snapshot_methods[] = {
-    { "release", snapshot_gc, "(self)", "Frees what it holds, before the garbage collector does." },
-    { "__close", snapshot_gc, NULL, NULL },
+    { "release", snapshot_release, "(self)",
+      "Frees what it holds, before the garbage collector does." },
+    { "__close", snapshot_release, NULL, NULL },
     { NULL },
 };
 static const ApiField snapshot_fields[] = {

@@ -256,7 +256,9 @@ static int l_shutdown(lua_State *L)
 {
     Machine *m = check_machine(L, 1);
     const char *why = luaL_optstring(L, 2, "shut down by the script");
-    machine_request_shutdown(m, why, (int)luaL_optinteger(L, 3, 0));
+    const int code = lua_isnoneornil(L, 3) ? 0
+                                           : (int)binding_check_range(L, 3, 0, 255, "exit code");
+    machine_request_shutdown(m, why, code);
     return 0;
 }
 

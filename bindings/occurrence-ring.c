@@ -76,19 +76,24 @@ static OccurrenceRing *check_ring(lua_State *L)
 
 static int ring_list(lua_State *L)
 {
+    lua_settop(L, 1);
+    check_ring(L);
+    /* A copy: a finaliser may remove the ring in any of the allocations below. */
+    GByteArray *copy = binding_scratch(L);
     const OccurrenceRing *r = check_ring(L);
     const unsigned count = (unsigned)MIN(r->total, r->n);
-    const uint64_t first = r->total - count;
-
+    for (uint64_t i = r->total - count; i < r->total; i++) {
+        g_byte_array_append(copy, (const guint8 *)&r->list[i % r->n], sizeof r->list[0]);
+    }
     lua_getiuservalue(L, 1, 1);
+    const int text = lua_gettop(L);
     lua_createtable(L, (int)count, 0);
     for (unsigned i = 0; i < count; i++) {
-        /* The engine lock is held: nothing happens meanwhile. */
-        const Occurrence x = r->list[(first + i) % r->n];
+        const Occurrence x = ((const Occurrence *)(const void *)copy->data)[i];
         lua_createtable(L, 0, 4);
         lua_pushliteral(L, "text");
         lua_setfield(L, -2, "kind");
-        lua_pushvalue(L, 2);
+        lua_pushvalue(L, text);
         lua_setfield(L, -2, "text");
         lua_pushinteger(L, (lua_Integer)x.value);
         lua_setfield(L, -2, "value");

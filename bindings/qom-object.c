@@ -93,6 +93,12 @@ static bool removable(const Object *obj)
            strcmp(type_get_name(base), TYPE_CONTAINER) == 0;
 }
 
+static void remove_later(void *data)
+{
+    object_unparent(data);
+    object_unref(data);
+}
+
 static int object_remove(lua_State *L)
 {
     Object *obj = binding_check_object(L, 1, TYPE_OBJECT);
@@ -101,7 +107,11 @@ static int object_remove(lua_State *L)
         return luaL_error(L, "%s (%s) cannot be removed by a script", object_get_name(obj),
                           object_get_typename(obj));
     }
-    object_unparent(obj);
+    if (binding_in_finaliser(L)) {
+        binding_defer(remove_later, object_ref(obj));
+    } else {
+        object_unparent(obj);
+    }
     return 0;
 }
 
@@ -183,11 +193,14 @@ static int object_tree(lua_State *L)
     return 1;
 }
 
-/* The stack top is a node; adds its lines to the list at `out`. */
+/* The stack top is a node; adds its lines to the list at `out`. The table is a script's by now. */
 static lua_Integer tree_lines(lua_State *L, int out, int depth, lua_Integer n)
 {
     char indent[129];
 
+    if (depth > OBJECT_TREE_DEPTH) {
+        luaL_error(L, "this tree is deeper than any of objects");
+    }
     luaL_checkstack(L, 8, NULL);
     memset(indent, ' ', sizeof(indent));
     indent[MIN(2 * depth, 128)] = '\0';

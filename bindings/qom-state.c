@@ -350,7 +350,7 @@ static void store_array(lua_State *L, Object *obj, const StateField *f, int idx)
                    object_get_name(obj), f->name, (int)f->count, luaL_typename(L, idx));
     }
     n = luaL_len(L, idx);
-    if (n > (lua_Integer)f->count) {
+    if (n < 0 || n > (lua_Integer)f->count) {
         luaL_error(L, "%s: state '%s': %d values for %d elements", object_get_name(obj), f->name,
                    (int)n, (int)f->count);
     }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bindings/binding-priv.h"
+#include "bindings/device-script.h"
 #include "bindings/script-type.h"
 #include "engine/core/error.h"
 
@@ -239,9 +240,9 @@ static void script_reset(DeviceState *dev)
         st->root->c_reset(dev);
     }
     for (unsigned i = 0; i < n; i++) {
-        g_autoptr(GError) error = NULL;
+        GError *error = NULL;
         if (!script_call_object(chain[i]->reset, (Object *)dev, &error)) {
-            machine_fail(dev->machine, error->message);
+            device_script_failed(dev, error);
             return;
         }
     }
@@ -257,11 +258,7 @@ static void script_pre_save(void *opaque)
     for (unsigned i = 0; i < n; i++) {
         GError *error = NULL;
         if (!script_call_object(chain[i]->pre_save, opaque, &error)) {
-            DeviceState *dev = (DeviceState *)object_dynamic_cast(opaque, TYPE_DEVICE);
-            if (dev && dev->machine) {
-                machine_fail(dev->machine, error->message);
-            }
-            binding_report(error);
+            device_script_failed((DeviceState *)object_dynamic_cast(opaque, TYPE_DEVICE), error);
             return;
         }
     }

@@ -73,7 +73,7 @@ void script_type_free(ScriptType *st)
 
 static int builder_gc(lua_State *L)
 {
-    ScriptType **slot = lua_touserdata(L, 1);
+    ScriptType **slot = luaL_checkudata(L, 1, BUILDER);
 
     if (*slot) {
         script_type_free(*slot);

@@ -5,6 +5,7 @@
 
 #include "bindings/script-type.h"
 #include "engine/core/error.h"
+#include "engine/machine/machine.h"
 
 /* ---- classes ------------------------------------------------------------------------------- */
 
@@ -276,6 +277,30 @@ void script_set_property(lua_State *L, Object *obj, const char *name, int idx)
 
 /* ---- making objects ------------------------------------------------------------------------ */
 
+/* Objects that are parts of something which the engine puts together, and have no meaning without
+ * it. */
+static void check_stands_alone(lua_State *L, const char *type)
+{
+    static const char *const parts[] = { "accel",         TYPE_VCPU,       "console",
+                                         "input",         "block-backend", "block-node",
+                                         "ide-channel",   "pci-bus",       "smbus",
+                                         "device-region", "device-timer",  "machines",
+                                         "memory-region" };
+    ObjectClass *klass = object_class_by_name(type);
+
+    if (!klass || object_class_is_abstract(klass)) {
+        return; /* that is said elsewhere */
+    }
+    if (object_class_dynamic_cast(klass, TYPE_MACHINE)) {
+        luaL_error(L, "%s: machines are made by machine.new", type);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(parts); i++) {
+        if (object_class_dynamic_cast(klass, parts[i])) {
+            luaL_error(L, "%s: only the engine makes objects of this type", type);
+        }
+    }
+}
+
 static int l_new(lua_State *L)
 {
     const char *type = luaL_checkstring(L, 1);
@@ -287,6 +312,7 @@ static int l_new(lua_State *L)
         luaL_checktype(L, 2, LUA_TTABLE);
     }
     lua_settop(L, 2);
+    check_stands_alone(L, type);
     obj = object_new(type, &error);
     if (!obj) {
         return binding_raise(L, error);
@@ -349,9 +375,13 @@ static int l_resolve(lua_State *L)
 static int l_container(lua_State *L)
 {
     const char *path = luaL_checkstring(L, 1);
+    unsigned levels = 0;
 
     for (const char *p = path; *p; p += strspn(p, "/")) {
         size_t n = strcspn(p, "/");
+        if (++levels > OBJECT_TREE_DEPTH) {
+            return luaL_error(L, "a path has at most %d names", OBJECT_TREE_DEPTH);
+        }
         if ((n == 1 || n == 2) && strspn(p, ".") >= n) {
             return luaL_error(L, "'%s' is not a path of names", path);
         }

@@ -248,7 +248,8 @@ int script_region_add_to(lua_State *L, MemoryRegion *container, const char *cont
     hwaddr addr = binding_check_u64(L, 2, "address");
     RegionObject *r = binding_check_object(L, 3, TYPE_REGION);
     const bool overlap = !lua_isnoneornil(L, 4);
-    const int priority = (int)luaL_optinteger(L, 4, 0);
+    const lua_Integer priority = luaL_optinteger(L, 4, 0);
+    luaL_argcheck(L, priority >= INT32_MIN && priority <= INT32_MAX, 4, "priority out of range");
     if (r->mr.container) {
         return luaL_error(L, "%s is already mapped in %s", r->mr.name, r->mr.container->name);
     }
@@ -258,7 +259,8 @@ int script_region_add_to(lua_State *L, MemoryRegion *container, const char *cont
         }
     }
     GError *error = NULL;
-    if (!memory_region_add_subregion_checked(container, addr, &r->mr, priority, overlap, &error)) {
+    if (!memory_region_add_subregion_checked(container, addr, &r->mr, (int)priority, overlap,
+                                             &error)) {
         g_prefix_error(&error, "%s: ", container_name);
         return binding_raise(L, error);
     }

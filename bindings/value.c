@@ -94,7 +94,7 @@ int binding_get_key(lua_State *L, int idx, const char *key)
 
 static int scratch_gc(lua_State *L)
 {
-    GByteArray **array = lua_touserdata(L, 1);
+    GByteArray **array = luaL_checkudata(L, 1, "vmlua.scratch");
     if (*array) {
         g_byte_array_unref(*array);
         *array = NULL;

@@ -22,6 +22,7 @@ static __thread bool lock_held;
 static __thread unsigned lock_no_unlock;
 static __thread bool lock_dropped; /* between engine_unlocked_begin and _end */
 static __thread unsigned lock_refused;
+static bool (*unlock_veto)(void);
 
 static void engine_lock_queued(void)
 {
@@ -60,15 +61,20 @@ bool engine_lock_held(void)
     return lock_held;
 }
 
+void engine_set_unlock_veto(bool (*veto)(void))
+{
+    unlock_veto = veto;
+}
+
 bool engine_may_unlock(void)
 {
-    return lock_held && lock_no_unlock == 0;
+    return lock_held && lock_no_unlock == 0 && !(unlock_veto && unlock_veto());
 }
 
 bool engine_unlocked_begin(GError **error)
 {
     g_assert(lock_held);
-    if (lock_no_unlock != 0) {
+    if (!engine_may_unlock()) {
         return error_set(error, ENGINE_ERROR_BUSY,
                          "cannot wait here: a device handler, callback or finaliser is running");
     }

@@ -31,6 +31,9 @@ void engine_no_unlock_end(void);
  * lock in between is a bug, and aborts instead of hanging now and then. Nests. */
 void engine_lock_refuse_begin(void);
 void engine_lock_refuse_end(void);
+/* Asked besides, with the lock held: whether code runs that must not lose the lock and that nobody
+ * could mark as such (a finaliser of a script, which any allocation may run). Set once. */
+void engine_set_unlock_veto(bool (*veto)(void));
 bool engine_may_unlock(void); /* this thread holds the lock, and nobody up its stack forbids */
 
 /* A condition that is waited for with the engine lock. Waiting is refused where dropping the lock

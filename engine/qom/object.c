@@ -217,8 +217,21 @@ static bool child_name_ok(const char *name)
     return name && *name && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, "..");
 }
 
+/* Levels below obj; no more than `most` are looked at. */
+static unsigned levels_below(const Object *obj, unsigned most)
+{
+    unsigned deepest = 0;
+
+    for (guint i = 0; most && obj->order && i < obj->order->len; i++) {
+        deepest = MAX(deepest, 1 + levels_below(g_ptr_array_index(obj->order, i), most - 1));
+    }
+    return deepest;
+}
+
 bool object_add_child(Object *parent, const char *name, Object *child, GError **error)
 {
+    unsigned depth = 1;
+
     if (!child_name_ok(name)) {
         g_set_error(error, OBJECT_ERROR, OBJECT_ERROR_FAILED,
                     "%s: '%s' is not a name for a child (not empty, no '/')",
@@ -236,12 +249,19 @@ bool object_add_child(Object *parent, const char *name, Object *child, GError **
                     object_get_name(parent));
         return false;
     }
-    for (Object *o = parent; o; o = o->parent) {
+    for (Object *o = parent; o; o = o->parent, depth++) {
         if (o == child) {
             g_set_error(error, OBJECT_ERROR, OBJECT_ERROR_FAILED, "cannot add '%s' below itself",
                         name);
             return false;
         }
+    }
+    if (depth > OBJECT_TREE_DEPTH ||
+        depth + levels_below(child, OBJECT_TREE_DEPTH) > OBJECT_TREE_DEPTH) {
+        g_set_error(error, OBJECT_ERROR, OBJECT_ERROR_FAILED,
+                    "cannot add '%s' to %s: the tree would be more than %d levels deep", name,
+                    object_get_name(parent), OBJECT_TREE_DEPTH);
+        return false;
     }
     if (object_get_child(parent, name)) {
         g_set_error(error, OBJECT_ERROR, OBJECT_ERROR_DUPLICATE_NAME, "%s has a child '%s' already",

@@ -107,7 +107,8 @@ void object_model_finalize(void);
 
 /* ---- classes ----------------------------------------------------------------------------- */
 
-#define OBJECT_CLASS_DEPTH 12 /* longest chain of parents that the cast table holds */
+#define OBJECT_TREE_DEPTH  256 /* below a root: what walks a tree may recurse */
+#define OBJECT_CLASS_DEPTH 12  /* longest chain of parents that the cast table holds */
 
 struct ObjectClass {
     TypeImpl *type;
