@@ -76,6 +76,9 @@ static int l_register(lua_State *L)
     if (!name || !*name || strchr(name, '/')) {
         return luaL_error(L, "machine class: a name without '/' is required");
     }
+    if (strlen(name) > OBJECT_TYPE_MAX) {
+        return luaL_error(L, "machine class: a name has at most %d bytes", OBJECT_TYPE_MAX);
+    }
     if (cpus < 1 || max_cpus > 4096 || cpus > max_cpus) {
         return luaL_error(L, "machine class %s: 1 <= cpus <= max_cpus <= 4096 expected", name);
     }

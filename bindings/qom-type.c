@@ -171,7 +171,7 @@ ScriptRef *script_opt_function(lua_State *L, int spec, const char *key, const ch
 
 bool script_name_ok(const char *name, bool dashes)
 {
-    if (!g_ascii_isalpha(*name) && *name != '_') {
+    if ((!g_ascii_isalpha(*name) && *name != '_') || strlen(name) > OBJECT_NAME_MAX) {
         return false;
     }
     for (; *name; name++) {
@@ -415,6 +415,9 @@ int script_type_define(lua_State *L)
     name = script_opt_string(L, SPEC, "name", "qom.type");
     if (!name || !*name) {
         return luaL_error(L, "qom.type: a type needs a name");
+    }
+    if (strlen(name) > OBJECT_TYPE_MAX) {
+        return luaL_error(L, "qom.type: a type's name has at most %d bytes", OBJECT_TYPE_MAX);
     }
     parent_name = script_opt_string(L, SPEC, "parent", name);
     if (!parent_name) {

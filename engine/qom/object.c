@@ -214,7 +214,8 @@ void object_model_finalize(void)
 
 static bool child_name_ok(const char *name)
 {
-    return name && *name && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, "..");
+    return name && *name && strnlen(name, OBJECT_NAME_MAX + 1) <= OBJECT_NAME_MAX &&
+           !strchr(name, '/') && strcmp(name, ".") && strcmp(name, "..");
 }
 
 /* Levels below obj; no more than `most` are looked at. */
@@ -234,8 +235,8 @@ bool object_add_child(Object *parent, const char *name, Object *child, GError **
 
     if (!child_name_ok(name)) {
         g_set_error(error, OBJECT_ERROR, OBJECT_ERROR_FAILED,
-                    "%s: '%s' is not a name for a child (not empty, no '/')",
-                    object_get_name(parent), name ? name : "");
+                    "%s: '%.*s' is not a name for a child (not empty, no '/', at most %d bytes)",
+                    object_get_name(parent), OBJECT_NAME_MAX, name ? name : "", OBJECT_NAME_MAX);
         return false;
     }
     if (parent->gone || child->gone) {

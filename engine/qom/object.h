@@ -107,6 +107,9 @@ void object_model_finalize(void);
 
 /* ---- classes ----------------------------------------------------------------------------- */
 
+/* Saved state has lengths of names in bytes. */
+#define OBJECT_NAME_MAX    200 /* bytes of an object's, a property's, a field's name */
+#define OBJECT_TYPE_MAX    128 /* of a type's: names of its instances begin with it */
 #define OBJECT_TREE_DEPTH  256 /* below a root: what walks a tree may recurse */
 #define OBJECT_CLASS_DEPTH 12  /* longest chain of parents that the cast table holds */
 

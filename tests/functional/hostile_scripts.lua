@@ -139,6 +139,19 @@ test("a tree of objects has its depth, and one that a script tied into a knot is
   t.ok(tostring(knot))
 end)
 
+test("names have a length that saved state has room for", function(t)
+  local vm = new(t)
+  local long = ("n"):rep(70000)
+  t.raises("letters, digits", qom.type, { name = "hostile-long", parent = "device", state = { [long:sub(1, 256)] = "uint8" } })
+  t.raises("at most 128 bytes", qom.type, { name = long, parent = "device" })
+  t.raises("at most 128 bytes", machine.define, { name = long })
+  t.refuses("at most 200 bytes", function() return qom.new("isa-debugcon"):realize(vm, long) end)
+  t.refuses("at most 200 bytes", function() return vm:region { name = long, size = "4K" } end)
+  qom.type { name = ("t"):rep(128), parent = "device", state = { [long:sub(1, 200)] = "uint8" } }
+  t.ok(qom.new(("t"):rep(128)):realize(vm, long:sub(1, 200)))
+  t.ok(#vm:save_devices() > 0)
+end)
+
 test("a length that a metamethod makes up writes nowhere", function(t)
   qom.type { name = "hostile-state", parent = "object", state = { a = "uint8", f = "uint32[3]" } }
   local o = qom.new "hostile-state"
