@@ -347,7 +347,8 @@ local function add_firmware(m, conf)
   end
   if not chips[0] then
     if chips[1] then refuse "-pflash: unit 1 without unit 0" end
-    m:device("bios-rom", { id = "bios", file = conf.bios or "bios-256k.bin" })
+    local ok, err = pcall(m.device, m, "bios-rom", { id = "bios", file = conf.bios or "bios-256k.bin" })
+    if not ok then refuse("-bios: %s", err) end
     return
   end
   if conf.bios then refuse "-bios and -pflash both say what the firmware is" end

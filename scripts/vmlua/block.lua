@@ -111,6 +111,10 @@ function block.add_configured(m, conf)
     if not ok then fail("-blockdev %s: %s", spec["node-name"] or i, err) end
   end
   local specs, free = {}, {}
+  local function make_asked(spec)
+    local ok, drive = pcall(make, m, spec)
+    return ok and drive or fail("-%s: %s", spec.name or "drive", drive)
+  end
   for _, s in ipairs(shorthands) do
     specs[#specs + 1] = shorthand(conf, s[1], { index = s[2], media = s[3], ["if"] = "ide" })
   end
@@ -127,10 +131,10 @@ function block.add_configured(m, conf)
   for _, spec in ipairs(specs) do
     if spec.interface == "none" then
       if not spec.id then fail "-drive: if=none needs an id" end
-      make(m, spec)
+      make_asked(spec)
     else
       local placed, index = place_of(drives, spec)
-      local drive = make(m, spec)
+      local drive = make_asked(spec)
       placed[index] = { drive = drive, media = spec.media, id = drive.id }
       if spec.name then drives.names[spec.name] = drive end
     end

@@ -111,7 +111,11 @@ local function describe_handle(entries, x)
   local ok, qom = pcall(require, "vmlua.core.qom")
   local out = {}
   local path = tostring(x)
-  local class = ok and qom.typename and select(2, pcall(qom.typename, x))
+  local is_object, class = pcall(qom.typename, x)
+  if not (ok and is_object) then -- an address space, a hook, a snapshot …: their classes have a name only
+    local mt = getmetatable(x)
+    class = type(mt) == "table" and mt.__name
+  end
   out[#out + 1] = class and ("%s, a %s"):format(path, tostring(class)) or path
   local chain = {}
   if class and qom.ancestors then
@@ -119,6 +123,7 @@ local function describe_handle(entries, x)
     if got then chain = list end
   end
   if #chain == 0 and class then chain = { class } end
+  if not is_object then ok = false end
   for _, name in ipairs(chain) do
     for _, e in ipairs(entries) do
       if e.name == name then print_entry(out, e) end
@@ -140,7 +145,7 @@ local general = [[
 help(x)            what is known about a value: a function, a module, a handle; help "name" looks a name up
 machines()         the machines of this process; vm is the last one that was made
 vm:pause() vm:resume() vm:reset() vm:close()         vm.status, vm.reason
-vm.cpus[1].rip     registers (of a machine that is paused); vm.cpus[1]:dump() prints them all
+vm.cpus[1].rip     registers (of a machine that is paused); print(vm.cpus[1]:dump()) shows them all
 vm.memory:read(addr, len)   vm.memory:read_u32(addr)   vm.memory:tree()   vm:tree()
 vm:pio{port=0x80, write=true}:on(function(cpu, x) print(x.value) end)
 vmlua help options lists the command line; docs/script-reference.md has all of this to read.]]

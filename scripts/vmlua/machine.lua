@@ -273,6 +273,13 @@ function machine.list() return core.list() end
 
 -- ---- making -----------------------------------------------------------------------------------------------
 
+-- What asked for the chardev of that name, for messages.
+local function chardev_option(name)
+  local kind = name and name:match "^(%a+)%d*$"
+  if kind == "serial" or kind == "parallel" or kind == "debugcon" or kind == "monitor" then return "-" .. kind end
+  return name and "-chardev " .. name or "chardev"
+end
+
 --- A character back end from its text ("file:log.txt", "chardev:ID", "ring") or table; handles pass.
 ---@param spec string|table|chardev
 ---@param m machine
@@ -285,12 +292,12 @@ function machine.chardev(spec, m, name)
   local known = api.data(m).chardevs or {}
   if id or known[spec] then
     id = id or spec
-    if not known[id] then error(text.unknown("chardev", id, keys_of(known)), 0) end
+    if not known[id] then error(("%s: %s"):format(chardev_option(name), text.unknown("chardev", id, keys_of(known))), 0) end
     return known[id]
   end
   if type(spec) == "string" and spec:match "^mon:" then spec = spec:sub(5) end
   local chr, err = require("vmlua.core.chardev").new(spec, m, name)
-  if not chr then error(err, 0) end
+  if not chr then error(("%s: %s"):format(chardev_option(name), err), 0) end
   return chr
 end
 

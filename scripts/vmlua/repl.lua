@@ -159,6 +159,12 @@ local function all_machines()
   return ok and machine.list() or {}
 end
 
+-- What many a prompt is left by.
+local leaving = setmetatable({}, {
+  __tostring = function() return "Ctrl-D leaves the prompt, os.exit() ends the program" end,
+  __call = function(self) print(tostring(self)) end,
+})
+
 --- The names that a prompt knows besides Lua's own.
 ---@param extra? table
 ---@return table
@@ -178,6 +184,7 @@ function repl.environment(extra)
     object = function(path) return require("vmlua.core.qom").resolve(path) end,
     pp = function(x, opts) print(pretty.format(x, opts)) end,
     hex = function(bytes, addr) print(pretty.hexdump(bytes, addr)) end,
+    exit = leaving, quit = leaving,
   }
   for name, module in pairs { vmlua = "vmlua", qom = "vmlua.qom", sched = "vmlua.sched", machine = "vmlua.machine" } do
     dynamic[name] = function()

@@ -49,8 +49,13 @@ end
 ---@param words string[]
 ---@return string
 function text.unknown(what, word, words)
-  local near = text.nearest(word, words)
-  return ('unknown %s "%s"%s'):format(what, word, near and (' (did you mean "%s"?)'):format(near) or "")
+  local near, more = text.nearest(word, words), ""
+  if near then
+    more = (' (did you mean "%s"?)'):format(near)
+  elseif #words > 0 and #words <= 8 then
+    more = (" (known: %s)"):format(table.concat(words, ", "))
+  end
+  return ('unknown %s "%s"%s'):format(what, word, more)
 end
 
 --- An error's text without the places of vmlua's own files that stand before it: the mistake is its caller's.
