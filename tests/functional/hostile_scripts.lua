@@ -144,7 +144,7 @@ test("names have a length that saved state has room for", function(t)
   local long = ("n"):rep(70000)
   t.raises("letters, digits", qom.type, { name = "hostile-long", parent = "device", state = { [long:sub(1, 256)] = "uint8" } })
   t.raises("at most 128 bytes", qom.type, { name = long, parent = "device" })
-  t.raises("at most 128 bytes", machine.define, { name = long })
+  t.raises("at most 128 bytes", machine.define, { name = long, init = nothing })
   t.refuses("at most 200 bytes", function() return qom.new("isa-debugcon"):realize(vm, long) end)
   t.refuses("at most 200 bytes", function() return vm:region { name = long, size = "4K" } end)
   qom.type { name = ("t"):rep(128), parent = "device", state = { [long:sub(1, 200)] = "uint8" } }
