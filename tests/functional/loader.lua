@@ -71,6 +71,9 @@ end)
 test("an entry point is translated from virtual to physical", function(t)
   local image = assert(loader.parse(elf32 { addr = 0x100000, vaddr = 0xc0100000, entry = 0xc0100000 }, "k"))
   t.eq(image.entry, 0x100000)
+  -- Linux' own ELF image names a physical entry point.
+  image = assert(loader.parse(elf32 { addr = 0x100000, vaddr = 0xc0100000, entry = 0x100000 }, "k"))
+  t.eq(image.entry, 0x100000)
 end)
 
 test("malformed ELF headers are refused", function(t)

@@ -6,10 +6,10 @@ local guests = {}
 local root = debug.getinfo(1, "S").source:match("^@(.*)/lib/[^/]*$") .. "/../guests/"
 
 --- The path of a guest's file, or the end of the test as skipped.
-function guests.path(t, name)
+function guests.path(t, name, maker)
   local path = root .. name
   local f = io.open(path, "rb")
-  if not f then t.skip(("guests/%s is not there: tools/fetch-guests"):format(name)) end
+  if not f then t.skip(("guests/%s is not there: %s"):format(name, maker or "tools/fetch-guests")) end
   f:close()
   return path
 end
@@ -47,16 +47,52 @@ function guests.shell(t, port, limit)
   local n = 0
   return function(line)
     n = n + 1
-    local mark = ("done-%d-"):format(n)
-    port:write(("%s; echo %s$?\n"):format(line, mark))
-    local from = #port:history()
+    port:write(("echo begin-%d-; %s; echo done-%d-$?\n"):format(n, line, n))
     local text
     t.wait_for(function()
-      text = port:history():sub(from + 1):match("^(.-)" .. mark:gsub("%-", "%%-") .. "%d+\r?\n")
+      -- Between marks, since only the last 64 KiB are kept; where the line itself comes back it has no newline there.
+      text = port:history():match(("begin%%-%d%%-\r?\n(.-)done%%-%d%%-%%d+\r?\n"):format(n, n))
       return text
     end, limit or 30, ("the shell's answer to %q"):format(line))
     return (text:gsub("\r", ""):gsub("^ready> ", ""))
   end
+end
+
+--- Ends the test as skipped where a program is not there.
+function guests.need(t, program, package)
+  if not os.execute(("command -v %s >/dev/null"):format(program)) then t.skip(("%s is missing (package %s)"):format(program, package)) end
+end
+
+--- Runs a command of the host; answers what it prints.
+function guests.run(t, format, ...)
+  local pipe = assert(io.popen(format:format(...) .. " 2>&1"))
+  local text = pipe:read "a"
+  if not pipe:close() then t.fail("%s:\n%s", format:format(...), text) end
+  return text
+end
+
+--- A new qcow2 disk that lies over the Debian one of tools/make-debian-disk, which it leaves as it is.
+function guests.debian_disk(t)
+  local base = guests.path(t, "debian/disk.qcow2", "tools/make-debian-disk")
+  local real = guests.run(t, "readlink -f %s", base):gsub("\n", "")
+  local path = t.tmpdir() .. "/disk.qcow2"
+  local r = t.vmlua { "img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", real, path }
+  t.eq(r.status, 0, "%s", r.err)
+  return path
+end
+
+--- The ELF image in a Linux kernel that was packed by LZ4.
+function guests.vmlinux(t, path)
+  guests.need(t, "lz4", "lz4")
+  local image = read(path)
+  local setup = math.max(image:byte(0x1f2), 4)
+  local offset, length = string.unpack("<I4I4", image, 0x249)
+  local from = (setup + 1) * 512 + offset
+  -- The last four bytes are the length of what comes out.
+  local packed = t.file("payload.lz4", image:sub(from + 1, from + length - 4))
+  local out = t.tmpdir() .. "/vmlinux"
+  guests.run(t, "lz4 -qdc %s >%s", packed, out)
+  return out
 end
 
 return guests

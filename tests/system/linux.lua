@@ -31,6 +31,15 @@ test("the i686 kernel boots on the bare board to a shell", { timeout = 300 }, fu
   t.match(sh "grep -c processor /proc/cpuinfo", "1")
 end)
 
+test("the amd64 kernel boots on the pc board as a PVH image", { timeout = 300 }, function(t)
+  local kernel = guests.vmlinux(t, guests.path(t, "linux-amd64/vmlinuz"))
+  local vm, sh = boot(t, "pc", { kernel = kernel, initrd = guests.initramfs(t), ram = "256M" })
+  t.match(sh "cat /proc/sys/kernel/bootloader_type", "^176") -- what the kernel itself writes there on this way in
+  t.match(sh "ls /sys/firmware/acpi/tables", "APIC%s+DSDT%s+FACP")
+  vm.serial[1]:write "poweroff -f\n"
+  t.eq(vm:wait { rt = 60 }, "shutdown")
+end)
+
 -- Kernel messages of levels 0 to 3 and known words of complaint about the board.
 local function complaints(sh)
   local out = {}

@@ -100,11 +100,14 @@ function elf.parse(bytes)
   if h.type ~= 2 then return nil, ("is not executable: its ELF type is %d, %s"):format(h.type, types[h.type] or "unknown") end
   local segments, bad = elf_segments(bytes, h)
   if not segments then return nil, bad end
-  local entry
+  local entry, physical
   for _, s in ipairs(segments) do
     local off = h.entry - s.vaddr
     if math.ult(off, s.size) then entry = s.addr + off end
+    -- A kernel that is entered before it has set up its own addresses may name a physical one, as Linux does.
+    if math.ult(h.entry - s.addr, s.size) then physical = h.entry end
   end
+  entry = entry or physical
   if not entry then return nil, ("entry point 0x%x is in none of its segments"):format(h.entry) end
   local wide = h.machine == EM_X86_64
   return { format = h.wide and "elf64" or "elf32", mode = wide and "long" or "protected", entry = entry, segments = segments }
