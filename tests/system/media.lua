@@ -1,4 +1,4 @@
--- Boot media made in the test: Debian's kernel through isolinux from a CD-ROM, and through GRUB from a CD-ROM and a disk.
+-- Boot media made in the test: Debian's kernel through isolinux, syslinux and GRUB, from CD-ROMs and disks; iPXE from a floppy.
 local test = require "vmlua.test"
 
 local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
@@ -6,21 +6,13 @@ local guests = dofile(here .. "/../lib/guests.lua")
 
 local LIMIT = 240
 
-local function need(t, program, package)
-  if not os.execute(("command -v %s >/dev/null"):format(program)) then t.skip(("%s is missing (package %s)"):format(program, package)) end
-end
+local need, run = guests.need, guests.run
 
 local function need_file(t, path, package)
   local f = io.open(path, "rb")
   if not f then t.skip(("%s is missing (package %s)"):format(path, package)) end
   f:close()
   return path
-end
-
-local function run(t, format, ...)
-  local pipe = assert(io.popen(format:format(...) .. " 2>&1"))
-  local text = pipe:read "a"
-  if not pipe:close() then t.fail("%s:\n%s", format:format(...), text) end
 end
 
 -- A folder with kernel and initramfs, to make a medium of.
@@ -65,3 +57,37 @@ for _, drive in ipairs { { "a CD-ROM", "cdrom" }, { "a disk", "hda" } } do
     to_shell(t, { [drive[2]] = out .. "/image" })
   end)
 end
+
+-- A FAT file system made bootable by syslinux, with these files and this configuration.
+local function syslinux(t, image, offset, config, files)
+  local at = offset > 0 and ("@@%d"):format(offset) or ""
+  for name, path in pairs(files) do run(t, "mcopy -i %s%s %s ::%s", image, at, path, name) end
+  run(t, "mcopy -i %s%s %s ::syslinux.cfg", image, at, t.file("syslinux.cfg", config))
+  run(t, "syslinux --install %s %s", offset > 0 and ("-t %d"):format(offset) or "", image)
+end
+
+test("Linux starts through syslinux from the FAT partition of a disk", { timeout = 300 }, function(t)
+  need(t, "syslinux", "syslinux")
+  need(t, "mformat", "mtools")
+  need(t, "sfdisk", "fdisk")
+  local mbr = need_file(t, "/usr/lib/syslinux/mbr/mbr.bin", "syslinux-common")
+  local image = t.tmpdir() .. "/disk.img"
+  run(t, "truncate -s 48M %s && echo start=2048,type=6,bootable | sfdisk -q %s && mformat -i %s@@1M -T 96256 ::", image, image, image)
+  run(t, "dd if=%s of=%s bs=440 count=1 conv=notrunc status=none", mbr, image)
+  syslinux(t, image, 1 << 20, "default l\nlabel l\nkernel vmlinuz\nappend initrd=initrd console=ttyS0 from=medium\n",
+    { vmlinuz = guests.path(t, "linux-amd64/vmlinuz"), initrd = guests.initramfs(t) })
+  to_shell(t, { hda = { file = image, format = "raw" } })
+end)
+
+test("iPXE starts through syslinux from a floppy disk", { timeout = 200 }, function(t)
+  need(t, "syslinux", "syslinux")
+  need(t, "mformat", "mtools")
+  local image = t.tmpdir() .. "/floppy.img"
+  run(t, "truncate -s 1440K %s && mformat -i %s -f 1440 ::", image, image)
+  syslinux(t, image, 0, "prompt 1\ndefault i\nlabel i\nkernel ipxe.krn\n", { ["ipxe.krn"] = guests.path(t, "ipxe/ipxe.lkrn") })
+  local vm = t.machine("pc", { accel = "soft", ram = "64M", fda = { file = image, format = "raw" }, serial = "null" })
+  vm:start()
+  t.ok(vm.screen:text "boot:":wait { rt = LIMIT }, "syslinux did not ask")
+  vm.keyboard:type "i\n"
+  t.ok(vm.screen:text "Ctrl-B for the iPXE command line":wait { rt = LIMIT }, "iPXE did not come:\n%s", vm.screen:text())
+end)

@@ -88,15 +88,25 @@ test("GNU Mach starts, looks at its devices, and misses its bootstrap module", {
   t.ok(vm.serial[1]:text "No bootstrap code loaded with the kernel":wait { rt = LIMIT })
 end)
 
-test("OVMF starts from flash to its shell, which runs commands", { timeout = 300 }, function(t)
+test("OVMF starts from flash to its shell, which runs a script from a disk and turns the machine off", { timeout = 300 }, function(t)
   local firmware = require "vmlua.core.firmware"
   local code = firmware.find "OVMF_CODE.fd"
   local variables = firmware.find "OVMF_VARS.fd"
   if not code or not variables then t.skip "no OVMF (package ovmf)" end
-  local vm = start(t, { ram = "256M", serial = "ring", pflash = { { file = code, readonly = true }, { file = copy(t, variables) } } })
+  guests.need(t, "mformat", "mtools")
+  local disk = t.tmpdir() .. "/disk.img"
+  local script = t.file("startup.nsh", "@echo -off\r\nver\r\nset answer 42\r\necho six times seven: %answer%\r\n"
+    .. "type fs0:\\hello.txt\r\ncp fs0:\\hello.txt fs0:\\copy.txt\r\nreset -s\r\n")
+  guests.run(t, "truncate -s 16M %s && mformat -i %s -T 32768 :: && mcopy -i %s %s ::startup.nsh && mcopy -i %s %s ::hello.txt",
+    disk, disk, disk, script, disk, t.file("hello.txt", "read from the disk\r\n"))
+  local vm = start(t, { ram = "256M", serial = "ring", hda = { file = disk, format = "raw" },
+    pflash = { { file = code, readonly = true }, { file = copy(t, variables) } } })
   t.ok(vm.serial[1]:text "any other key to continue":wait { rt = LIMIT })
-  vm.serial[1]:write "\27"
-  t.ok(vm.serial[1]:text "Shell>":wait { rt = LIMIT })
-  vm.serial[1]:write "ver\r"
-  t.ok(vm.serial[1]:text "UEFI Interactive Shell":wait { rt = LIMIT })
+  vm.serial[1]:write "\r"
+  for _, line in ipairs { "UEFI Interactive Shell", "six times seven: 42", "read from the disk" } do
+    t.ok(vm.serial[1]:text(line):wait { rt = LIMIT }, line)
+  end
+  t.eq(vm:wait { rt = LIMIT }, "shutdown")
+  vm:close()
+  t.match(guests.run(t, "mtype -i %s ::copy.txt", disk), "read from the disk")
 end)
