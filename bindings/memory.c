@@ -307,12 +307,22 @@ static int space_load(lua_State *L)
     const Space *s = check_space(L);
     const char *path = luaL_checkstring(L, 2);
     hwaddr addr = binding_check_u64(L, 3, "address");
+    const lua_Integer from = luaL_optinteger(L, 4, 0), length = luaL_optinteger(L, 5, -1);
     GError *error = NULL;
     GMappedFile *file = g_mapped_file_new(path, FALSE, &error);
     if (!file) {
         return binding_fail(L, error);
     }
-    const uint64_t size = g_mapped_file_get_length(file);
+    const uint64_t all = g_mapped_file_get_length(file);
+    if (from < 0 || (uint64_t)from > all || (length >= 0 && (uint64_t)length > all - from)) {
+        g_mapped_file_unref(file);
+        lua_pushnil(L);
+        lua_pushfstring(L, "%s: the file has %I bytes, %I from %I on were expected", path,
+                        (lua_Integer)all, length < 0 ? 0 : length, from);
+        return 2;
+    }
+    const uint64_t size = length < 0 ? all - (uint64_t)from : (uint64_t)length;
+    const char *bytes = g_mapped_file_get_contents(file); /* NULL when empty */
     uint64_t done = 0;
     bool wraps = false;
     while (done < size && !wraps) {
@@ -320,8 +330,7 @@ static int space_load(lua_State *L)
         uint64_t n = address_space_translate_ram(space_as(s), addr + done, &room, false) ? room : 0;
         wraps = n == 0 || addr + done < addr;
         if (!wraps) {
-            address_space_write_rom(space_as(s), addr + done,
-                                    g_mapped_file_get_contents(file) + done, n);
+            address_space_write_rom(space_as(s), addr + done, bytes + from + done, n);
             done += n;
         }
     }
@@ -537,8 +546,11 @@ static const ApiFunction space_methods[] = {
       "Sets a range of RAM to one byte." },
     { "find", space_find, "(bytes: string, start?: integer|string, len?: integer|string): integer?",
       "The address of the first occurrence in RAM, nil when there is none." },
-    { "load", space_load, "(file: string, addr: integer|string): integer?, string?",
-      "Copies a file into RAM or ROM; its size, or nil and why it does not fit." },
+    { "load", space_load,
+      "(file: string, addr: integer|string, from?: integer, length?: integer): integer?, string?",
+      "Copies a file, or length bytes of it from an offset on, into RAM or ROM; how many, or nil "
+      "and "
+      "why it does not fit." },
     { "describe", space_describe, "(addr: integer|string): string",
       "What is at an address, for messages." },
     { "add", space_add,

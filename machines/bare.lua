@@ -15,7 +15,6 @@ Lines    the PC's: what of PIC, I/O APIC, local APICs and PIT does not come with
 local irqchip = require "vmlua.irqchip"
 local loader = require "vmlua.loader"
 local machine = require "vmlua.machine"
-local options = require "vmlua.options"
 local symbols = require "vmlua.symbols"
 local text = require "vmlua.text"
 
@@ -54,16 +53,6 @@ local function add_bios(m, path)
   m.memory:add((1 << 20) - low, m:region { kind = "alias", name = "bios-low", of = rom, offset = #bytes - low, size = low }, 1)
 end
 
-local function read_modules(initrd)
-  local out = {}
-  for _, module in ipairs(options.modules(initrd or "")) do
-    local data, err = text.read_file(module.path, 1 << 31)
-    if not data then refuse("-initrd: %s", err) end
-    out[#out + 1] = { name = module.path, data = data, cmdline = module.cmdline }
-  end
-  return out
-end
-
 local function start_image(m, conf, low, map)
   local image, err = loader.read(conf.kernel, {
     addr = number(conf, "addr"), entry = number(conf, "entry"), mode = conf.mode, format = conf.format, protocol = conf.protocol,
@@ -71,7 +60,7 @@ local function start_image(m, conf, low, map)
   if not image then refuse("-kernel: %s", err) end
   local placement, why = loader.place(image, {
     ram = low, map = m.ram_size > HOLE and HOLE_END + m.ram_size - HOLE or nil, cmdline = conf.append,
-    modules = read_modules(conf.initrd), memory_map = map, stack = number(conf, "stack"),
+    modules = loader.modules(conf.initrd), memory_map = map, stack = number(conf, "stack"),
   })
   if not placement then refuse("-kernel: %s", why) end
   loader.install(m, placement)

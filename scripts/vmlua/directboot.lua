@@ -11,7 +11,6 @@ registers of the chip set: where power management and SMBus are; and the VGA in 
 local firmware = require "vmlua.core.firmware"
 local linux = require "vmlua.loader.linux"
 local loader = require "vmlua.loader"
-local options = require "vmlua.options"
 local text = require "vmlua.text"
 local vgatext = require "vmlua.vgatext"
 
@@ -22,16 +21,6 @@ local EBDA, ROM_AREA = 0x9fc00, 0xf0000
 local RESERVED = 2
 
 local function refuse(format, ...) error(format:format(...), 0) end
-
-local function modules(initrd)
-  local out = {}
-  for _, module in ipairs(options.modules(initrd or "")) do
-    local data, err = text.read_file(module.path, 1 << 31)
-    if not data then refuse("-initrd: %s", err) end
-    out[#out + 1] = { name = module.path, data = data, cmdline = module.cmdline }
-  end
-  return out
-end
 
 -- Selectors of fw_cfg by which firmware, or the option ROM linuxboot, finds a kernel.
 local FW = {
@@ -52,7 +41,7 @@ function directboot.through_firmware(m, spec)
   local image, why = loader.parse(bytes, spec.kernel, { format = "linux", protocol = spec.protocol })
   if not image then refuse("-kernel: %s (through firmware, -bios)", why) end
   -- Firmware has its own tables at the end of low RAM.
-  local items, bad = linux.items(image, bytes, { ram = spec.below - MiB, cmdline = spec.append, modules = modules(spec.initrd) })
+  local items, bad = linux.items(image, bytes, { ram = spec.below - MiB, cmdline = spec.append, modules = loader.modules(spec.initrd) })
   if not items then refuse("-kernel: %s", bad) end
   for _, what in ipairs { "kernel", "initrd", "cmdline", "setup" } do
     m.fw_cfg:set(FW[what .. "_addr"], string.pack("<I4", items[what .. "_addr"]))
@@ -98,7 +87,7 @@ function directboot.install(m, spec)
   }
   if spec.above > 0 then map[#map + 1] = { addr = 4 * GiB, size = spec.above } end
   local placement, why = loader.place(image, {
-    ram = top, map = spec.above > 0 and 4 * GiB + spec.above or nil, cmdline = spec.append, modules = modules(spec.initrd),
+    ram = top, map = spec.above > 0 and 4 * GiB + spec.above or nil, cmdline = spec.append, modules = loader.modules(spec.initrd),
     memory_map = map, rsdp = EBDA + 16, screen = vgatext.install(m),
   })
   if not placement then refuse("-kernel: %s", why) end

@@ -5,11 +5,12 @@ kernels with the PVH entry point.
 `loader.parse` only looks at bytes and refuses what is malformed by name; `loader.place` adds what a
 boot loader leaves in memory (information structure, modules, descriptors, page tables) and checks
 all of it against the RAM there is. Nothing here touches a machine: the answer is a list of
-{ addr, data, size } and register values, which a board writes. One file a format is in `loader/`.
+{ addr, data or file, size } and register values, which a board writes. One file a format is in `loader/`.
 ]]
 local elf = require "vmlua.loader.elf"
 local linux = require "vmlua.loader.linux"
 local multiboot = require "vmlua.loader.multiboot"
+local options = require "vmlua.options"
 local pvh = require "vmlua.loader.pvh"
 local tables = require "vmlua.loader.tables"
 local text = require "vmlua.text"
@@ -17,12 +18,14 @@ local text = require "vmlua.text"
 local loader = {}
 
 local PAGE = 4096
+local HEAD, FILE_MAX = 64 << 10, 1 << 31
 local FORMATS = { "auto", "flat", "elf", "multiboot", "linux", "pvh" }
 local MODES = { "real", "protected", "long" }
 
 ---@class ImageSegment
 ---@field addr integer physical address
----@field data string bytes from the file
+---@field data? string bytes from the file
+---@field file? { path: string, from: integer, length: integer } where they are, in place of data
 ---@field size integer bytes in memory; what is beyond the data reads as zero
 ---@field name string for messages
 
@@ -116,9 +119,58 @@ end
 ---@return Image? image
 ---@return string? message
 function loader.read(path, opts)
-  local bytes, err = text.read_file(path, 1 << 31)
-  if not bytes then return nil, err end
+  local f, err = io.open(path, "rb")
+  if not f then return nil, err end
+  local head, why = f:read(HEAD)
+  if not head and why then
+    f:close()
+    return nil, ("%s: %s"):format(path, why)
+  end
+  local size = f:seek "end"
+  local format = opts and opts.format or "auto"
+  if head and size and size <= FILE_MAX and linux.detect(head) and (format == "auto" or format == "linux") then
+    -- The code of a kernel goes from the file into RAM, without a copy of it here.
+    f:close()
+    return loader.parse(head, path, setmetatable({ file = { path = path, size = size } }, { __index = opts }))
+  end
+  if size then f:seek "set" end
+  local rest = f:read(FILE_MAX + 1) or "" -- what follows the head, where there is no way back
+  f:close()
+  local bytes = size and rest or (head or "") .. rest
+  if #bytes > FILE_MAX then return nil, ("%s: larger than %s"):format(path, text.format_size(FILE_MAX)) end
   return loader.parse(bytes, path, opts)
+end
+
+-- A module's bytes, once somebody needs them here.
+local module_mt = {
+  __index = function(self, key)
+    if key ~= "data" then return nil end
+    local data, err = text.read_file(self.name, FILE_MAX)
+    if not data then error("-initrd: " .. err, 0) end
+    self.data = data
+    return data
+  end,
+}
+
+--- The files that -initrd names. What is a plain file is read when it is needed; size says how large it is.
+---@param spec? string
+---@return { name: string, size: integer, data: string, cmdline?: string }[]
+function loader.modules(spec)
+  local out = {}
+  for _, module in ipairs(options.modules(spec or "")) do
+    local f, err = io.open(module.path, "rb")
+    if not f then error("-initrd: " .. err, 0) end
+    local m = { name = module.path, cmdline = module.cmdline, size = f:seek "end" }
+    local plain = m.size and m.size <= FILE_MAX and f:seek "set" and f:read(1)
+    f:close()
+    if not plain then
+      m.data, err = text.read_file(module.path, FILE_MAX)
+      if not m.data then error("-initrd: " .. err, 0) end
+      m.size = #m.data
+    end
+    out[#out + 1] = setmetatable(m, module_mt)
+  end
+  return out
 end
 
 -- ---- placing in RAM ---------------------------------------------------------------------------
@@ -222,12 +274,11 @@ end
 ---@param placement Placement
 function loader.install(vm, placement)
   for _, s in ipairs(placement.segments) do
-    local data = s.data
-    local zeros = s.size - #data
-    vm:place(s.addr, data)
-    if zeros > 0 then
+    local length = s.file and s.file.length or #s.data
+    if s.file then vm:load(s.file.path, s.addr, s.file.from, length) else vm:place(s.addr, s.data) end
+    if s.size > length then
       -- Fresh RAM is zero; after a reset it is what the guest left.
-      vm:on_reset(function() assert(vm.memory:fill(s.addr + #data, zeros, 0)) end)
+      vm:on_reset(function() assert(vm.memory:fill(s.addr + length, s.size - length, 0)) end)
     end
   end
   local r = placement.registers

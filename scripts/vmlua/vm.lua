@@ -212,20 +212,22 @@ local function resolve(m, path)
   return path
 end
 
---- Copies a file into memory, now and again at each reset, as ROM images are. Raises when it cannot be read or does
---- not fit.
+--- Copies a file, or a part of it, into memory, now and again at each reset, as ROM images are. Raises when it cannot be
+--- read or does not fit.
 ---@param path string from the current folder, or beside the board's script
 ---@param addr integer|string
+---@param from? integer offset in the file (0)
+---@param length? integer bytes of it (all that follow)
 ---@return integer size
-function vm:load(path, addr)
+function vm:load(path, addr, from, length)
   if type(path) ~= "string" then error(("load: the name of a file expected, got %s"):format(type(path)), 2) end
   path = resolve(self, path)
-  local ok, size, err = pcall(self.memory.load, self.memory, path, addr)
+  local ok, size, err = pcall(self.memory.load, self.memory, path, addr, from, length)
   if not ok then error("load: " .. text.without_place(size), 2) end
   if not size then error(err, 2) end
   if not api.data(self).built then
     local handle = self
-    self:on_reset(function() assert(handle.memory:load(path, addr)) end)
+    self:on_reset(function() assert(handle.memory:load(path, addr, from, length)) end)
   end
   return size
 end

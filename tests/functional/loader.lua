@@ -391,3 +391,37 @@ test("the symbol table of an ELF file is checked against the file", function(t)
   t.refuses("string table is outside", symbols.elf, file { strsize = 0x10000 })
   t.refuses("section header table", symbols.elf, file { shoff = 0x10000 })
 end)
+
+test("a Linux kernel's code and a lone initrd go from their files to where their bytes would go", function(t)
+  local code = ("\x90\xf4"):rep(40000)
+  local bytes = bzimage { code = code }
+  local path, first, second = t.file("bzImage", bytes), t.file("first", "one of them"), t.file("second", "another")
+  local by_file, by_bytes = assert(loader.read(path)), assert(loader.parse(bytes, path))
+  t.eq(by_file.segments[1].file, { path = path, from = 2048, length = #code })
+  t.eq(by_bytes.segments[1].data == code, true)
+  for _, spec in ipairs { first, first .. "," .. second } do
+    local vm = t.machine({ ram = "32M", init = function(m) m.memory:add(0, m.ram) end }, { accel = "soft" })
+    local modules = loader.modules(spec)
+    local a = assert(loader.place(by_file, { ram = 32 << 20, modules = modules }))
+    local b = assert(loader.place(by_bytes, { ram = 32 << 20, modules = loader.modules(spec) }))
+    t.eq(#a.segments, #b.segments)
+    for i, s in ipairs(a.segments) do t.eq({ s.addr, s.size, s.name }, { b.segments[i].addr, b.segments[i].size, b.segments[i].name }) end
+    loader.install(vm, a)
+    t.eq(vm.memory:read(a.segments[4].addr, #code) == code, true)
+    local initrd = a.segments[#a.segments]
+    t.eq(vm.memory:read(initrd.addr, initrd.size), spec == first and "one of them" or "one of them\0another\0")
+  end
+end)
+
+test("what a file lacks is said, with its size", function(t)
+  local vm = t.machine({ ram = "1M", init = function(m) m.memory:add(0, m.ram) end }, { accel = "soft" })
+  local path = t.file("ten", "0123456789")
+  t.eq(vm.memory:load(path, 0x1000, 3, 4), 4)
+  t.eq(vm.memory:read(0x1000, 5), "3456\0")
+  t.eq(vm.memory:load(path, 0x1000, 10), 0)
+  t.refuses("the file has 10 bytes, 8 from 3 on", vm.memory.load, vm.memory, path, 0, 3, 8)
+  t.refuses("the file has 10 bytes, 0 from 11 on", vm.memory.load, vm.memory, path, 0, 11)
+  t.refuses("the file has 10 bytes, 1 from %-1 on", vm.memory.load, vm.memory, path, 0, -1, 1)
+  t.raises("%-initrd: .*/none: No such file", loader.modules, "/none")
+  t.raises("%-initrd: /: Is a directory", loader.modules, "/")
+end)

@@ -39,7 +39,7 @@ end
 
 --- Reads a bzImage. Boot protocols before 2.05 (kernels before 2.6.20) are refused.
 ---@param bytes string
----@param opts? { protocol?: "auto"|"32"|"64" }
+---@param opts? { protocol?: "auto"|"32"|"64", file?: { path: string, size: integer } } file: what the bytes are the beginning of
 ---@return Image? image
 ---@return string? message
 function linux.parse(bytes, opts)
@@ -53,10 +53,12 @@ function linux.parse(bytes, opts)
   if setup_sects == 0 then setup_sects = 4 end
   local payload = (setup_sects + 1) * 512
   local syssize = u("I4", 0x1f4) * 16
-  if #bytes <= payload then return nil, ("is cut short: its code begins at 0x%x, the file has 0x%x bytes"):format(payload, #bytes) end
+  local file = opts and opts.file
+  local total = file and file.size or #bytes
+  if total <= payload then return nil, ("is cut short: its code begins at 0x%x, the file has 0x%x bytes"):format(payload, total) end
   -- What is behind (a signature) is not loaded; the last paragraph may be incomplete.
-  if #bytes - payload < syssize - 15 then
-    return nil, ("is cut short: its header speaks of 0x%x bytes of code, the file has 0x%x"):format(syssize, #bytes - payload)
+  if total - payload < syssize - 15 then
+    return nil, ("is cut short: its header speaks of 0x%x bytes of code, the file has 0x%x"):format(syssize, total - payload)
   end
   local header_end = MAGIC_AT + u("I1", 0x201)
   if header_end > payload or header_end < 0x240 or header_end > 0x290 then
@@ -74,20 +76,26 @@ function linux.parse(bytes, opts)
   if protocol ~= "64" and protocol ~= "32" then
     return nil, text.unknown("boot protocol", tostring(protocol), { "auto", "32", "64" })
   end
-  local code = bytes:sub(payload + 1, payload + math.min(syssize, #bytes - payload))
+  local length = math.min(syssize, total - payload)
+  local code = { addr = HIMEM, size = length, name = "kernel", vaddr = HIMEM }
+  if file then
+    code.file = { path = file.path, from = payload, length = length }
+  else
+    code.data = bytes:sub(payload + 1, payload + length)
+  end
   local version_at = u("I2", 0x20e)
   local image = {
     format = "linux", own_mode = "a Linux kernel", own_entry = "a Linux kernel", mode = protocol == "64" and "long" or "protected",
     relocatable = optional("I1", 0x234, 0x0205, 0) ~= 0,
     alignment = math.max(PAGE, optional("I4", 0x230, 0x0205, PAGE)),
     preferred = optional("i8", 0x258, 0x020a, HIMEM),
-    init_size = math.max(#code, optional("I4", 0x260, 0x020a, #code)),
+    init_size = math.max(length, optional("I4", 0x260, 0x020a, length)),
     initrd_max = optional("I4", 0x22c, 0x0203, 0x37ffffff),
     cmdline_max = optional("I4", 0x238, 0x0206, 255),
     above_4g = xload & ABOVE_4G ~= 0,
     header = { version = version, setup = bytes:sub(HEADER + 1, header_end), payload = payload,
       kernel_version = version_at ~= 0 and version_at + 0x200 < payload and string.match(bytes, "^[%g ]+", version_at + 0x201) or nil },
-    segments = { { addr = HIMEM, data = code, size = #code, name = "kernel", vaddr = HIMEM } },
+    segments = { code },
   }
   if image.alignment & (image.alignment - 1) ~= 0 then
     return nil, ("has a Linux header with an alignment of 0x%x"):format(image.alignment)
@@ -118,17 +126,24 @@ local function join(modules)
   return table.concat(parts)
 end
 
--- As high in low memory as it may be: out of the way of a kernel that unpacks itself.
-local function place_initrd(image, modules, ram, kernel_end)
+-- As high in low memory as it may be: out of the way of a kernel that unpacks itself. `whole`: with its bytes.
+local function place_initrd(image, modules, ram, kernel_end, whole)
   if not modules or #modules == 0 then return nil end
-  local data = join(modules)
-  local top = math.min(ram, image.initrd_max + 1)
-  local at = (top - #data) & -PAGE
-  if at < kernel_end then
-    return nil, ("%s: initrd of %s does not fit between the kernel's end at 0x%x and 0x%x; more RAM (-m) is needed"):format(
-      image.name, text.format_size(#data), kernel_end, top)
+  local segment = { name = "initrd" }
+  if #modules == 1 and not whole and not rawget(modules[1], "data") then
+    segment.size = modules[1].size
+    segment.file = { path = modules[1].name, from = 0, length = segment.size }
+  else
+    segment.data = #modules == 1 and modules[1].data or join(modules)
+    segment.size = #segment.data
   end
-  return { addr = at, data = data, size = #data, name = "initrd" }
+  local top = math.min(ram, image.initrd_max + 1)
+  segment.addr = (top - segment.size) & -PAGE
+  if segment.addr < kernel_end then
+    return nil, ("%s: initrd of %s does not fit between the kernel's end at 0x%x and 0x%x; more RAM (-m) is needed"):format(
+      image.name, text.format_size(segment.size), kernel_end, top)
+  end
+  return segment
 end
 
 local function boot_params(image, opts, kernel, initrd, cmdline)
@@ -185,7 +200,7 @@ function linux.items(image, bytes, opts)
     return nil, ("%s: the command line has %d characters, this kernel takes %d"):format(image.name, #cmdline, image.cmdline_max)
   end
   if payload > SETUP_CMDLINE - SETUP then return nil, ("%s: set-up code of %d bytes"):format(image.name, payload) end
-  local initrd, why = place_initrd(image, opts.modules, math.min(opts.ram, 1 << 32), HIMEM + image.init_size)
+  local initrd, why = place_initrd(image, opts.modules, math.min(opts.ram, 1 << 32), HIMEM + image.init_size, true)
   if why then return nil, why end
   local setup = bytes:sub(1, payload)
   local function put(at, value) setup = setup:sub(1, at) .. value .. setup:sub(at + #value + 1) end
@@ -222,12 +237,12 @@ function linux.place(image, opts)
   local long = image.mode == "long"
   local gdt = tables.gdt(long, BOOT_CS)
   local data = gdt .. ("\0"):rep(PAGE - #gdt) .. (long and tables.page_tables(TABLES + PAGE, 4 << 30) or "")
-  local code = image.segments[1].data
+  local code = image.segments[1]
   local segments = {
     { addr = PARAMS, data = params, size = #params, name = "boot parameters" },
     { addr = CMDLINE, data = cmdline .. "\0", size = #cmdline + 1, name = "command line" },
     { addr = TABLES, data = data, size = #data, name = "page tables" },
-    { addr = kernel, data = code, size = #code, name = "kernel" },
+    { addr = kernel, data = code.data, file = code.file, size = code.size, name = "kernel" },
   }
   segments[#segments + 1] = initrd
   return {
