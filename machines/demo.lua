@@ -1,5 +1,5 @@
 --[[
-What `./dev demo` runs. The board below is the whole machine; its guest is tests/guests/demo.asm, assembled.
+A guest that is answered by Lua. The board below is the whole machine; its guest is tests/guests/demo.asm, assembled.
 
 The guest prints over the serial port, takes five interrupts of the timer, and then asks a question by writing it to
 port 0x500, where no device is: two hooks in Lua listen there and answer. It ends through isa-debug-exit.
