@@ -5,6 +5,7 @@
 #include "bindings/binding.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -462,6 +463,16 @@ static int l_temporary(lua_State *L)
     return 1;
 }
 
+/* The two change their names, and what was there goes: a plain rename over a file makes some file
+ * systems write out the new one first. */
+static int take_name(const char *path, const char *name)
+{
+    if (renameat2(AT_FDCWD, path, AT_FDCWD, name, RENAME_EXCHANGE) == 0) {
+        return unlink(path);
+    }
+    return rename(path, name);
+}
+
 /* (t, name): it gets that name, and stays. */
 static int temporary_keep(lua_State *L)
 {
@@ -469,7 +480,7 @@ static int temporary_keep(lua_State *L)
     const char *name = luaL_checkstring(L, 2);
 
     luaL_argcheck(L, t->path, 1, "it is gone");
-    if (rename(t->path, name) < 0) {
+    if (take_name(t->path, name) < 0) {
         lua_pushnil(L);
         lua_pushfstring(L, "%s: %s", name, g_strerror(errno));
         return 2;

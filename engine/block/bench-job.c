@@ -58,8 +58,9 @@ static void start_one(BenchJob *b)
     Slot *slot = &b->slots[b->idle[--b->n_idle]];
     uint64_t length = block_length(b->be);
 
+    b->offset %= length;
     if (b->offset > length - b->spec.bytes) {
-        b->offset %= length - b->spec.bytes + 1;
+        b->offset = 0;
     }
     slot->op = b->spec.op;
     b->in_flight++;

@@ -101,7 +101,7 @@ typedef struct BlockStatus {
     uint64_t bytes; /* from the offset asked for: so many have these flags; at least 1 */
     unsigned flags;
     unsigned depth;       /* which image of the backing chain holds it, 0: the top */
-    bool has_host_offset; /* a plain mapping into the file below */
+    bool has_host_offset; /* a plain mapping into the file of the image at that depth */
     uint64_t host_offset;
 } BlockStatus;
 /* What is known of a range, without reading it. */

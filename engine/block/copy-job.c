@@ -44,6 +44,9 @@ typedef struct CopyJob {
     uint64_t next_turn, turn;
     uint64_t salvaged; /* atomic */
     bool no_offload;   /* atomic: the kernel does not want to */
+    /* With a reference: from here on the target has nothing below, so zeroing what it does not hold
+     * would change nothing, and the reference would show through later. */
+    uint64_t zeroes_below;
 } CopyJob;
 
 /* What a worker works with. */
@@ -270,6 +273,9 @@ static bool write_runs(CopyJob *c, const Piece *p, const char *buf, const char *
             }
             needs = this;
             run += n;
+        }
+        if (needs == 1 && c->spec.reference && p->at + done + run > c->zeroes_below) {
+            needs = 2;
         }
         if ((needs == 1 && !write_zeroes(c, p->at + done, run)) ||
             (needs == 2 && !write_data(c, p->at + done, buf + done, run))) {
@@ -508,14 +514,18 @@ BlockJob *block_copy_start(const BlockCopySpec *spec, BlockJobFn done, void *opa
     }
     block_job_hold(&c->job, spec->target);
     if (spec->reference) {
+        BlockNode *below = block_node_backing(spec->target);
+
         block_job_hold(&c->job, spec->reference);
+        c->zeroes_below = below ? block_node_length(below) : 0;
     }
     while (sparse * 2 <= spec->sparse) {
         sparse *= 2;
     }
     c->job.total = total;
     c->grain = MAX(MAX(sparse, spec->cluster), spec->target->align);
-    c->piece = MAX(PIECE_BYTES, c->grain);
+    /* Smaller pieces where each takes long: nobody waits long for his turn. */
+    c->piece = MAX(c->spec.compress ? PIECE_BYTES / 4 : PIECE_BYTES, c->grain);
     block_job_start(&c->job, spec->workers ? spec->workers : 8);
     return &c->job;
 }

@@ -16,6 +16,7 @@
 
 #define BOUNCE_BYTES (1 << 20)
 #define ZERO_BYTES   (64 << 10)
+#define LARGE_BYTES  (256 << 10)
 
 /* ---- plain transfers, in pieces as the kernel takes them ------------------------------------- */
 
@@ -389,8 +390,11 @@ void block_file_submit(BlockNode *node, BlockReq *req)
     bool aligned = !transfers || is_aligned(s, req);
     bool writes = req->op == BLOCK_OP_WRITE || req->op == BLOCK_OP_ZERO ||
                   req->op == BLOCK_OP_DISCARD;
+    /* The ring copies from the host's cache on the thread that submits: what is large would hold it
+     * up, and several workers copy faster. */
+    bool large = !s->direct && req->bytes >= LARGE_BYTES;
     bool ring = s->use_uring &&
-                (transfers ? aligned && req->niov <= IOV_MAX : req->op == BLOCK_OP_FLUSH);
+                (transfers ? aligned && !large && req->niov <= IOV_MAX : req->op == BLOCK_OP_FLUSH);
     FileJob *job;
 
     if (req->op == BLOCK_OP_FLUSH && s->volatile_ok) {

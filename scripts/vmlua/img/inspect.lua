@@ -56,7 +56,7 @@ local function describe(i)
   for key, value in pairs(facts) do
     if general[key] then
       out[key] = typed(key, value)
-    elseif key ~= "bitmaps" then
+    elseif key ~= "bitmaps" and key ~= "snapshots" then
       specific[key] = typed(key, value)
     end
   end
