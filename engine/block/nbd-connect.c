@@ -263,7 +263,7 @@ static void connected(BlockNbd *s)
     if (!nbd_take_export(s, s->h, true, &error)) {
         log_warning("%s", error->message);
         g_error_free(error);
-        nbd_lost(s);
+        nbd_lost(s, NULL);
         return;
     }
     s->state = NBD_UP;
@@ -282,8 +282,10 @@ static gboolean ready(int fd, GIOCondition cond, void *opaque)
     if (!s->h) {
         return G_SOURCE_CONTINUE;
     }
-    if (!move_on(s->h, events) || nbd_aio_is_dead(s->h) || nbd_aio_is_closed(s->h)) {
-        nbd_lost(s);
+    if (!move_on(s->h, events)) {
+        nbd_lost(s, nbd_get_error());
+    } else if (nbd_aio_is_dead(s->h) || nbd_aio_is_closed(s->h)) {
+        nbd_lost(s, NULL);
     } else {
         if (s->state == NBD_CONNECTING && nbd_aio_is_ready(s->h)) {
             connected(s);
@@ -315,10 +317,8 @@ void nbd_rewatch(BlockNbd *s)
 
 /* ---- again ----------------------------------------------------------------------------------- */
 
-void nbd_lost(BlockNbd *s)
+void nbd_lost(BlockNbd *s, const char *why)
 {
-    const char *why = nbd_get_error();
-
     if (s->state == NBD_UP) {
         log_warning("nbd '%s': the connection is gone%s%s", block_node_name(&s->parent),
                     why ? ": " : "", why ? why : "");
@@ -340,12 +340,12 @@ void nbd_retry_timer(void *opaque)
     BlockNbd *s = opaque;
 
     if (s->state == NBD_CONNECTING) {
-        nbd_lost(s); /* a server that does not answer */
+        nbd_lost(s, NULL); /* a server that does not answer */
         return;
     }
     s->h = nbd_begin(s, NULL);
     if (!s->h) {
-        nbd_lost(s);
+        nbd_lost(s, NULL);
         return;
     }
     s->state = NBD_CONNECTING;

@@ -173,11 +173,15 @@ typedef struct NbdSent {
 static int completed(void *opaque, int *error)
 {
     NbdSent *sent = opaque;
+    NbdOp *op = sent->op;
     bool again = *error == ENOTCONN || *error == ESHUTDOWN;
 
-    settle(sent->op, again ? 0 : *error, again);
     sent->op = NULL;
-    return 1;
+    op->answered = op->submitting;
+    settle(op, again ? 0 : *error, again);
+    /* libnbd still uses the command where the connection goes while it is being sent: it is retired
+     * by send_op then. */
+    return !op->submitting;
 }
 
 static void released(void *opaque)
@@ -271,6 +275,7 @@ static void send_op(NbdOp *op)
     BlockNbd *s = op->s;
     NbdSent *sent;
     nbd_completion_callback done = { .callback = completed, .free = released };
+    int64_t cookie;
     int e = 0;
 
     if (s->state != NBD_UP) {
@@ -280,16 +285,20 @@ static void send_op(NbdOp *op)
     done.user_data = sent = g_new(NbdSent, 1);
     sent->op = op;
     op->submitting = true;
-    if (send_part(op, done) < 0) {
+    op->answered = false;
+    cookie = send_part(op, done);
+    op->submitting = false;
+    if (op->answered && cookie >= 0) {
+        nbd_aio_command_completed(s->h, (uint64_t)cookie);
+    } else if (!op->answered && cookie < 0) {
         e = nbd_get_errno();
         e = e ? e : EIO;
     }
-    op->submitting = false;
     if (nbd_aio_is_dead(s->h) || nbd_aio_is_closed(s->h)) {
         if (e) {
             settle(op, 0, true);
         }
-        nbd_lost(s);
+        nbd_lost(s, cookie < 0 ? nbd_get_error() : NULL);
         return;
     }
     if (e) {

@@ -21,6 +21,7 @@ struct NbdOp {
     uint64_t start;
     bool reads_first; /* a write whose blocks have to be read before */
     bool flushes;     /* the flush behind a write to a server without FUA */
+    bool answered;    /* while it was being given */
     bool submitting;  /* libnbd is being given it */
     bool again;       /* the connection went while the server had it */
     int error;
@@ -61,7 +62,7 @@ struct nbd_handle *nbd_begin(BlockNbd *s, GError **error);
 /* Reads what the server offers; checks it. `again`: it is the same export as before. */
 bool nbd_take_export(BlockNbd *s, struct nbd_handle *h, bool again, GError **error);
 bool nbd_connect_now(BlockNbd *s, GError **error); /* waits */
-void nbd_lost(BlockNbd *s);                        /* the connection is gone: try again */
+void nbd_lost(BlockNbd *s, const char *why);       /* the connection is gone: try again */
 void nbd_drop(BlockNbd *s);                        /* no connection, no watch */
 void nbd_rewatch(BlockNbd *s);
 void nbd_retry_timer(void *opaque);

@@ -50,11 +50,12 @@ local function contains(list, word)
   return false
 end
 
--- Names of the properties that the driver of a format takes.
+-- Names of the properties that the driver of a format takes; of any driver where the format is to be guessed.
 local function format_keys(format)
-  local type_name = format and core.drivers()[format]
   local out = {}
-  for _, p in ipairs(type_name and qom.properties(type_name) or {}) do out[#out + 1] = p.name end
+  for driver, type_name in pairs(core.drivers()) do
+    for _, p in ipairs((not format or driver == format) and qom.properties(type_name) or {}) do out[#out + 1] = p.name end
+  end
   return out
 end
 

@@ -227,3 +227,16 @@ test("bench makes the requests it is asked for", function(t)
   ok(t, "bench", "-q", "-f", "raw", "-c", "100", "-s", "64k", "-S", "12288", "-t", "none", "-n", path)
   t.match(img(t, "bench", "-s", "2M", path).err, "do not fit")
 end)
+
+test("what is long shows a bar on a terminal, and figures with -p elsewhere", function(t)
+  local talk = dofile(here .. "/../lib/talk.lua")
+  local source, target = t.file("s", images.noise(2 << 20, 1)), t.tmpdir() .. "/t"
+  local r = talk.terminal(t, ("exec %s img convert -r 2M %s %s"):format(fs.realpath "/proc/self/exe", source, target),
+    function(expect) expect "convert [" end)
+  t.eq(r.status, 0)
+  t.match(r.out, "%[#+%.*%] +%d+%.%d %%")
+  t.ok(images.read(target) == images.read(source))
+  t.match(ok(t, "convert", "-p", source, target), "^    %(0%.00/100%%%)\r.*%(100%.00/100%%%)\r\n$")
+  t.eq(ok(t, "convert", source, target), "")
+  t.eq(ok(t, "compare", "-q", "-p", source, target):gsub("%s*%(.-%)\r", ""), "\n")
+end)
