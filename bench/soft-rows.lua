@@ -1,4 +1,4 @@
--- Rows of instructions under vmlua soft, QEMU's TCG and Bochs: vmlua bench/soft-rows.lua [SECONDS [ROW…]]
+-- Rows of instructions under vmlua soft, translated and interpreted, QEMU's TCG and Bochs: vmlua bench/soft-rows.lua [SECONDS [ROW…]]
 -- The same boot sector (bench/rows, assembled here) runs under each, once with few rounds and once with as many as take the
 -- it about SECONDS (2) of CPU time; the difference counts, so that starting up does not. How many instructions a round has is
 -- what the software CPU counted. Programs that are not installed are left out. Debian's Bochs has its debugger built in.
@@ -47,12 +47,12 @@ local function assemble(row, rounds)
 end
 
 -- Instructions of a run, as the software CPU counts them; and its CPU seconds.
-local function count(code)
+local function count(code, translate)
   local path = dir .. "/kernel.bin"
   local f = assert(io.open(path, "wb"))
   f:write(code)
   f:close()
-  local vm = machine.new("bare", { kernel = path, accel = "soft", ram = "16M" })
+  local vm = machine.new("bare", { kernel = path, accel = "soft", ram = "16M", translate = translate })
   local u0, s0 = loop.cpu_time()
   vm:start()
   vm:wait { rt = 300 }
@@ -109,21 +109,25 @@ local function measure(program, row, rounds, each)
   end
 end
 
-print(("%-10s %10s %10s %10s %10s %12s"):format("row", "soft MIPS", "tcg MIPS", "soft/tcg", "bochs MIPS", "soft/bochs"))
-for _, row in ipairs(rows) do
+print(("%-10s %10s %12s %10s %10s %10s %12s"):format("row", "soft MIPS", "interpreted", "tcg MIPS", "soft/tcg", "bochs MIPS",
+  "soft/bochs"))
+-- Million instructions a second under soft, rounds that take long enough, instructions of a round.
+local function measure_soft(row, translate)
   local _, few = assemble(row, 1)
-  local n1, c1 = count(few)
+  local n1, c1 = count(few, translate)
   local rounds, n2, c2, code = 8
   repeat
     rounds = rounds * 4
     _, code = assemble(row, rounds)
-    n2, c2 = count(code)
+    n2, c2 = count(code, translate)
   until c2 - c1 > seconds / 2
-  local mips = (n2 - n1) / (c2 - c1) / 1e6
-  local each = (n2 - n1) / (rounds - 1)
-  local line = ("%-10s %10.1f"):format(row, mips)
+  return (n2 - n1) / (c2 - c1) / 1e6, rounds, (n2 - n1) / (rounds - 1)
+end
+for _, row in ipairs(rows) do
+  local mips, rounds, each = measure_soft(row, true)
+  local line = ("%-10s %10.1f %12.1f"):format(row, mips, (measure_soft(row, false)))
   for _, p in ipairs(programs) do
-    local m = installed(p[2]) and measure(p[3], row, math.ceil(rounds / (p[1] == "bochs" and 4 or 1)), each)
+    local m = installed(p[2]) and measure(p[3], row, math.ceil(rounds / (p[1] == "bochs" and 16 or 1)), each)
     line = line .. (m and (" %10.1f %10.2f"):format(m, mips / m) or (" %10s %10s"):format("-", "-"))
   end
   print(line)

@@ -370,6 +370,8 @@ struct SoftCpu {
     SoftInsn *stop;
     SoftExec stop_fn;
     bool stopped;
+    SoftBlock *entered; /* by the run loop, translated */
+    int64_t entered_budget;
     SoftBlock *recent[1 << SOFT_RECENT_BITS]; /* by linear address: soft_block_next */
     X86CPUState
         *saved;        /* groups that this CPU only keeps: MSRs nobody interprets, the LAPIC page */

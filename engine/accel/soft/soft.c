@@ -171,9 +171,9 @@ static bool soft_vcpu_create(VCpu *cpu, GError **error)
     if (a->translate) {
         c->translator = soft_translator_new(a->translate_after);
         if (!c->translator) {
-            log_mask(LOG_UNIMP,
-                     "soft: cpu %u: no memory that may be executed: nothing is translated\n",
-                     cpu->index);
+            log_warning("cpu %u: no memory may be executed here: nothing is translated, which is "
+                        "slower",
+                        cpu->index);
         }
     }
     soft_attention(c, SOFT_ATTN_HOOKS);
@@ -577,7 +577,7 @@ static const Property soft_props[] = {
       .kind = PROP_BOOL,
       .offset = offsetof(SoftAccel, translate),
       .has_default = true,
-      .def = { .kind = PROP_BOOL, .boolean = false } },
+      .def = { .kind = PROP_BOOL, .boolean = true } },
     { .name = "translate-after",
       .doc = "How often a block is interpreted first; 0: all is translated",
       .kind = PROP_UINT,

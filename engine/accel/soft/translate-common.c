@@ -127,6 +127,7 @@ void soft_translated_escape(SoftCpu *c)
         c->stop = NULL;
     }
     c->link = 0;
+    soft_translated_left(c);
 }
 
 /* T1: block; T2: which. Leaves ZF clear when the code goes on. */

@@ -112,11 +112,12 @@ static bool uses_flags_next(const Xlate *x)
 
 void slow_end(Xlate *x, bool ends)
 {
-    Slow *s = &x->slow[x->n_slow - 1];
+    Slow *s;
 
     if (!x->slow_open) {
         return;
     }
+    s = &x->slow[x->n_slow - 1];
     x->slow_open = false;
     /* The host's flags need not be made on both ways when nobody looks soon. */
     if (!uses_flags_next(x) || (x->flags.state == FLAGS_STORED && !x->flags.known)) {

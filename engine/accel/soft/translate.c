@@ -255,11 +255,27 @@ static Jump *jumps_of(SoftTranslator *t, uint32_t mode)
     return jumps;
 }
 
+/* Back from host code, also by an exception. */
+void soft_translated_left(SoftCpu *c)
+{
+    SoftBlock *b = c->entered;
+
+    c->entered = NULL;
+    if (!b) {
+        return;
+    }
+    if (c->entered_budget - c->budget >= BRIEF) {
+        b->brief = 0;
+    } else if (++b->brief == BRIEF_TIMES) {
+        b->brief = 0;
+        b->rest = REST_TIMES;
+    }
+}
+
 void soft_translated_run(SoftCpu *c, SoftBlock *b)
 {
     SoftTranslator *t = c->translator;
     uint64_t rip = c->rip;
-    int64_t budget = c->budget;
     Jump *jumps = jumps_of(t, b->mode);
 
     if (c->link) {
@@ -275,12 +291,9 @@ void soft_translated_run(SoftCpu *c, SoftBlock *b)
     };
     c->jumps = jumps;
     __atomic_store_n(&t->entries, t->entries + 1, __ATOMIC_RELAXED);
+    c->entered = b;
+    c->entered_budget = c->budget;
     t->enter(c, b->code);
     c->block = NULL;
-    if (budget - c->budget >= BRIEF) {
-        b->brief = 0;
-    } else if (++b->brief == BRIEF_TIMES) {
-        b->brief = 0;
-        b->rest = REST_TIMES;
-    }
+    soft_translated_left(c);
 }

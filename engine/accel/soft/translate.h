@@ -252,4 +252,5 @@ bool translate_is_flow(const SoftInsn *i);
 void translate_exit(Xlate *x, uint64_t delta);
 void translate_start(Xlate *x);           /* the look before a block */
 void translate_outs(Xlate *x);            /* ways out that are not linked yet */
+void soft_translated_left(SoftCpu *c);    /* translate.c */
 void translate_common(SoftTranslator *t); /* translate-common.c: what is there once */
