@@ -15,10 +15,9 @@
 #include "engine/core/error.h"
 #include "engine/core/units.h"
 
-#define PIECE_BYTES   (1 * MiB)
-#define SALVAGE_BYTES BLOCK_SECTOR_SIZE
-#define MAX_SPARSE    (1 * MiB)
-#define MAX_CLUSTER   (2 * MiB)
+#define PIECE_BYTES (1 * MiB)
+#define MAX_SPARSE  (1 * MiB)
+#define MAX_CLUSTER (2 * MiB)
 
 typedef enum { KIND_DATA, KIND_ZERO, KIND_NOTHING } PieceKind;
 
@@ -183,17 +182,22 @@ static void end_turn(CopyJob *c)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Sector by sector; what cannot be read is zero. */
-static void read_what_is_left(CopyJob *c, const Piece *p, char *buf)
+/* In halves, down to sectors; what cannot be read is zero. */
+static void read_what_is_left(CopyJob *c, BlockNode *source, uint64_t from, char *buf, size_t bytes)
 {
-    for (uint64_t done = 0; done < p->bytes && !block_job_stopped(&c->job); done += SALVAGE_BYTES) {
-        size_t n = MIN(SALVAGE_BYTES, p->bytes - done);
+    size_t half = (bytes / 2 + BLOCK_SECTOR_SIZE - 1) & ~(size_t)(BLOCK_SECTOR_SIZE - 1);
 
-        if (block_node_pread(p->source, p->from + done, buf + done, n) != 0) {
-            memset(buf + done, 0, n);
-            __atomic_add_fetch(&c->salvaged, n, __ATOMIC_RELAXED);
-        }
+    if (bytes == 0 || block_job_stopped(&c->job) ||
+        block_node_pread(source, from, buf, bytes) == 0) {
+        return;
     }
+    if (bytes <= BLOCK_SECTOR_SIZE) {
+        memset(buf, 0, bytes);
+        __atomic_add_fetch(&c->salvaged, bytes, __ATOMIC_RELAXED);
+        return;
+    }
+    read_what_is_left(c, source, from, buf, half);
+    read_what_is_left(c, source, from + half, buf + half, bytes - half);
 }
 
 static bool read_piece(CopyJob *c, const Piece *p, char *buf)
@@ -211,7 +215,7 @@ static bool read_piece(CopyJob *c, const Piece *p, char *buf)
         e = block_node_pread(p->source, p->from, buf, n);
     }
     if (e && c->spec.salvage) {
-        read_what_is_left(c, p, buf);
+        read_what_is_left(c, p->source, p->from, buf, n);
         e = 0;
     }
     if (e) {

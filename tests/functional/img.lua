@@ -64,6 +64,8 @@ test("wrong options are refused by name, with the nearest known one", function(t
   refused("directory", "info", t.tmpdir())
   refused("no JSON object", "info", "json:{")
   refused('unknown block driver "?\'?qcow3', "info", "-f", "qcow3", raw)
+  refused("cannot be created", "convert", raw, "ram:1M")
+  refused("cannot be created", "create", "nbd://localhost/", "1M")
   t.eq(img(t, "compare", raw, raw .. ".gone").status, 2)
   t.eq(img(t, "compare", "--no-such-option", raw, raw).status, 2)
   t.eq(img(t, "check", raw).status, 63)

@@ -329,3 +329,21 @@ test("convert, compare and bench work on NBD disks", function(t)
     images.must(t, "qemu-img", "map", "--output=json", "-f", "raw", unix(path)))
   images.ok(t, "bench", "-q", "-f", "raw", "-c", "200", unix(path))
 end)
+
+test("convert --salvage takes what a disk does not give for zeroes", function(t)
+  need(t, "nbdkit")
+  local dir = t.tmpdir()
+  local path, bytes = dir .. "/s", images.noise(1 << 20, 3)
+  local disk = t.file(dir .. "/disk", bytes)
+  -- What touches the 4 KiB at 256 KiB fails.
+  nbdkit(t, { "-U", path, "eval", "get_size=echo 1048576",
+    "pread=[ $4 -lt 266240 -a $(($4 + $3)) -gt 262144 ] && { echo EIO bad >&2; exit 1; }; dd if=" .. disk
+      .. " iflag=skip_bytes,count_bytes skip=$4 count=$3 bs=64k status=none" })
+  local r = images.img(t, "convert", "-f", "raw", "-O", "raw", unix(path), dir .. "/t")
+  t.eq(r.status, 1)
+  t.match(r.err, "reading at offset")
+  r = images.img(t, "convert", "-f", "raw", "-O", "raw", "--salvage", unix(path), dir .. "/t")
+  t.eq(r.status, 0)
+  t.match(r.err, "4096 bytes could not be read")
+  t.ok(images.read(dir .. "/t") == bytes:sub(1, 262144) .. ("\0"):rep(4096) .. bytes:sub(266241))
+end)

@@ -217,11 +217,16 @@ Target.__close = function(self)
   if self.file then self.file:remove() end
 end
 
+-- What stands before the colon of names that are no files.
+local no_files = { null = true, ram = true, nbd = true, nbds = true, ["nbd+unix"] = true, ["nbds+unix"] = true, json = true }
+
 --- A place for a new image: a name of its own beside the one it will have, so that nothing half-written ever bears
 --- that name. Devices and other special files are written where they are.
 ---@param name string
 ---@return Target
 function image.target(name)
+  local scheme = name:match "^(%a[%w+.-]*):"
+  if scheme and no_files[scheme] then fail("'%s' cannot be created (-n takes a target that is there)", name) end
   local path = name:gsub("^file:", "")
   local st = fs.stat(path)
   local final = st and fs.realpath(path) or path
