@@ -68,6 +68,7 @@ guest("a machine starts, is paused, goes on and is stopped", function(t)
   vm:start()
   t.eq(vm.status, "running")
   t.eq(table.pack(vm:wait { rt = 0.01 }), { nil, "timeout", n = 2 })
+  t.ok(vm:pio { port = 0x80, write = true }:wait { rt = 30 }, "on a loaded host it has not begun yet")
   vm:pause "for a look"
   t.eq({ vm.status, vm.reason }, { "paused", "for a look" })
   local rip = vm.cpus[1].rip
