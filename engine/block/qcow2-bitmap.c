@@ -32,7 +32,7 @@ typedef struct Bitmap {
 typedef struct Qcow2Bitmaps {
     pthread_mutex_t mutex; /* guards pages, lost and used: a leaf lock */
     GArray *maps;          /* of Bitmap: those that are kept true */
-    uint64_t used;
+    uint64_t used, tables; /* bytes: of pages, of tables */
 } Qcow2Bitmaps;
 
 static void bitmap_clear(void *opaque)
@@ -83,11 +83,13 @@ static void take_entry(Qcow2 *s, const Qcow2Tables *t, const uint8_t *p, uint64_
     if (b.flags & FLAG_IN_USE || !(b.flags & FLAG_AUTO)) {
         return;
     }
+    s->bitmaps->tables += b.table_entries * UINT64_C(8);
     b.pages = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     /* Unknown things are not changed, but what is not kept true may not look true. */
     b.lost = p[16] != TYPE_DIRTY || get_be(p + 20, 4) != 0 || b.granularity_bits < 9 ||
              b.granularity_bits > 31 || b.table_offset % t->cluster_size ||
-             b.table_offset >= t->file_bytes || b.table_entries * UINT64_C(8) > QCOW2_MAX_L1_BYTES;
+             b.table_offset >= t->file_bytes ||
+             s->bitmaps->tables > t->file_bytes + QCOW2_MAX_L1_BYTES;
     g_array_append_val(s->bitmaps->maps, b);
 }
 

@@ -133,10 +133,21 @@ static int mark_snapshot(Qcow2Check *ck, const Qcow2Snapshot *sn)
     return error ? error : mark_l1(ck, l1, sn->l1_size, false);
 }
 
-/* Snapshots whose L1 tables lie on each other are damaged, and could be read without end. */
+/* Tables that lie on each other are damaged, and could be read without end: false when there are
+ * more than the file can hold many times over. */
+static bool may_read(Qcow2Check *ck, uint64_t entries)
+{
+    ck->tables += entries * 8;
+    if (ck->tables > 16 * ck->t.file_bytes + QCOW2_MAX_L1_BYTES) {
+        qcow2_check_report(ck, "tables of snapshots or bitmaps lie on each other");
+        ck->r.corruptions++;
+        return false;
+    }
+    return true;
+}
+
 static int mark_snapshots(Qcow2Check *ck)
 {
-    uint64_t read = 0;
     int error = 0;
 
     if (!ck->snapshots) {
@@ -153,9 +164,7 @@ static int mark_snapshots(Qcow2Check *ck)
             qcow2_check_report(ck, "snapshot '%s' says too little about itself", sn->name);
             ck->r.corruptions++;
         }
-        read += sn->l1_size * UINT64_C(8);
-        if (read > 16 * ck->t.file_bytes + QCOW2_MAX_L1_BYTES) {
-            ck->r.corruptions++;
+        if (!may_read(ck, sn->l1_size)) {
             continue;
         }
         error = mark_snapshot(ck, sn);
@@ -180,7 +189,10 @@ static int mark_bitmap(Qcow2Check *ck, uint64_t offset, uint32_t entries)
         ck->r.corruptions++;
         return error;
     }
-    error = error ? error : qcow2_table_read(&ck->t, offset, entries, &table);
+    if (error || !may_read(ck, entries)) {
+        return error;
+    }
+    error = qcow2_table_read(&ck->t, offset, entries, &table);
     for (uint32_t i = 0; !error && i < entries; i++) {
         uint64_t data = table[i] & QCOW2_OFFSET_MASK;
 
@@ -369,6 +381,7 @@ static int prepare(Qcow2Check *ck)
 
     memset(&ck->r, 0, sizeof(ck->r));
     ck->rebuild = false;
+    ck->tables = 0;
     ck->clusters = (ck->t.file_bytes + ck->t.cluster_size - 1) >> ck->t.cluster_bits;
     ck->refs = new_counts(ck);
     ck->stored = new_counts(ck);

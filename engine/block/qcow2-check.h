@@ -16,7 +16,8 @@ typedef struct Qcow2Check {
     uint64_t *l1;             /* the active one */
     GArray *snapshots;        /* of Qcow2Snapshot; NULL: the table cannot be read */
     uint64_t snapshots_bytes;
-    bool rebuild; /* the refcount structure is no good */
+    uint64_t tables; /* bytes of tables of snapshots and bitmaps that were read */
+    bool rebuild;    /* the refcount structure is no good */
     BlockProgressFn progress;
     void *opaque;
     uint64_t done, total;

@@ -178,6 +178,16 @@ static int place_block(Qcow2Rewrite *rw, uint64_t index, bool *again)
     return error;
 }
 
+/* The first block from `index` on that counts or counted anything: counts of foreign images can be
+ * far apart. */
+static uint64_t next_block(const Qcow2Rewrite *rw, uint64_t index)
+{
+    uint64_t per = qcow2_refblock_entries(rw->t), first = index * per;
+    uint64_t next = MIN(qcow2_counts_next(rw->old, first), qcow2_counts_next(rw->now, first));
+
+    return next == UINT64_MAX ? next : MAX(index, next / per);
+}
+
 static uint64_t entries_needed(const Qcow2Rewrite *rw)
 {
     uint64_t per = qcow2_refblock_entries(rw->t);
@@ -232,7 +242,7 @@ static int place_structure(Qcow2Rewrite *rw)
             error = place_table(rw, needed + needed / 8);
             again = true;
         }
-        for (uint64_t i = 0; !error && i < rw->entries; i++) {
+        for (uint64_t i = next_block(rw, 0); !error && i < rw->entries; i = next_block(rw, i + 1)) {
             error = place_block(rw, i, &again);
         }
     }

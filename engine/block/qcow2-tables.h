@@ -14,7 +14,7 @@
 #define QCOW2_REFBLOCKS \
     UINT64_C(0xfffffffffffffe00) /* the offset in an entry of the refcount table */
 
-#define QCOW2_COUNTS_MEMORY (UINT64_C(1) << 30) /* of one set of counts */
+#define QCOW2_COUNTS_MEMORY (UINT64_C(512) << 20) /* of one set of counts */
 
 #define QCOW2_SNAPTABLE_MAX (UINT64_C(64) << 20)
 #define QCOW2_EXTRA_MAX     1024

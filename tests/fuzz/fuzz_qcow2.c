@@ -364,6 +364,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         size_t len = in.left;
         const uint8_t *p = fuzz_take(&in, &len);
 
+        FUZZ_CHECK(block_probe_buffer(p, len, NULL)); /* whatever it is, it is something */
         file = memfile_new(p, len, 0);
         in = (FuzzInput){ data, size };
     } else {

@@ -505,6 +505,7 @@ static void finish(PowerRun *run)
 
 void power_run(PowerRun *run, const char *image, unsigned seeds, unsigned sample)
 {
+    block_workers_ref(); /* thousands of images are opened: threads are not made anew for each */
     start(run, image);
     run_program(run);
     close_drive(run->be); /* what closing writes is part of the record */
@@ -513,4 +514,5 @@ void power_run(PowerRun *run, const char *image, unsigned seeds, unsigned sample
     run->grown = memfile_size(run->file);
     all_cuts(run, memfile_log(run->file), seeds, sample);
     finish(run);
+    block_workers_unref();
 }

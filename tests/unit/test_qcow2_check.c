@@ -225,6 +225,57 @@ START_TEST(damaged_images_have_the_numbers_of_qemu_img_and_are_repaired)
 }
 END_TEST
 
+/* ---- progress -------------------------------------------------------------------------------- */
+
+typedef struct Steps {
+    unsigned n, end_after;
+    uint64_t last;
+} Steps;
+
+static bool on_step(void *opaque, uint64_t done, uint64_t total)
+{
+    Steps *s = opaque;
+
+    ck_assert_uint_ge(done, s->last);
+    ck_assert_uint_le(done, total);
+    s->last = done;
+    return ++s->n < s->end_after;
+}
+
+START_TEST(a_check_tells_how_far_it_is_and_can_be_ended)
+{
+    BlockNode *node = block_node_new("qcow2", NULL), *file;
+    g_autofree uint8_t *before = NULL;
+    g_autofree char *path = NULL;
+    Steps steps = { .end_after = UINT_MAX };
+    GError *error = NULL;
+    BlockCheckResult r;
+    uint64_t size;
+    bool ok;
+
+    if (oracle_missing()) {
+        return;
+    }
+    path = make_image(1, 5);
+    file = memfile_load(path, 0);
+    ck_assert(object_property_set_link(OBJECT(node), "file", OBJECT(file), NULL));
+    object_unref(file);
+    ck_assert(block_node_open(node, NULL));
+    ck_assert(BLOCK_NODE_GET_CLASS(node)->check(node, 0, &r, on_step, &steps, NULL));
+    ck_assert_uint_gt(steps.n, 1);
+    size = memfile_size(file);
+    before = g_memdup2(memfile_data(file), size);
+    steps = (Steps){ .end_after = 1 };
+    ok = BLOCK_NODE_GET_CLASS(node)->check(node, BLOCK_FIX_ERRORS, &r, on_step, &steps, &error);
+    ck_assert(!ok);
+    ck_assert_ptr_nonnull(error);
+    g_clear_error(&error);
+    ck_assert_uint_eq(memfile_size(file), size);
+    ck_assert_int_eq(memcmp(memfile_data(file), before, size), 0);
+    object_unref(node);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("qcow2-check");
@@ -235,6 +286,7 @@ int main(void)
     tcase_add_loop_test(tc, sound_images_have_the_numbers_of_qemu_img, 0, G_N_ELEMENTS(kinds));
     tcase_add_loop_test(tc, damaged_images_have_the_numbers_of_qemu_img_and_are_repaired, 0,
                         G_N_ELEMENTS(kinds));
+    tcase_add_test(tc, a_check_tells_how_far_it_is_and_can_be_ended);
     suite_add_tcase(suite, tc);
     return run_suite(suite);
 }
