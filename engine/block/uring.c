@@ -109,11 +109,15 @@ static void enqueue(BlockUringReq *u)
     engine.waiting_last = &u->next;
 }
 
+static void reap(void);
+
+/* What the kernel can answer at once (data in its cache) is answered when it has been told. */
 static void kick(void)
 {
     if (engine.plugged == 0 && !engine.reaping) {
         fill_ring();
         tell_kernel();
+        reap();
     }
 }
 
@@ -185,7 +189,6 @@ static void reap(void)
         }
     }
     engine.reaping = false;
-    kick();
 }
 
 static void retry_fired(void *opaque)
@@ -200,6 +203,7 @@ static gboolean on_event(int fd, GIOCondition cond, void *opaque)
     while (read(fd, &count, sizeof(count)) < 0 && errno == EINTR) {
     }
     reap();
+    kick();
     return G_SOURCE_CONTINUE;
 }
 
@@ -227,6 +231,9 @@ bool block_uring_ref(GError **error)
                          g_strerror(-r));
     }
     engine.source = main_loop_add_fd(engine.event_fd, G_IO_IN, on_event, NULL);
+    /* It never runs the loop itself; and GLib takes the descriptor of a source that may not recurse
+     * out of its poll and puts it back, each with a wake-up of its own. */
+    g_source_set_can_recurse(engine.source, TRUE);
     timer_setup(&engine.retry, clock_realtime(), retry_fired, NULL);
     engine.waiting = NULL;
     engine.waiting_last = &engine.waiting;
