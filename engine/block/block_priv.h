@@ -232,6 +232,8 @@ struct BlockWork {
 void block_work_submit(BlockWork *work); /* any thread; run in order of submission, in parallel */
 bool block_work_remove(BlockWork *work); /* true: it had not started and will not */
 bool block_on_worker(void);
+/* Around a wait for something that another worker may have to do. */
+void block_worker_waits(bool begins);
 
 /* ---- io_uring -------------------------------------------------------------------------------- */
 

@@ -234,11 +234,13 @@ int block_node_sync(BlockNode *node, BlockReq *req)
     req->opaque = &wait; /* cppcheck-suppress autoVariables */
     if (block_on_worker()) {
         bh_once(submit_for_worker, &wait);
+        block_worker_waits(true);
         pthread_mutex_lock(&wait.mutex);
         while (!wait.finished) {
             pthread_cond_wait(&wait.cond, &wait.mutex);
         }
         pthread_mutex_unlock(&wait.mutex);
+        block_worker_waits(false);
     } else {
         if (!main_loop_is_main_thread() || !engine_may_unlock()) {
             return EBUSY;

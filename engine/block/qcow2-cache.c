@@ -35,6 +35,40 @@ void qcow2_cache_finalize(Qcow2Cache *c)
     c->n = 0;
 }
 
+/* ---- waiting --------------------------------------------------------------------------------- */
+
+void qcow2_wait(Qcow2 *s)
+{
+    bool counts = block_on_worker();
+
+    if (counts) {
+        block_worker_waits(true);
+    }
+    pthread_cond_wait(&s->changed, &s->lock);
+    if (counts) {
+        block_worker_waits(false);
+    }
+}
+
+void qcow2_lock_across_io(pthread_mutex_t *mutex)
+{
+    bool counts;
+
+    if (pthread_mutex_trylock(mutex) == 0) {
+        return;
+    }
+    counts = block_on_worker();
+    if (counts) {
+        block_worker_waits(true);
+    }
+    pthread_mutex_lock(mutex);
+    if (counts) {
+        block_worker_waits(false);
+    }
+}
+
+/* ---- slices ---------------------------------------------------------------------------------- */
+
 static Qcow2Slice **bucket_of(Qcow2Cache *c, uint64_t offset)
 {
     uint64_t h = offset / c->bytes * UINT64_C(0x9e3779b97f4a7c15);
@@ -131,7 +165,7 @@ static int make_room(Qcow2 *s, Qcow2Cache *c)
     int e;
 
     if (c->n_dirty == 0) {
-        pthread_cond_wait(&s->changed, &s->lock);
+        qcow2_wait(s);
         return 0;
     }
     pthread_mutex_unlock(&s->lock);
@@ -153,7 +187,7 @@ int qcow2_cache_get(Qcow2 *s, Qcow2Cache *c, uint64_t offset, Qcow2Slice **out)
             return 0;
         }
         if (slice) {
-            pthread_cond_wait(&s->changed, &s->lock);
+            qcow2_wait(s);
             continue;
         }
         slice = victim(c);

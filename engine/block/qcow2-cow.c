@@ -13,7 +13,6 @@
 #include "engine/block/qcow2_priv.h"
 #include "engine/core/units.h"
 
-#define ALL_ZERO    UINT64_C(0xffffffff00000000) /* of a bitmap of subclusters */
 #define SIDE_BUFFER (256 * KiB)
 
 typedef enum {
@@ -33,17 +32,6 @@ typedef struct Piece {
     bool head_zero, tail_zero; /* what is brought along is zeroes */
     uint8_t *head, *tail;
 } Piece;
-
-static uint64_t within(const Qcow2 *s, uint64_t offset)
-{
-    return offset & (s->cluster_size - 1);
-}
-
-/* The guest's length, to whole clusters: what is behind the end counts as written. */
-static uint64_t rounded_length(const Qcow2 *s)
-{
-    return qcow2_clusters(s, block_node_length(&s->parent)) << s->cluster_bits;
-}
 
 /* What a write to [from, to) of one cluster (offsets in it) has to do. */
 static Way way_for(const Qcow2 *s, Qcow2Entry e, uint64_t from, uint64_t to)
@@ -82,11 +70,13 @@ static void widen(const Qcow2 *s, Qcow2Entry e, Way way, uint64_t *from, uint64_
         unit = s->cluster_size;
     }
     if (at_head &&
-        (way == NEW || qcow2_entry_kind(s, e, (unsigned)(within(s, *from) / unit)) != QCOW2_DATA)) {
+        (way == NEW ||
+         qcow2_entry_kind(s, e, (unsigned)(qcow2_within(s, *from) / unit)) != QCOW2_DATA)) {
         *from &= ~(unit - 1);
     }
-    if (at_tail && (way == NEW ||
-                    qcow2_entry_kind(s, e, (unsigned)(within(s, *to - 1) / unit)) != QCOW2_DATA)) {
+    if (at_tail &&
+        (way == NEW ||
+         qcow2_entry_kind(s, e, (unsigned)(qcow2_within(s, *to - 1) / unit)) != QCOW2_DATA)) {
         *to = (*to + unit - 1) & ~(unit - 1);
     }
 }
@@ -107,7 +97,7 @@ static int find_piece(Qcow2 *s, Piece *p)
     for (p->n = 0, at = p->offset; at < end && index + p->n < per_slice; p->n++) {
         Qcow2Entry entry = qcow2_slice_entry(s, slice, index + (unsigned)p->n);
         uint64_t stop = MIN(end, qcow2_cluster_start(s, at) + s->cluster_size);
-        Way way = way_for(s, entry, within(s, at), within(s, stop - 1) + 1);
+        Way way = way_for(s, entry, qcow2_within(s, at), qcow2_within(s, stop - 1) + 1);
         uint64_t host = entry.entry & QCOW2_OFFSET_MASK;
 
         if (p->n == 0) {
@@ -158,7 +148,7 @@ static int find_piece(Qcow2 *s, Piece *p)
 }
 
 /* Whether the guest sees nothing but zeroes there. `lock` held. */
-static int sees_zeroes(Qcow2 *s, uint64_t from, uint64_t to, bool *zero)
+int qcow2_sees_zeroes(Qcow2 *s, uint64_t from, uint64_t to, bool *zero)
 {
     BlockNode *backing = block_node_backing(&s->parent);
 
@@ -251,7 +241,7 @@ static int write_piece(Qcow2 *s, Piece *p, const struct iovec *iov, unsigned nio
 }
 
 /* The bits of the subclusters of the cluster at `cluster` that [from, to) covers. */
-static uint32_t covered(const Qcow2 *s, uint64_t cluster, uint64_t from, uint64_t to)
+uint32_t qcow2_covered(const Qcow2 *s, uint64_t cluster, uint64_t from, uint64_t to)
 {
     uint64_t a = from > cluster ? (from - cluster) / s->subcluster_size : 0;
     uint64_t b = MIN((MIN(to, cluster + s->cluster_size) - cluster + s->subcluster_size - 1) /
@@ -286,7 +276,7 @@ static int link_piece(Qcow2 *s, const Piece *p, uint64_t *linked)
 {
     for (*linked = 0; *linked < p->n; ++*linked) {
         uint64_t cluster = p->first + (*linked << s->cluster_bits);
-        uint32_t bits = covered(s, cluster, p->from, p->to);
+        uint32_t bits = qcow2_covered(s, cluster, p->from, p->to);
         Qcow2Slice *slice;
         Qcow2Entry old, e;
         unsigned index;
@@ -324,10 +314,10 @@ static int write_and_link(Qcow2 *s, Piece *p, const struct iovec *iov, unsigned 
         return EIO;
     }
     if (p->from < p->offset) {
-        e = sees_zeroes(s, p->from, p->offset, &p->head_zero);
+        e = qcow2_sees_zeroes(s, p->from, p->offset, &p->head_zero);
     }
     if (!e && p->to > p->offset + p->bytes) {
-        e = sees_zeroes(s, p->offset + p->bytes, p->to, &p->tail_zero);
+        e = qcow2_sees_zeroes(s, p->offset + p->bytes, p->to, &p->tail_zero);
     }
     if (!e) {
         pthread_mutex_unlock(&s->lock);
@@ -360,262 +350,6 @@ int qcow2_write(Qcow2 *s, uint64_t offset, uint64_t bytes, const struct iovec *i
         offset += p.bytes;
         iov_offset += p.bytes;
         bytes -= p.bytes;
-    }
-    return e;
-}
-
-/* ---- zeroes ---------------------------------------------------------------------------------- */
-
-static int write_zero_buffer(Qcow2 *s, uint64_t offset, uint64_t bytes)
-{
-    uint8_t *zeroes = g_try_malloc0(bytes);
-    struct iovec iov = { zeroes, bytes };
-    int e = zeroes ? qcow2_write(s, offset, bytes, &iov, 1, 0) : ENOMEM;
-
-    g_free(zeroes);
-    return e;
-}
-
-/* The clusters of an external data file keep their places: the zeroes go there. */
-static int zero_in_data_file(Qcow2 *s, uint64_t offset, uint64_t bytes, unsigned flags)
-{
-    Qcow2Run run;
-    int e;
-
-    pthread_mutex_lock(&s->lock);
-    e = qcow2_map(s, offset, bytes, &run);
-    pthread_mutex_unlock(&s->lock);
-    if (!e && (s->data_raw || run.kind == QCOW2_DATA)) {
-        e = block_node_sync_op(s->data, BLOCK_OP_ZERO, offset, bytes, flags & ~(unsigned)BLOCK_FUA);
-    }
-    return e;
-}
-
-/* The new entry of a cluster of which [from, to) (offsets in it) becomes zero; false: that needs
- * data. Clusters are zeroed whole where there are no subclusters. */
-static bool zeroed_entry(const Qcow2 *s, Qcow2Entry old, uint64_t from, uint64_t to, bool unmap,
-                         bool backed, Qcow2Entry *out)
-{
-    Qcow2Kind kind = qcow2_entry_kind(s, old, 0);
-    bool whole = from == 0 && to == s->cluster_size, mine = old.entry & QCOW2_COPIED;
-    uint64_t bits = covered(s, 0, from, to), place = old.entry & (QCOW2_OFFSET_MASK | QCOW2_COPIED);
-
-    *out = old;
-    if (kind == QCOW2_COMPRESSED_DATA && !whole) {
-        return false;
-    }
-    if (s->version < 3) { /* there is no flag: only what has no data reads as zeroes */
-        *out = (Qcow2Entry){ 0, 0 };
-        return !backed && (unmap || kind == QCOW2_UNALLOCATED || kind == QCOW2_COMPRESSED_DATA);
-    }
-    if (kind == QCOW2_COMPRESSED_DATA || (whole && (unmap || !mine) && !s->has_data_file)) {
-        place = 0;
-    }
-    if (s->subclusters == 1) {
-        if (kind != QCOW2_UNALLOCATED || backed) {
-            *out = (Qcow2Entry){ place | QCOW2_ZERO, 0 };
-        }
-        return true;
-    }
-    if (kind == QCOW2_COMPRESSED_DATA) {
-        old.bitmap = 0;
-    }
-    *out = (Qcow2Entry){ place, (old.bitmap & ~bits) | bits << 32 };
-    if (place && unmap && (uint32_t)out->bitmap == 0 && !s->has_data_file) {
-        out->entry = 0;
-    }
-    return true;
-}
-
-/* The clusters, or subclusters, of [offset, offset+*bytes) within one slice. *bytes: how far it
- * got; ENOTSUP: the next cluster needs data. */
-static int zero_units(Qcow2 *s, uint64_t offset, uint64_t *bytes, unsigned flags)
-{
-    bool unmap = (flags & BLOCK_MAY_UNMAP) && !(flags & BLOCK_NO_UNMAP);
-    uint64_t at = offset, end = offset + *bytes, slice_span;
-    BlockNode *backing = block_node_backing(&s->parent);
-    Qcow2Run run;
-    int e;
-
-    pthread_mutex_lock(&s->lock);
-    e = s->corrupt ? EIO : qcow2_map(s, offset, *bytes, &run);
-    if (!e && run.kind == QCOW2_UNALLOCATED && (!backing || offset >= block_node_length(backing))) {
-        at = offset + run.bytes; /* zeroes as it is */
-        goto out;
-    }
-    slice_span = (uint64_t)(s->l2.bytes / s->l2_entry_bytes) << s->cluster_bits;
-    end = MIN(end, (offset & ~(slice_span - 1)) + slice_span);
-    while (at < end && !e) {
-        uint64_t stop = MIN(end, qcow2_cluster_start(s, at) + s->cluster_size);
-        Qcow2Entry old, new;
-        Qcow2Slice *slice;
-        unsigned index;
-
-        e = qcow2_slice_for_write(s, at, &slice, &index);
-        if (e) {
-            break;
-        }
-        old = qcow2_slice_entry(s, slice, index);
-        if (way_for(s, old, within(s, at), within(s, stop - 1) + 1) == BROKEN) {
-            e = EIO;
-        } else if (!zeroed_entry(s, old, within(s, at), within(s, stop - 1) + 1, unmap,
-                                 backing && at < block_node_length(backing), &new)) {
-            e = ENOTSUP;
-        } else if (new.entry != old.entry || new.bitmap != old.bitmap) {
-            qcow2_slice_set(s, slice, index, new);
-            if ((old.entry ^ new.entry) & (QCOW2_OFFSET_MASK | QCOW2_COMPRESSED)) {
-                qcow2_free_entry(s, old.entry);
-            }
-        }
-        at = e ? at : stop;
-    }
-out:
-    pthread_mutex_unlock(&s->lock);
-    *bytes = at - offset;
-    return e == ENOTSUP && at > offset ? 0 : e;
-}
-
-/* Less than a unit, or what cannot be marked. */
-static int zero_with_data(Qcow2 *s, uint64_t offset, uint64_t bytes, unsigned flags)
-{
-    bool zero;
-    int e;
-
-    pthread_mutex_lock(&s->lock);
-    e = sees_zeroes(s, offset, offset + bytes, &zero);
-    pthread_mutex_unlock(&s->lock);
-    if (e || zero) {
-        return e;
-    }
-    return flags & BLOCK_NO_FALLBACK ? ENOTSUP : write_zero_buffer(s, offset, bytes);
-}
-
-int qcow2_zero(Qcow2 *s, uint64_t offset, uint64_t bytes, unsigned flags)
-{
-    uint64_t end = offset + bytes, unit = s->version < 3 ? s->cluster_size : s->subcluster_size;
-    uint64_t length = block_node_length(&s->parent);
-    int e = 0;
-
-    if (end == length) {
-        end = rounded_length(s);
-    }
-    while (offset < MIN(end, length) && !e) {
-        uint64_t next = MIN((offset & ~(unit - 1)) + unit, end), n;
-
-        if (offset & (unit - 1) || end - offset < unit) {
-            n = next - offset;
-            e = zero_with_data(s, offset, MIN(n, length - offset), flags);
-            offset += n;
-            continue;
-        }
-        n = (end & ~(unit - 1)) - offset;
-        if (s->has_data_file) {
-            Qcow2Run run;
-
-            pthread_mutex_lock(&s->lock);
-            e = qcow2_map(s, offset, MIN(n, length - offset), &run);
-            pthread_mutex_unlock(&s->lock);
-            if (!e && run.kind == QCOW2_DATA) {
-                e = zero_in_data_file(s, offset, run.bytes, flags);
-                offset += e ? 0 : run.bytes;
-                continue;
-            }
-            n = MIN(n, (run.bytes + unit - 1) & ~(unit - 1));
-            e = e             ? e
-                : s->data_raw ? zero_in_data_file(s, offset, MIN(n, length - offset), flags)
-                              : 0;
-        }
-        e = e ? e : zero_units(s, offset, &n, flags);
-        if (e == ENOTSUP) {
-            n = MIN(s->cluster_size - within(s, offset), end - offset);
-            e = zero_with_data(s, offset, MIN(n, length - offset), flags);
-        }
-        offset += n;
-    }
-    return e;
-}
-
-/* ---- discards -------------------------------------------------------------------------------- */
-
-/* What becomes of a discarded cluster; false: it stays. */
-static bool discarded_entry(const Qcow2 *s, Qcow2Entry old, bool full, Qcow2Entry *out)
-{
-    bool backed = block_node_backing(&s->parent);
-
-    *out = (Qcow2Entry){ 0, 0 };
-    if (full) {
-        return true;
-    }
-    if (s->version < 3) {
-        return !backed; /* it would show what is below, not zeroes */
-    }
-    if (qcow2_entry_kind(s, old, 0) == QCOW2_UNALLOCATED && s->subclusters == 1 && !backed) {
-        return false;
-    }
-    if (s->subclusters > 1) {
-        out->bitmap = ALL_ZERO;
-        return old.entry || old.bitmap || backed;
-    }
-    out->entry = QCOW2_ZERO;
-    return true;
-}
-
-static int discard_in_slice(Qcow2 *s, uint64_t offset, uint64_t end, bool full, uint64_t *next)
-{
-    Qcow2Run run;
-    int e = s->corrupt ? EIO : qcow2_map(s, offset, end - offset, &run);
-    uint64_t span = (uint64_t)(s->l2.bytes / s->l2_entry_bytes) << s->cluster_bits, stop;
-
-    *next = offset;
-    if (e) {
-        return e;
-    }
-    if (run.kind == QCOW2_UNALLOCATED && (full || !block_node_backing(&s->parent))) {
-        *next = MIN(end, offset + run.bytes);
-        return 0;
-    }
-    stop = MIN(end, (offset & ~(span - 1)) + span);
-    for (uint64_t at = offset; at < stop; at += s->cluster_size) {
-        Qcow2Entry old, new;
-        Qcow2Slice *slice;
-        unsigned index;
-
-        e = qcow2_slice_for_write(s, at, &slice, &index);
-        if (e) {
-            return e;
-        }
-        old = qcow2_slice_entry(s, slice, index);
-        if (discarded_entry(s, old, full, &new) &&
-            (old.entry != new.entry || old.bitmap != new.bitmap)) {
-            qcow2_slice_set(s, slice, index, new);
-            qcow2_free_entry(s, old.entry);
-        }
-        *next = at + s->cluster_size;
-    }
-    return 0;
-}
-
-int qcow2_discard(Qcow2 *s, uint64_t offset, uint64_t bytes, bool full)
-{
-    uint64_t end = offset + bytes;
-    int e = 0;
-
-    if (end == block_node_length(&s->parent)) {
-        end = rounded_length(s);
-    }
-    end = qcow2_cluster_start(s, end);
-    offset = qcow2_cluster_start(s, offset + s->cluster_size - 1);
-    if (offset >= end) {
-        return 0;
-    }
-    if (s->has_data_file && !full) {
-        return qcow2_zero(s, offset, MIN(end, block_node_length(&s->parent)) - offset,
-                          BLOCK_MAY_UNMAP);
-    }
-    while (offset < end && !e) {
-        pthread_mutex_lock(&s->lock);
-        e = discard_in_slice(s, offset, end, full, &offset);
-        pthread_mutex_unlock(&s->lock);
     }
     return e;
 }

@@ -327,7 +327,7 @@ int qcow2_header_write_fields(Qcow2 *s)
 {
     int e;
 
-    pthread_mutex_lock(&s->header_lock);
+    qcow2_lock_across_io(&s->header_lock);
     pthread_mutex_lock(&s->lock);
     fill_fields(s, &s->header);
     pthread_mutex_unlock(&s->lock);
@@ -360,7 +360,7 @@ bool qcow2_header_write(Qcow2 *s, GError **error)
         more = g_malloc(s->header_length);
         e = block_node_pread(block_node_file(&s->parent), 0, more, s->header_length);
     }
-    pthread_mutex_lock(&s->header_lock);
+    qcow2_lock_across_io(&s->header_lock);
     pthread_mutex_lock(&s->lock);
     fill_fields(s, h);
     pthread_mutex_unlock(&s->lock);

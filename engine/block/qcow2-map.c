@@ -230,7 +230,7 @@ static int need_l2(Qcow2 *s, uint64_t index)
     int e = 0;
 
     pthread_mutex_unlock(&s->lock);
-    pthread_mutex_lock(&s->grow);
+    qcow2_lock_across_io(&s->grow);
     pthread_mutex_lock(&s->lock);
     if (!(s->l1[index] & QCOW2_COPIED) || !(s->l1[index] & QCOW2_OFFSET_MASK)) {
         e = make_l2(s, index);

@@ -131,7 +131,7 @@ int qcow2_write_refcounts(Qcow2 *s)
 
     pthread_mutex_lock(&s->lock);
     while (s->rb_writing) {
-        pthread_cond_wait(&s->changed, &s->lock);
+        qcow2_wait(s);
     }
     s->rb_writing = true;
     for (unsigned i = 0; i < c->n && c->n_dirty > 0 && !e; i++) {
@@ -176,7 +176,7 @@ static bool wait_for_turn(Qcow2 *s, bool durable, int *error)
     bool waited = false;
 
     while (s->writing_back) {
-        pthread_cond_wait(&s->changed, &s->lock);
+        qcow2_wait(s);
         waited = true;
         if (s->wb_done >= need) {
             *error = s->wb_failed >= need ? s->wb_error : 0;
@@ -256,8 +256,9 @@ int qcow2_settle(Qcow2 *s)
         return qcow2_reload(s, NULL) ? 0 : EIO;
     }
     e = qcow2_write_back(s, true);
-
-    while (!e && s->frees->len > 0) { /* the refcount table's old place comes with a second round */
+    /* What the first round freed comes with the second; a request in flight, which there should not
+     * be, would keep it for ever. */
+    for (unsigned round = 0; round < 8 && !e && s->frees->len > 0; round++) {
         e = qcow2_write_back(s, true);
     }
     e = e ? e : qcow2_write_refcounts(s);

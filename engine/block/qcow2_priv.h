@@ -7,8 +7,12 @@
  *     qcow2-meta.c      writing them back in an order that survives a crash
  *     qcow2-map.c       guest offset → where it is
  *     qcow2-refcount.c  which clusters are in use; allocation
+ *     qcow2-grow.c      more refcounts
+ *     qcow2-overlap.c   which clusters hold metadata
  *     qcow2-io.c        requests: the fast path, the slow path on workers
- *     qcow2-cow.c       writes that allocate, zeroes, discards
+ *     qcow2-read.c      reading, status
+ *     qcow2-cow.c       writes that allocate
+ *     qcow2-zero.c      zeroes, discards
  *     qcow2-compress.c  compressed clusters
  *     qcow2-create.c    new images
  *     qcow2-resize.c    growing and shrinking
@@ -231,11 +235,20 @@ static inline uint64_t qcow2_cluster_start(const Qcow2 *s, uint64_t offset)
 {
     return offset & ~(uint64_t)(s->cluster_size - 1);
 }
+static inline uint64_t qcow2_within(const Qcow2 *s, uint64_t offset)
+{
+    return offset & (s->cluster_size - 1);
+}
 /* Guest bytes that one L2 table maps. */
 static inline uint32_t qcow2_l2_shift(const Qcow2 *s)
 {
     return s->cluster_bits + s->l2_bits;
 }
+
+/* Waits for `changed` with `lock`; takes a mutex that is held across I/O. Whom this thread waits
+ * for may need a worker: it does not count as one meanwhile. */
+void qcow2_wait(Qcow2 *s);
+void qcow2_lock_across_io(pthread_mutex_t *mutex);
 
 /* ---- qcow2-cache.c: `lock` is held ----------------------------------------------------------- */
 
@@ -296,6 +309,8 @@ int qcow2_alloc(Qcow2 *s, uint64_t want, bool exact, uint64_t *offset, uint64_t 
 int qcow2_alloc_grow_held(Qcow2 *s, uint64_t want, bool exact, uint64_t *offset, uint64_t *got,
                           bool *fresh);
 /* Gives back what no table ever pointed at. */
+/* A refcount block for cluster `ci`, in a larger table if need be. `held`: so is `grow`. */
+int qcow2_refcount_grow(Qcow2 *s, uint64_t ci, bool held);
 void qcow2_unalloc(Qcow2 *s, uint64_t offset, uint64_t clusters);
 /* A reference is gone from the tables in memory; to be dropped when that is on stable storage. */
 void qcow2_free_later(Qcow2 *s, uint64_t offset, uint64_t clusters);
@@ -368,6 +383,15 @@ void qcow2_compressed_extent(const Qcow2 *s, uint64_t entry, uint64_t *offset, u
 int qcow2_store_packed(Qcow2 *s, uint64_t offset, const void *packed, size_t len);
 size_t qcow2_compress(BlockNode *node, const void *buf, size_t len, void *out, size_t room);
 int qcow2_write_packed(BlockNode *node, uint64_t offset, const void *packed, size_t len);
+
+/* How much of a range without data the backing file shows; the rest is zeroes. */
+uint64_t qcow2_backed_bytes(const Qcow2 *s, uint64_t offset, uint64_t bytes);
+/* Whether the guest sees nothing but zeroes there. `lock` held. 0 or errno. */
+int qcow2_sees_zeroes(Qcow2 *s, uint64_t from, uint64_t to, bool *zero);
+/* The bits of the subclusters of the cluster at `cluster` that [from, to) covers. */
+uint32_t qcow2_covered(const Qcow2 *s, uint64_t cluster, uint64_t from, uint64_t to);
+/* Engine lock. False: something has to be read first. */
+bool qcow2_fast_status(Qcow2 *s, BlockReq *req);
 
 void qcow2_submit(BlockNode *node, BlockReq *req);
 int qcow2_sync(BlockNode *node, BlockReq *req);

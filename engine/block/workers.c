@@ -1,6 +1,7 @@
 /*
  * Worker threads: for system calls that block, and slow work of formats. Started when work waits
- * and no thread is idle, up to a bound; joined when the last user is gone.
+ * and no thread is idle, up to a bound, which those that only wait for a child's worker do not
+ * count towards; joined when the last user is gone.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -10,15 +11,16 @@
 #include "engine/block/block_priv.h"
 #include "engine/core/lock.h"
 
-#define MAX_WORKERS 64
+#define MAX_WORKERS 64   /* that work */
+#define MAX_THREADS 2048 /* with those that wait for other workers */
 
 /* Everything but `refs` is guarded by `mutex`, a leaf lock. */
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t work;
     BlockWork *first, **last;
-    pthread_t threads[MAX_WORKERS];
-    unsigned n, idle, queued;
+    pthread_t threads[MAX_THREADS];
+    unsigned n, idle, queued, waiting;
     bool stop;
     unsigned refs; /* engine lock */
 } pool = { .mutex = PTHREAD_MUTEX_INITIALIZER,
@@ -102,6 +104,21 @@ static bool start_worker(void)
     return error == 0;
 }
 
+static bool want_worker(void)
+{
+    return pool.idle < pool.queued && pool.n - pool.waiting < MAX_WORKERS && pool.n < MAX_THREADS;
+}
+
+void block_worker_waits(bool begins)
+{
+    pthread_mutex_lock(&pool.mutex);
+    pool.waiting += begins ? 1 : -1u;
+    if (begins && want_worker()) {
+        start_worker();
+    }
+    pthread_mutex_unlock(&pool.mutex);
+}
+
 void block_work_submit(BlockWork *work)
 {
     bool alone = false;
@@ -111,7 +128,7 @@ void block_work_submit(BlockWork *work)
     *pool.last = work;
     pool.last = &work->next;
     pool.queued++;
-    if (pool.idle < pool.queued && pool.n < MAX_WORKERS) {
+    if (want_worker()) {
         alone = !start_worker() && pool.n == 0;
     }
     if (alone) {

@@ -143,6 +143,46 @@ START_TEST(small_caches_do_not_matter)
 }
 END_TEST
 
+/* Workers of an image wait for its file, whose requests need workers too: there are enough. */
+START_TEST(images_whose_workers_wait_for_workers_go_on)
+{
+    enum { IMAGES = 6, WRITES = 40 };
+    BlockBackend *be[IMAGES];
+    Result results_of[IMAGES][WRITES] = { 0 };
+    char buf[512] = { 1 };
+
+    for (unsigned i = 0; i < IMAGES; i++) {
+        g_autofree char *name = g_strdup_printf("disk%u", i);
+        g_autofree char *path = g_build_filename(folder, name, NULL);
+        BlockNode *file = block_node_new("file", NULL), *filter, *node;
+        GError *error = NULL;
+
+        create_image(path, 64 * MiB, "cluster_size=4k");
+        ck_assert(object_property_set_str(OBJECT(file), "filename", path, &error));
+        ck_assert(object_property_set_str(OBJECT(file), "aio", "threads", &error));
+        ck_assert(object_property_set_str(OBJECT(file), "cache", "unsafe", &error));
+        ck_assert(block_node_open(file, &error));
+        filter = block_node_on_top("fault", file, &error);
+        ck_assert_msg(filter != NULL, "%s", error ? error->message : "");
+        node = block_node_on_top("qcow2", filter, &error);
+        ck_assert_msg(node != NULL, "%s", error ? error->message : "");
+        be[i] = drive_on(node);
+    }
+    for (unsigned w = 0; w < WRITES; w++) {
+        for (unsigned i = 0; i < IMAGES; i++) {
+            block_write(be[i], w * MiB, buf, sizeof(buf), 0, on_done, &results_of[i][w]);
+        }
+    }
+    for (unsigned i = 0; i < IMAGES; i++) {
+        for (unsigned w = 0; w < WRITES; w++) {
+            LOOP_UNTIL(results_of[i][w].finished);
+            ck_assert_int_eq(results_of[i][w].error, 0);
+        }
+        close_drive(be[i]);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("qcow2");
@@ -153,6 +193,7 @@ int main(void)
     tcase_add_loop_test(random, random_operations_match_a_model_and_qemu_img, 0,
                         G_N_ELEMENTS(variants));
     tcase_add_test(random, small_caches_do_not_matter);
+    tcase_add_test(random, images_whose_workers_wait_for_workers_go_on);
     suite_add_tcase(suite, random);
     return run_suite(suite);
 }
