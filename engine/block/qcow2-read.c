@@ -145,7 +145,6 @@ int qcow2_status(Qcow2 *s, uint64_t offset, uint64_t bytes, BlockStatus *out)
     e = block_node_sync(block_node_backing(&s->parent), &req);
     block_req_clear(&req);
     out->flags &= ~(unsigned)BLOCK_STATUS_ALLOCATED;
-    out->has_host_offset = false;
     out->depth++;
     return e;
 }
@@ -156,7 +155,6 @@ static void status_done(BlockReq *req)
     BlockStatus *out = parent->status;
 
     out->flags &= ~(unsigned)BLOCK_STATUS_ALLOCATED;
-    out->has_host_offset = false;
     out->depth++;
     block_req_done(parent, req->error);
     block_req_free(req);

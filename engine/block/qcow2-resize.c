@@ -197,6 +197,16 @@ static int hide_backing(Qcow2 *s, uint64_t old, uint64_t bytes)
     return length > old ? qcow2_zero(s, old, MIN(length, bytes) - old, 0) : 0;
 }
 
+static bool has_bitmaps(const Qcow2 *s)
+{
+    for (unsigned i = 0; i < s->n_extensions; i++) {
+        if (s->extensions[i].type == QCOW2_EXT_BITMAPS) {
+            return s->autoclear & QCOW2_AUTOCLEAR_BITMAPS;
+        }
+    }
+    return false;
+}
+
 bool qcow2_resize(BlockNode *node, uint64_t bytes, const char *preallocation, GError **error)
 {
     Qcow2 *s = QCOW2(node);
@@ -222,6 +232,11 @@ bool qcow2_resize(BlockNode *node, uint64_t bytes, const char *preallocation, GE
         return error_set(error, ENGINE_ERROR_UNSUPPORTED,
                          "qcow2 '%s': an image with internal snapshots cannot be %s",
                          block_node_name(node), bytes < old ? "made smaller" : "resized");
+    }
+    if (has_bitmaps(s)) {
+        return error_set(error, ENGINE_ERROR_UNSUPPORTED,
+                         "qcow2 '%s': an image with bitmaps cannot be resized: each is of its size",
+                         block_node_name(node));
     }
     if (bytes > BLOCK_MAX_BYTES || l1_needed(s, bytes) > QCOW2_MAX_L1_BYTES / 8) {
         return error_set(error, ENGINE_ERROR_LIMIT,
@@ -249,6 +264,9 @@ bool qcow2_make_empty(BlockNode *node, GError **error)
     int e = node->read_only ? EROFS : s->corrupt ? EIO : 0;
 
     if (!e && length > 0) {
+        if (s->bitmaps) {
+            qcow2_bitmaps_written(s, 0, length);
+        }
         e = qcow2_discard(s, 0, length, true);
     }
     e = e ? e : qcow2_settle(s);

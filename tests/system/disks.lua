@@ -77,3 +77,30 @@ test("Linux uses four drives at once, a CD-ROM among them", { timeout = 400 }, f
   t.match(sh "mkdir /c; mount -t iso9660 -o ro /dev/sr0 /c && ls /c/boot", "grub")
   t.eq(sh "for d in sda sdb sdc sr0; do dd if=/dev/$d of=/dev/null bs=64k 2>/dev/null & done; wait; dmesg | grep -c 'I/O error'", "0\n")
 end)
+
+local function run(command)
+  local p = assert(io.popen(command .. " 2>&1"))
+  local out = p:read "a"
+  return p:close(), out
+end
+
+test("Linux works on a qcow2 overlay of its disk, and qemu-img finds it sound and with what was written", { timeout = 400 }, function(t)
+  if not run "qemu-img --version" then t.skip "qemu-img is not there" end
+  local base = t.file("base.img", pattern(8 * MiB) .. ("\0"):rep(56 * MiB))
+  local disk = base:gsub("base.img$", "disk.qcow2")
+  t.ok(run(("qemu-img create -q -f qcow2 -b base.img -F raw -o cluster_size=16k %s"):format(disk)))
+  local vm, sh = boot(t, { drive = { { file = disk, discard = "unmap" } } })
+  t.match(sh "cmp -n 8388608 /dev/sda /dev/sda && cat /sys/block/sda/size", "131072")
+  t.eq(sh "dd if=/dev/sda of=/dev/sda bs=4k count=1500 seek=5000 conv=notrunc,fsync 2>/dev/null; sync", "")
+  t.match(sh "mke2fs -q /dev/sda 16384 2>&1; mkdir /x; mount -t ext4 /dev/sda /x && cp -r /m /x/ && sync && echo synced", "synced")
+  t.match(sh "cmp /m/libata.ko /x/m/libata.ko && umount /x && echo same", "same")
+  t.ok(not (sh "dmesg"):find "I/O error", "Linux met an error")
+  local sum = t.match(sh "sync; sha256sum /dev/sda", "%x+")
+  vm.serial[1]:write "poweroff -f\n"
+  t.eq(vm:wait { rt = 60 }, "shutdown")
+  vm:close()
+  local ok, out = run(("qemu-img check %s"):format(disk))
+  t.ok(ok, out)
+  t.ok(run(("qemu-img convert -O raw %s %s.raw"):format(disk, disk)))
+  t.match(select(2, run(("sha256sum <%s.raw"):format(disk))), sum)
+end)
