@@ -34,11 +34,14 @@ static int transfer(int fd, bool is_write, struct iovec *iov, unsigned niov, uin
             }
             return errno;
         }
-        if (r == 0) {
-            if (is_write) {
-                return ENOSPC;
-            }
-            block_iov_zero(iov, niov, 0, UINT64_MAX); /* the end of the file */
+        if (r == 0 && is_write) {
+            return ENOSPC;
+        }
+        /* The end of the file. When it is within a sector, direct I/O refuses to go on from there.
+         */
+        if (r == 0 || (!is_write && (offset + (uint64_t)r) % BLOCK_SECTOR_SIZE &&
+                       (size_t)r < block_iov_bytes(iov, (unsigned)n))) {
+            block_iov_zero(iov, niov, (uint64_t)r, UINT64_MAX);
             return 0;
         }
         offset += (uint64_t)r;
@@ -79,11 +82,14 @@ static bool is_aligned(const BlockFile *s, const BlockReq *req)
 }
 
 /* Direct I/O of a request that is not aligned: whole blocks through an aligned buffer. A write
- * reads the blocks first that it covers partly; whoever calls has the range locked. */
+ * reads the blocks first that it covers partly. Those that were submitted have their range locked;
+ * those that a worker does here itself (a format's) share no bytes, but blocks: one at a time.
+ * The file may get longer than the write, up to a block of zeroes: to cut that off could cut off
+ * what somebody else has written behind it meanwhile. */
 static int bounce(BlockFile *s, BlockReq *req, int flags)
 {
     uint64_t align = MAX(s->parent.align, s->mem_align), end = req->offset + req->bytes;
-    uint64_t at = req->offset & ~(align - 1), old_length = block_node_length(&s->parent);
+    uint64_t at = req->offset & ~(align - 1);
     bool is_write = req->op == BLOCK_OP_WRITE;
     size_t room = MAX(BOUNCE_BYTES, align);
     char *buf;
@@ -91,6 +97,9 @@ static int bounce(BlockFile *s, BlockReq *req, int flags)
 
     if (posix_memalign((void **)&buf, align, room) != 0) {
         return ENOMEM;
+    }
+    if (is_write) {
+        pthread_mutex_lock(&s->rewriting);
     }
     while (at < end && !error) {
         uint64_t stop = MIN(at + room, (end + align - 1) & ~(align - 1));
@@ -108,12 +117,10 @@ static int bounce(BlockFile *s, BlockReq *req, int flags)
         }
         at = stop;
     }
-    free(buf);
-    /* The last block may have made the file longer than anybody asked for. */
-    if (is_write && !s->is_device && !error && end > old_length && (end & (align - 1)) != 0 &&
-        ftruncate(s->fd, (off_t)MAX(end, block_node_length(&s->parent))) < 0) {
-        error = errno;
+    if (is_write) {
+        pthread_mutex_unlock(&s->rewriting);
     }
+    free(buf);
     return error;
 }
 

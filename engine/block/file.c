@@ -228,6 +228,7 @@ static bool file_open(BlockNode *node, GError **error)
     if (s->direct) {
         find_alignment(s);
     }
+    pthread_mutex_init(&s->rewriting, NULL);
     block_workers_ref();
     return true;
 }
@@ -240,6 +241,7 @@ static void file_close(BlockNode *node)
         block_uring_unref();
     }
     block_workers_unref();
+    pthread_mutex_destroy(&s->rewriting);
     close(s->fd);
     s->fd = -1;
 }

@@ -1,6 +1,8 @@
 /* Shared by file.c and file-io.c. */
 #pragma once
 
+#include <pthread.h>
+
 #include "engine/block/block_priv.h"
 
 typedef struct BlockFile {
@@ -15,6 +17,7 @@ typedef struct BlockFile {
     bool volatile_ok;                           /* cache=unsafe: flushes do nothing */
     uint32_t mem_align;                         /* of buffers */
     bool no_zero_range, no_punch, no_seek_hole; /* atomic: the file system has said so */
+    pthread_mutex_t rewriting;                  /* around a detour that writes; leaf */
     BlockRanges ranges;                         /* direct writes: a detour rewrites whole blocks */
 } BlockFile;
 OBJECT_DECLARE_TYPE(BlockFile, BlockNodeClass, BLOCK_FILE, TYPE_BLOCK_FILE)

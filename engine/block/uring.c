@@ -164,6 +164,10 @@ static void completed(BlockUringReq *u, int res)
         finish(u, 0);
     } else if (advance(u, (size_t)res)) {
         finish(u, 0);
+    } else if (u->req->op == BLOCK_OP_READ && u->offset % BLOCK_SECTOR_SIZE) {
+        /* The file ends within a sector, from where direct I/O refuses to go on. */
+        block_iov_zero(u->iov + u->first, u->niov - u->first, 0, UINT64_MAX);
+        finish(u, 0);
     } else if (res > 0) {
         enqueue(u);
     } else if (u->req->op == BLOCK_OP_READ) { /* the end of the file */

@@ -183,6 +183,72 @@ START_TEST(images_whose_workers_wait_for_workers_go_on)
 }
 END_TEST
 
+/* Compressed clusters share sectors, and their end is the end of the file: direct I/O has to take
+ * detours, side by side. */
+typedef struct Packing {
+    BlockWork work;
+    BlockNode *node;
+    uint64_t at;
+    uint8_t *buf;
+    int error;
+    unsigned *left; /* atomic */
+} Packing;
+
+static void pack_one(BlockWork *work)
+{
+    Packing *p = (Packing *)work;
+    BlockNodeClass *klass = BLOCK_NODE_GET_CLASS(p->node);
+    uint8_t packed[4096];
+    size_t n = klass->compress(p->node, p->buf + p->at, 4096, packed, sizeof(packed));
+
+    p->error = n ? klass->write_packed(p->node, p->at, packed, n) : EINVAL;
+    __atomic_fetch_sub(p->left, 1, __ATOMIC_RELEASE);
+    main_loop_wakeup();
+}
+
+START_TEST(compressed_clusters_are_written_side_by_side_past_the_hosts_cache)
+{
+    enum { CLUSTERS = 300 };
+    g_autofree char *path = g_build_filename(folder, "disk.qcow2", NULL);
+    g_autofree Packing *all = g_new0(Packing, CLUSTERS);
+    BlockOpenOptions o = { .cache = BLOCK_CACHE_NONE, .format = "qcow2" };
+    uint8_t *buf = g_malloc(CLUSTERS * 4096), *seen = g_malloc(CLUSTERS * 4096);
+    unsigned left = CLUSTERS;
+    GError *error = NULL;
+    BlockBackend *be;
+    BlockNode *node;
+
+    create_image(path, CLUSTERS * 4096, "cluster_size=4k");
+    node = block_open(path, &o, &error);
+    if (!node && g_error_matches(error, ENGINE_ERROR, ENGINE_ERROR_UNSUPPORTED)) {
+        g_error_free(error); /* a file system without direct I/O */
+        return;
+    }
+    be = drive_on(node);
+    for (unsigned i = 0; i < CLUSTERS * 4096; i++) {
+        buf[i] = (uint8_t)(i / (17 + i / 4096 % 50));
+    }
+    for (unsigned i = 0; i < CLUSTERS; i++) {
+        all[i] = (Packing){ { pack_one, NULL }, block_root(be), i * 4096, buf, 0, &left };
+        block_work_submit(&all[i].work);
+    }
+    LOOP_UNTIL(__atomic_load_n(&left, __ATOMIC_ACQUIRE) == 0);
+    for (unsigned i = 0; i < CLUSTERS; i++) {
+        ck_assert_int_eq(all[i].error, 0);
+    }
+    ck_assert(block_read_wait(be, 0, seen, CLUSTERS * 4096, NULL));
+    same_bytes("packed", 0, seen, buf, CLUSTERS * 4096);
+    close_drive(be);
+    be = open_drive(path, &o);
+    ck_assert(block_read_wait(be, 0, seen, CLUSTERS * 4096, NULL));
+    same_bytes("packed", 0, seen, buf, CLUSTERS * 4096);
+    close_drive(be);
+    check_clean(path);
+    g_free(buf);
+    g_free(seen);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("qcow2");
@@ -193,6 +259,7 @@ int main(void)
     tcase_add_loop_test(random, random_operations_match_a_model_and_qemu_img, 0,
                         G_N_ELEMENTS(variants));
     tcase_add_test(random, small_caches_do_not_matter);
+    tcase_add_test(random, compressed_clusters_are_written_side_by_side_past_the_hosts_cache);
     tcase_add_test(random, images_whose_workers_wait_for_workers_go_on);
     suite_add_tcase(suite, random);
     return run_suite(suite);
