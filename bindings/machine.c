@@ -498,6 +498,12 @@ static int l_connect_gsi(lua_State *L)
     return 0;
 }
 
+static int l_pit_mute(lua_State *L)
+{
+    binding_push_irq(L, machine_pit_mute(check_machine(L, 1)));
+    return 1;
+}
+
 static int l_intr(lua_State *L)
 {
     binding_push_irq(L, machine_intr(check_machine(L, 1)));
@@ -543,6 +549,9 @@ static const ApiFunction methods[] = {
     { "connect_gsi", l_connect_gsi, "(self, n: integer, pin: irq)",
       "Leads that input to a controller device instead of to the accelerator; more than one may be "
       "on it." },
+    { "pit_mute", l_pit_mute, "(self): irq",
+      "Where the PIT is in the accelerator: while this line is high, its interrupts are left "
+      "out." },
     { "intr", l_intr, "(self): irq", "The interrupt input of the boot processor." },
     { "a20", l_a20, "(self, part: \"keyboard\"|\"port92\"): irq",
       "The line by which that part opens the A20 gate: open while one that was ever set is high, "

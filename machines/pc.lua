@@ -237,7 +237,7 @@ local function add_chipset(m)
   for n = 0, 7 do m:device("smbus-eeprom", { id = "spd" .. n, bus = smbus, address = 0x50 + n }) end
 end
 
--- What hangs on the ISA DMA controller, and the loudspeaker, where the timer is not in the accelerator.
+-- What hangs on the ISA DMA controller, and the loudspeaker: its port is where the timer is.
 local function add_isa(m, chips)
   local dma = m:device("isa-dma", { id = "dma" })
   local fdc = { id = "fdc", dma = dma }
@@ -245,7 +245,11 @@ local function add_isa(m, chips)
     if index < 2 then fdc[index == 0 and "drive-a" or "drive-b"] = entry.drive end
   end
   m:device("isa-fdc", fdc)
-  if chips.pit then m:device("isa-pcspk", { id = "speaker", pit = chips.pit }) end
+  if chips.pit then
+    m:device("isa-pcspk", { id = "speaker", pit = chips.pit })
+  else
+    m:device("accel-pcspk", { id = "speaker" })
+  end
 end
 
 local function add_legacy(m, conf, below, above)
@@ -291,12 +295,16 @@ local function add_parallel(m, conf)
   return made
 end
 
--- The event timers stand between PIT and clock and their lines, so they need the PIT as a device.
+-- The event timers stand between PIT and clock and their lines. A PIT in the accelerator has its own wire: they silence it.
 local function add_hpet(m, conf, chips)
-  if conf.no_hpet or not chips.pit then return nil end
+  if conf.no_hpet then return nil end
   local hpet = m:device("hpet", { id = "hpet" })
   for _, line in ipairs { 0, 8, 20, 21, 22, 23 } do hpet:connect("irq", line, line) end
-  chips.pit:connect("irq", 0, hpet:irq("legacy", 0))
+  if chips.pit then
+    chips.pit:connect("irq", 0, hpet:irq("legacy", 0))
+  else
+    hpet:connect("replaces", 0, m:pit_mute())
+  end
   m.rtc:connect("irq", 0, hpet:irq("legacy", 1))
   return 0x8086a201 -- low half of its capabilities
 end
@@ -402,7 +410,7 @@ return machine.versions({
   ram = "128M",
   max_cpus = 255,
   options = {
-    { name = "no-hpet", doc = "No event timers. (There are none either where the accelerator has the PIT inside.)" },
+    { name = "no-hpet", doc = "No event timers." },
     { name = "protocol", arg = "auto|32|64", doc = "How a Linux kernel is entered without firmware (auto: 64 where it can).",
       values = { "auto", "32", "64" } },
     { name = "max-ram-below-4g", arg = "SIZE", doc = "RAM below the PCI hole at most (3.5 GiB; 3 GiB where there is more)." },

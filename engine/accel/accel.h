@@ -134,6 +134,11 @@ typedef struct AccelClass {
     void (*reset)(Accel *a);
     /* State of the in-kernel devices, as a description over the Accel object; NULL: none. */
     const VMStateDescription *(*vmstate)(Accel *a);
+    /* The accelerator's PIT, where it has one (config.pit). Whether its interrupts are left out, as
+     * event timers take its place; the tone that the guest makes with port 0x61, in Hz, 0: none.
+     * NULL: never muted; no tone. */
+    void (*mute_pit)(Accel *a, bool muted);
+    unsigned (*speaker_frequency)(Accel *a);
     /* Accelerator statistics, name and value pairs for vm.stats. May be NULL. */
     void (*stats)(Accel *a, void (*fn)(const char *name, uint64_t value, void *opaque),
                   void *opaque);

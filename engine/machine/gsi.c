@@ -117,6 +117,8 @@ void machine_gsi_close(Machine *m)
     }
     irq_disconnect(m->priv->intr);
     irq_unref(g_steal_pointer(&m->priv->intr));
+    irq_disconnect(m->priv->pit_mute);
+    irq_unref(g_steal_pointer(&m->priv->pit_mute));
 }
 
 /* ---- controllers in user space ------------------------------------------------------------ */
@@ -158,6 +160,30 @@ static void intr_set(void *opaque, int n, int level)
         machine_accel_class(m)->set_intr(g_ptr_array_index(m->cpus, 0), level != 0,
                                          intr_acknowledge, m);
     }
+}
+
+static void pit_mute_set(void *opaque, int n, int level)
+{
+    Machine *m = opaque;
+
+    if (m->accel && machine_accel_class(m)->mute_pit) {
+        machine_accel_class(m)->mute_pit(m->accel, level != 0);
+    }
+}
+
+Irq *machine_pit_mute(Machine *m)
+{
+    if (!m->priv->pit_mute && !m->priv->closing) {
+        m->priv->pit_mute = irq_new(pit_mute_set, m, 0);
+    }
+    return m->priv->pit_mute;
+}
+
+unsigned machine_speaker_frequency(Machine *m)
+{
+    bool known = m->accel && m->accel->config.pit && machine_accel_class(m)->speaker_frequency;
+
+    return known ? machine_accel_class(m)->speaker_frequency(m->accel) : 0;
 }
 
 Irq *machine_intr(Machine *m)

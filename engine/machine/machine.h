@@ -184,6 +184,10 @@ bool machine_connect_gsi(Machine *m, unsigned gsi, struct Irq *pin, GError **err
 struct Irq *machine_intr(Machine *m); /* borrowed */
 void machine_set_acknowledge(Machine *m, int (*fn)(void *opaque), void *opaque);
 int machine_acknowledge(Machine *m); /* -1 also where there is nobody to ask */
+/* Where the PIT is in the accelerator: while this line is high its interrupts are left out, as
+ * event timers take its place. And the tone of its channel 2, in Hz. */
+struct Irq *machine_pit_mute(Machine *m); /* borrowed */
+unsigned machine_speaker_frequency(Machine *m);
 /* A message-signalled interrupt: to the local APICs of the accelerator, or to those in user space,
  * which registered with machine_set_msi. false: there is nobody to take it. */
 typedef void (*MachineMsiFn)(void *opaque, uint64_t addr, uint32_t data);

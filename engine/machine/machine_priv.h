@@ -59,7 +59,7 @@ typedef struct MachinePriv {
     uint8_t levels[MACHINE_MAX_GSI / 8];
     bool gsi_loading; /* devices' state is being loaded: they do not move lines */
     Irq *pins[MACHINE_MAX_GSI][MACHINE_GSI_PINS]; /* of controllers in user space; NULL ends */
-    Irq *intr;
+    Irq *intr, *pit_mute;
     Irq *a20[MACHINE_A20_LINES];
     uint8_t a20_used, a20_high; /* a bit a line: somebody has driven it; to what */
     bool a20_closed;            /* what the accelerator was told */

@@ -117,3 +117,52 @@ test("SeaBIOS' boot menu is opened and answered by keys", { timeout = 120 }, fun
   t.ok(vm.keyboard:type("1", { rt = 20 }))
   t.ok(vm.serial[1]:text("M1"):wait { rt = 20 }, "the disk did not boot")
 end)
+
+-- A "BIOS" that plays 440 Hz on the speaker, counts interrupts of line 0 at 0x500 and lets the PIT make 100 of them a second.
+local function ticker(t)
+  local code = "\xfa\x31\xc0\x8e\xd8\x8e\xd0\xbc\x00\x7c" -- cli; segments and stack
+    .. "\xc7\x06\x80\x00\x80\x00\xc7\x06\x82\x00\x00\xf0" -- vector 0x20: f000:0080
+    .. "\xb0\x11\xe6\x20\xb0\x20\xe6\x21\xb0\x04\xe6\x21\xb0\x01\xe6\x21\xb0\xfe\xe6\x21" -- PIC
+    .. "\xb0\xb6\xe6\x43\xb0\x97\xe6\x42\xb0\x0a\xe6\x42\xb0\x03\xe6\x61" -- channel 2: 2711
+    .. "\xb0\x34\xe6\x43\xb0\x9c\xe6\x40\xb0\x2e\xe6\x40" -- channel 0: 11932
+    .. "\xfb\xf4\xeb\xfd" -- sti; hlt, for ever
+  code = code .. ("\0"):rep(0x80 - #code) .. "\xff\x06\x00\x05\xb0\x20\xe6\x20\xcf" -- inc word [0x500]; EOI; iret
+  return t.file("ticker.bin", code .. ("\0"):rep(0xfff0 - #code) .. "\xea\x00\x00\x00\xf0" .. ("\0"):rep(11))
+end
+
+for _, accel in ipairs { "soft", "kvm" } do
+  test("event timers take the PIT's place and give it back, wherever it is: " .. accel, function(t)
+    local usable, why = require("vmlua.core.machine").select_accel { accel }
+    if not usable then t.skip(why) end
+    local vm = t.machine("pc", { accel = accel, ram = "16M", bios = ticker(t) })
+    local function ticks() return vm.memory:read_u16(0x500) end
+    local function more(n)
+      local from = ticks()
+      t.wait_for(function() return ticks() >= from + n end, 20, "no interrupts come")
+    end
+    vm:start()
+    more(3)
+    t.eq(vm.speaker.frequency, 440)
+    local function legacy(on) vm.memory:write_u32(HPET + 0x10, on and 3 or 1) end
+    local function silent()
+      t.sleep(0.05) -- one may be under way
+      local from = ticks()
+      t.sleep(0.2)
+      t.eq(ticks(), from)
+    end
+    legacy(true)
+    silent()
+    local s = vm:snapshot()
+    vm.memory:write_u32(HPET + 0x100, 1 << 2 | 1 << 3 | 1 << 6) -- timer 0, each millisecond
+    vm.memory:write_u32(HPET + 0x108, 100000)
+    vm.memory:write_u32(HPET + 0x108, 100000)
+    more(20)
+    vm.memory:write_u32(HPET + 0x100, 0)
+    legacy(false)
+    more(3)
+    vm:restore(s)
+    silent()
+    vm:reset() -- the PIT is its own again, and programmed anew
+    more(3)
+  end)
+end

@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define PIT_HZ 1193182
+
 static bool has_pic(const KvmAccel *a)
 {
     return a->irqchip_made && a->parent.config.irqchip == IRQCHIP_ON;
@@ -103,6 +105,10 @@ void kvm_pit_read(KvmAccel *a)
 static void put_pit(KvmAccel *a)
 {
     struct kvm_pit_state2 p = { .flags = a->chips.pit_flags };
+
+    /* Not of the saved state: the event timers' own says it. */
+    p.flags &= ~(uint32_t)KVM_PIT_FLAGS_HPET_LEGACY;
+    p.flags |= a->pit_muted ? KVM_PIT_FLAGS_HPET_LEGACY : 0;
     for (unsigned i = 0; i < 3; i++) {
         const KvmChannel *c = &a->chips.pit[i];
         p.channels[i] = (struct kvm_pit_channel_state){ .count = c->count,
@@ -121,6 +127,39 @@ static void put_pit(KvmAccel *a)
     if (kvm_ioctl(a, a->vm_fd, KVM_SET_PIT2, &p) < 0) {
         log_warning("kvm: KVM_SET_PIT2: %s", g_strerror(errno));
     }
+}
+
+void kvm_mute_pit(Accel *accel, bool muted)
+{
+    KvmAccel *a = KVM_ACCEL(accel);
+
+    if (a->pit_muted == muted) {
+        return;
+    }
+    a->pit_muted = muted;
+    if (has_pit(a) && !a->clock_stopped) { /* else it is given when the clock goes on */
+        kvm_pit_read(a);
+        put_pit(a);
+    }
+}
+
+unsigned kvm_speaker_frequency(Accel *accel)
+{
+    KvmAccel *a = KVM_ACCEL(accel);
+    const KvmChannel *c = &a->chips.pit[2];
+
+    if (!has_pit(a)) {
+        return 0;
+    }
+    if (!a->clock_stopped) {
+        kvm_pit_read(a);
+    }
+    /* A square wave or pulses, with the gate open and the loudspeaker on. */
+    if (!(a->chips.pit_flags & KVM_PIT_FLAGS_SPEAKER_DATA_ON) || !c->gate || (c->mode & 2) == 0 ||
+        c->count < 2) {
+        return 0;
+    }
+    return (PIT_HZ + c->count / 2) / c->count;
 }
 
 static void get_clock(KvmAccel *a)

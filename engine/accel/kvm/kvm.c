@@ -400,6 +400,8 @@ static void kvm_class_init(ObjectClass *klass, const void *data)
     ac->set_tsc_khz = kvm_set_tsc_khz;
     ac->clock_changed = kvm_clock_changed;
     ac->vmstate = kvm_chips_vmstate;
+    ac->mute_pit = kvm_mute_pit;
+    ac->speaker_frequency = kvm_speaker_frequency;
     ac->stats = kvm_stats;
     object_class_add_properties(klass, kvm_props, G_N_ELEMENTS(kvm_props));
 }

@@ -193,6 +193,7 @@ struct KvmAccel {
     uint64_t assist_instructions; /* atomic */
 
     KvmChips chips;
+    bool pit_muted;     /* event timers interrupt in its place */
     bool clock_stopped; /* chips.clock and chips.pit are to go back when the clock runs */
 
     bool time_ioctls; /* property: account the time spent in ioctls other than KVM_RUN */
@@ -398,4 +399,6 @@ static inline bool kvm_debug_attention(const KvmVcpu *kv)
 /* kvm-irqchip-state.c */
 const VMStateDescription *kvm_chips_vmstate(Accel *a);
 void kvm_pit_read(KvmAccel *a); /* into a->chips */
+void kvm_mute_pit(Accel *accel, bool muted);
+unsigned kvm_speaker_frequency(Accel *accel);
 void kvm_clock_changed(Accel *a, bool running);

@@ -8,8 +8,10 @@
  *               bit 3  channel check off              bit 7  parity error (never)
  *   line  output "sound": high while the speaker is driven
  *
- * Needs the PIT as a device; an accelerator that has the PIT inside serves this port too. The tone
- * is property "frequency": what a script or a sound back end asks for. Nothing plays it here.
+ * Needs the PIT as a device. An accelerator that has the PIT inside serves this port too:
+ * "accel-pcspk" is then what shows the tone, without a port, line or state of its own.
+ * The tone is property "frequency": what a script or a sound back end asks for. Nothing plays it
+ * here.
  */
 #include "engine/core/error.h"
 #include "engine/hw/core/device.h"
@@ -166,8 +168,45 @@ static const TypeInfo speaker_info = {
     .class_init = speaker_class_init,
 };
 
+/* ---- "accel-pcspk" ------------------------------------------------------------------------- */
+
+static bool get_accel_frequency(Object *obj, const Property *prop, PropValue *out, GError **error)
+{
+    DeviceState *dev = DEVICE(obj);
+
+    *out = (PropValue){ .kind = PROP_UINT,
+                        .uinteger = dev->machine ? machine_speaker_frequency(dev->machine) : 0 };
+    return true;
+}
+
+static const Property accel_speaker_properties[] = {
+    { .name = "frequency",
+      .doc = "of the tone that it makes now, in Hz; 0: none",
+      .kind = PROP_UINT,
+      .bits = 32,
+      .flags = PROP_READ_ONLY,
+      .offset = -1,
+      .get = get_accel_frequency },
+};
+
+static void accel_speaker_class_init(ObjectClass *klass, const void *data)
+{
+    DEVICE_CLASS(klass)->no_state = true;
+    object_class_add_properties(klass, accel_speaker_properties,
+                                G_N_ELEMENTS(accel_speaker_properties));
+}
+
+static const TypeInfo accel_speaker_info = {
+    .name = "accel-pcspk",
+    .parent = TYPE_ISA_DEVICE,
+    .doc = "The PC's loudspeaker where the accelerator has the PIT",
+    .instance_size = sizeof(DeviceState),
+    .class_init = accel_speaker_class_init,
+};
+
 static void register_speaker(void)
 {
     type_register_static(&speaker_info);
+    type_register_static(&accel_speaker_info);
 }
 type_init(register_speaker)

@@ -4,7 +4,8 @@
  *   memory  0xfed00000, 1 KiB: general registers, main counter, 3 to 32 timers
  *   lines   outputs "irq" 0 to 31: interrupts of the same numbers; inputs "legacy" 0 and 1: PIT and
  *           real-time clock, which reach outputs 0 and 8 through here, unless bit LEG_RT gives
- * those to timers 0 and 1
+ * those to timers 0 and 1. Output "replaces" is high meanwhile: where the PIT's
+ *           interrupts do not come through here, it keeps them away
  *
  * The counter runs at 100 MHz of the machine's clock and is computed when somebody looks. All
  * timers have 64 bits and can be periodic. Periods that have passed while the host was late, or
@@ -66,6 +67,7 @@ struct Hpet {
     DeviceState parent;
     MemoryRegion mmio;
     Irq *irq[HPET_LINES];
+    Irq *replaces;
     HpetTimer tn[HPET_TIMERS_MAX];
     uint64_t config, status;
     uint64_t counter; /* at `start`; while halted, now */
@@ -273,6 +275,16 @@ static uint64_t register_read(Hpet *s, hwaddr reg)
     }
 }
 
+/* Interrupts of the PIT that do not come through here are to be left out, or not. */
+static void update_replaces(Hpet *s)
+{
+    int level = !!(s->config & CONFIG_LEGACY);
+
+    if (irq_level(s->replaces) != level) {
+        irq_set(s->replaces, level);
+    }
+}
+
 static void write_config(Hpet *s, uint64_t value)
 {
     bool ran = runs(s);
@@ -288,6 +300,7 @@ static void write_config(Hpet *s, uint64_t value)
     for (unsigned i = 0; i < s->timers; i++) {
         arm(&s->tn[i], false);
     }
+    update_replaces(s);
     update_lines(s);
 }
 
@@ -428,6 +441,7 @@ static bool hpet_post_load(void *opaque, unsigned version, GError **error)
         }
         irq_restore_level(s->irq[line], level);
     }
+    update_replaces(s); /* nobody else saves it */
     return true;
 }
 
@@ -505,6 +519,7 @@ static void hpet_reset(DeviceState *dev)
         t->period = t->route = 0;
         t->fired = 0;
     }
+    update_replaces(s);
     update_lines(s);
 }
 
@@ -519,6 +534,7 @@ static const Property hpet_properties[] = {
 static void hpet_init(Object *obj)
 {
     device_init_irq_out(DEVICE(obj), "irq", HPET(obj)->irq, HPET_LINES);
+    device_init_irq_out(DEVICE(obj), "replaces", &HPET(obj)->replaces, 1);
     device_init_irq_in(DEVICE(obj), "legacy", legacy_input, 2);
 }
 
