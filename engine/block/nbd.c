@@ -99,11 +99,18 @@ static void nbd_class_init(ObjectClass *klass, const void *data)
     object_class_add_properties(klass, nbd_properties, G_N_ELEMENTS(nbd_properties));
 }
 
+/* The name is no property here, which would free it. */
+static void nbd_finalize(Object *obj)
+{
+    g_free(g_steal_pointer(&BLOCK_NODE(obj)->filename));
+}
+
 static const TypeInfo nbd_info = {
     .name = "block-nbd",
     .parent = TYPE_BLOCK_NODE,
     .doc = "A disk that an NBD server has",
     .instance_size = sizeof(BlockNbd),
+    .instance_finalize = nbd_finalize,
     .class_init = nbd_class_init,
 };
 
