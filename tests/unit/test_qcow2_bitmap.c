@@ -82,8 +82,10 @@ static void assert_same_bits(const char *a, const char *b, const char *name)
     ck_assert_uint_eq(x.flags, y.flags);
     ck_assert_uint_eq(x.bytes->len, y.bytes->len);
     for (guint i = 0; i < x.bytes->len; i++) {
-        ck_assert_msg(x.bytes->data[i] == y.bytes->data[i], "%s: byte %u is %#x, not %#x", name, i,
-                      x.bytes->data[i], y.bytes->data[i]);
+        if (x.bytes->data[i] != y.bytes->data[i]) {
+            ck_abort_msg("%s: byte %u is %#x, not %#x", name, i, x.bytes->data[i],
+                         y.bytes->data[i]);
+        }
     }
     g_byte_array_free(x.bytes, TRUE);
     g_byte_array_free(y.bytes, TRUE);
