@@ -91,6 +91,7 @@ static void take_entry(Qcow2 *s, const Qcow2Tables *t, const uint8_t *p, uint64_
              b.table_offset >= t->file_bytes ||
              s->bitmaps->tables > t->file_bytes + QCOW2_MAX_L1_BYTES;
     g_array_append_val(s->bitmaps->maps, b);
+    /* cppcheck-suppress memleak ; the array has it now */
 }
 
 /* false: the directory is damaged. */

@@ -347,6 +347,7 @@ static void add_snapshot(Change *c, const BlockSnapshotInfo *info)
     sn.id = *info->id ? g_strndup(info->id, sizeof(info->id)) : new_id(c->snapshots);
     sn.name = g_strndup(info->name, sizeof(info->name));
     g_array_append_val(c->snapshots, sn);
+    /* cppcheck-suppress memleak ; the array has it now */
 }
 
 /* The first entry of L1 that maps nothing of the disk: where the state of a machine begins. */
