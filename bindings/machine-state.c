@@ -268,7 +268,8 @@ static const ApiFunction methods[] = {
       "Calls fn at each reset, in order of addition." },
     { "snapshot", l_snapshot, "(self): snapshot",
       "The present state of the whole machine as a value, in memory." },
-    { "restore", l_restore, "(self, s: snapshot)", "Goes back to a snapshot." },
+    { "restore", l_restore, "(self, s: snapshot)",
+      "Goes back to a snapshot, of this machine or of another of the same shape." },
     { "_torture", l_torture, "(self, kind: \"snapshot\"|\"stream\"): boolean?, string?",
       "Saves its state, spoils it, puts it back and compares; false: not now. The test runner's "
       "--torture." },

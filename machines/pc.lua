@@ -237,7 +237,7 @@ local function add_chipset(m)
   for n = 0, 7 do m:device("smbus-eeprom", { id = "spd" .. n, bus = smbus, address = 0x50 + n }) end
 end
 
--- What hangs on the ISA DMA controller, and the loudspeaker: its port is where the timer is.
+-- What hangs on the ISA DMA controller, and the loudspeaker where its port is in the accelerator, as the timer is.
 local function add_isa(m, chips)
   local dma = m:device("isa-dma", { id = "dma" })
   local fdc = { id = "fdc", dma = dma }
@@ -245,11 +245,7 @@ local function add_isa(m, chips)
     if index < 2 then fdc[index == 0 and "drive-a" or "drive-b"] = entry.drive end
   end
   m:device("isa-fdc", fdc)
-  if chips.pit then
-    m:device("isa-pcspk", { id = "speaker", pit = chips.pit })
-  else
-    m:device("accel-pcspk", { id = "speaker" })
-  end
+  if not chips.pit then m:device("accel-pcspk", { id = "speaker" }) end
 end
 
 local function add_legacy(m, conf, below, above)

@@ -14,6 +14,7 @@
 
 #include "engine/core/clock.h"
 #include "engine/cpu/cpu.h"
+#include "engine/cpu/pc-chips.h"
 #include "engine/memory/memory.h"
 #include "engine/qom/object.h"
 #include "engine/state/vmstate.h"
@@ -92,6 +93,9 @@ typedef struct AccelClass {
     bool (*vcpu_has_work)(VCpu *cpu);
     bool (*get_state)(VCpu *cpu, unsigned groups, GError **error); /* into cpu->state */
     bool (*put_state)(VCpu *cpu, unsigned groups, GError **error);
+    /* Whether a state that was loaded from a stream, now in cpu->state and dirty, can be had. May
+     * put it already. NULL: whatever the CPUID policy allows. */
+    bool (*check_state)(VCpu *cpu, GError **error);
     bool (*set_cpuid)(VCpu *cpu, GError **error); /* from cpu->cpuid, before the first run */
     CpuidPolicy *(*supported_cpuid)(
         GError **error); /* caller frees; the most this accelerator can do on this host */
@@ -129,10 +133,17 @@ typedef struct AccelClass {
      * there only while it runs: snapshots are taken while it stands. */
     void (*clock_changed)(Accel *a, bool running);
 
-    /* In-kernel devices go back to their power-on state; all vCPUs are stopped. NULL: the machine
+    /* A PC's interrupt controllers and timer that are inside: bits 1 << PcChip. NULL: none. */
+    unsigned (*chips)(Accel *a);
+    /* Their state, where vCPUs are stopped and their state has been fetched; put comes after that
+     * of vCPUs, and may add to it. `which`: bits of those to put. The rest of *s is not touched. */
+    bool (*chips_get)(Accel *a, PcChipStates *s, GError **error);
+    bool (*chips_put)(Accel *a, const PcChipStates *s, unsigned which, GError **error);
+    /* What else is inside goes back to its power-on state; all vCPUs are stopped. NULL: the machine
      * puts back what vmstate gave when the accelerator was new. */
     void (*reset)(Accel *a);
-    /* State of the in-kernel devices, as a description over the Accel object; NULL: none. */
+    /* Of what else is inside, as a description over the Accel object; NULL: none. Another
+     * accelerator does without. */
     const VMStateDescription *(*vmstate)(Accel *a);
     /* The accelerator's PIT, where it has one (config.pit). Whether its interrupts are left out, as
      * event timers take its place; the tone that the guest makes with port 0x61, in Hz, 0: none.

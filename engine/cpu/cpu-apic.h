@@ -31,6 +31,6 @@ typedef struct CpuApicOps {
     bool (*wrmsr)(void *apic, uint32_t index, uint64_t value);
     uint8_t (*get_cr8)(void *apic);
     void (*set_cr8)(void *apic, uint8_t value);
-    /* The guest's TSC is virtual time in the unit of the APIC's tsc-khz, plus this. */
-    void (*set_tsc_offset)(void *apic, uint64_t offset);
+    /* The guest's TSC is virtual time at this rate, plus the offset. */
+    void (*set_tsc)(void *apic, uint32_t khz, uint64_t offset);
 } CpuApicOps;

@@ -154,6 +154,29 @@ void x86_state_reset(X86CPUState *s, bool is_bsp)
     memset(&s->events, 0, sizeof(s->events));
 }
 
+void x86_state_init(X86CPUState *s, bool is_bsp, uint32_t signature)
+{
+    X86CPUState *fresh = g_aligned_alloc0(1, sizeof(X86CPUState), 64);
+
+    x86_state_reset(fresh, is_bsp);
+    fresh->gpr[X86_RDX] = signature ? signature : fresh->gpr[X86_RDX];
+    fresh->cr0 = (fresh->cr0 & ~(CR0_CD | CR0_NW)) | (s->cr0 & (CR0_CD | CR0_NW));
+    memcpy(s->gpr, fresh->gpr, sizeof(s->gpr));
+    s->rip = fresh->rip;
+    s->rflags = fresh->rflags;
+    memcpy(s->seg, fresh->seg, sizeof(s->seg));
+    s->gdt = fresh->gdt;
+    s->idt = fresh->idt;
+    s->cr0 = fresh->cr0;
+    s->cr2 = s->cr3 = s->cr4 = s->cr8 = s->efer = 0;
+    memcpy(s->dr, fresh->dr, sizeof(s->dr));
+    s->dr6 = fresh->dr6;
+    s->dr7 = fresh->dr7;
+    s->events = fresh->events;
+    s->mp_state = is_bsp ? X86_MP_RUNNABLE : X86_MP_INIT_RECEIVED;
+    g_aligned_free(fresh);
+}
+
 X86Msr *x86_msr_find(X86CPUState *s, uint32_t index)
 {
     unsigned lo = 0, hi = MIN(s->n_msrs, X86_MSR_MAX);
@@ -325,8 +348,8 @@ static bool x86_post_load(void *opaque, unsigned version, GError **error)
 
 const VMStateDescription vmstate_x86_cpu = {
     .name = "x86-state",
-    .version = 1,
-    .minimum_version = 1,
+    .version = 2,
+    .minimum_version = 2,
     .post_load = x86_post_load,
     .fields =
         (const VMStateField[]){
@@ -348,6 +371,7 @@ const VMStateDescription vmstate_x86_cpu = {
             VMSTATE_UINT64(dr7, X86CPUState),
             VMSTATE_UINT64(xcr0, X86CPUState),
             VMSTATE_UINT64(tsc, X86CPUState),
+            VMSTATE_UINT32(tsc_khz, X86CPUState),
             { .name = "xsave",
               .kind = VMS_CUSTOM,
               .offset = offsetof(X86CPUState, xsave),
@@ -363,8 +387,6 @@ const VMStateDescription vmstate_x86_cpu = {
               .count = X86_MSR_MAX,
               .count_offset = offsetof(X86CPUState, n_msrs),
               .vmsd = &vmstate_msr },
-            VMSTATE_BOOL(has_lapic, X86CPUState),
-            VMSTATE_BYTES(lapic, X86CPUState),
             VMSTATE_F_(mp_state, X86CPUState, VMS_U32),
             VMSTATE_STRUCT(events, X86CPUState, vmstate_events),
             VMSTATE_END(),

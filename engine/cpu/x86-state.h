@@ -89,11 +89,12 @@ typedef struct X86CPUState {
     uint64_t dr[4], dr6, dr7;
     uint64_t xcr0;
     uint64_t tsc;
+    uint32_t tsc_khz;    /* its rate; 0: not known */
     uint32_t xsave_size; /* bytes of xsave[] in use, 512 legacy + 64 header at least */
     uint8_t xsave[X86_XSAVE_MAX] __attribute__((aligned(64)));
     uint32_t n_msrs;
-    X86Msr msrs[X86_MSR_MAX]; /* sorted by index */
-    bool has_lapic;
+    X86Msr msrs[X86_MSR_MAX];      /* sorted by index */
+    bool has_lapic;                /* the accelerator's, saved in the form of pc-chips.h */
     uint8_t lapic[X86_LAPIC_REGS]; /* the first KiB of the LAPIC page */
     X86MpState mp_state;
     X86Events events;
@@ -105,7 +106,7 @@ enum {
     X86_STATE_SYSTEM = 1 << 1, /* segments, tables, control registers, efer, apic_base */
     X86_STATE_FPU = 1 << 2,    /* xsave, xcr0 */
     X86_STATE_DEBUG = 1 << 3,  /* dr */
-    X86_STATE_MSRS = 1 << 4,   /* msrs, tsc */
+    X86_STATE_MSRS = 1 << 4,   /* msrs, tsc, tsc_khz */
     X86_STATE_LAPIC = 1 << 5,
     X86_STATE_EVENTS = 1 << 6, /* events, mp_state */
     X86_STATE_ALL = (1 << 7) - 1,
@@ -116,6 +117,9 @@ extern const VMStateDescription vmstate_x86_cpu;
 /* The state after RESET (SDM 3A table 10-1): real mode, CS f000:fff0 base 0xffff0000, boot
  * processor or waiting for SIPI. */
 void x86_state_reset(X86CPUState *s, bool is_bsp);
+/* The state after INIT: FPU, MSRs, time, CR0's cache bits and the APIC base stay. RDX is the
+ * processor's signature. */
+void x86_state_init(X86CPUState *s, bool is_bsp, uint32_t signature);
 
 /* Register access by name, as the manuals spell it in lower case: "rax" "eax" "ax" "al" "ah" "r8d"
  * "rip" "eip" "rflags" "cs" (selector) "cs.base" "cs.limit" "gdtr.base" "cr0" "dr7" "efer" "xcr0"

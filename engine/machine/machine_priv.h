@@ -101,17 +101,22 @@ void machine_quiesce_end(Machine *m);
 void machine_quiesce_finalize(Machine *m);
 
 /* machine-state.c */
+void machine_state_entry_free(void *entry);
 void machine_state_init(Machine *m);
 void machine_state_close(Machine *m); /* snapshots, tracker */
 void machine_state_finalize(Machine *m);
-void machine_capture_accel(Machine *m);
-bool machine_reset_accel(Machine *m, GError **error);
 /* Whether state may be saved or loaded here and now; `what` for the message. */
 bool machine_may_touch_state(Machine *m, const char *what, GError **error);
-/* vCPUs are stopped. After a failed load the machine has parts of both states. */
+void machine_become_broken(Machine *m, const char *what, const GError *error);
+
+/* machine-stream.c: vCPUs are stopped. After a failed load the machine has parts of both states. */
+#define SECTION_MACHINE "machine"
+#define SECTION_ACCEL   "accelerator"
+#define SECTION_CPU     "cpu"
 GBytes *machine_save_stopped(Machine *m, GError **error);
 bool machine_load_stopped(Machine *m, GBytes *bytes, GError **error);
-void machine_become_broken(Machine *m, const char *what, const GError *error);
+void machine_capture_accel(Machine *m);
+bool machine_reset_accel(Machine *m, GError **error);
 
 /* a20.c */
 void machine_a20_close(Machine *m);

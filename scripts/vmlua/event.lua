@@ -267,7 +267,8 @@ end
 local vm = api.methods "machine"
 
 local restore = vm.restore
---- Goes back to a snapshot. Waits that are pending return nil, "restored".
+--- Goes back to a snapshot, of this machine or of another of the same shape, under whatever accelerator. Waits that are
+--- pending return nil, "restored". A restore that is refused leaves the machine as it was.
 ---@param snapshot snapshot
 function vm:restore(snapshot)
   served(restore, self, snapshot)

@@ -5,6 +5,8 @@ The interrupt controllers and the timer of a PC, as far as the accelerator does 
     irqchip "split"  local APICs in the accelerator; PIC, I/O APIC and PIT are devices
     irqchip "off"    PIC and PIT are devices; so are local APICs and I/O APIC, if the accelerator's
                      processors can use local APICs outside of it (soft)
+
+With the PIT comes port 0x61, where software reads its channel 2. An accelerator has both or neither.
 ]]
 local text = require "vmlua.text"
 
@@ -16,11 +18,11 @@ local function ioapic_pin(gsi)
   if gsi ~= 2 then return gsi end
 end
 
---- Adds to machine `m` what it lacks, wired as in a PC. Answers the devices by name: pic, apic, ioapic, pit.
+--- Adds to machine `m` what it lacks, wired as in a PC. Answers the devices by name: pic, apic, ioapic, pit, speaker.
 --- Option apic: whether local APICs are added where the accelerator has none (default: with accelerator soft).
 ---@param m machine
 ---@param options? { apic?: boolean }
----@return { pic: device?, apic: device?, ioapic: device?, pit: device? }
+---@return { pic: device?, apic: device?, ioapic: device?, pit: device?, speaker: device? }
 function irqchip.add(m, options)
   for key in pairs(options or {}) do
     if key ~= "apic" then error(text.unknown("option", tostring(key), { "apic" }), 2) end
@@ -46,6 +48,7 @@ function irqchip.add(m, options)
   if not m.kernel_pit then
     made.pit = m:device("isa-pit", { id = "pit" })
     made.pit:connect("irq", 0, 0)
+    made.speaker = m:device("isa-pcspk", { id = "speaker", pit = made.pit })
   end
   return made
 end

@@ -8,7 +8,7 @@
 enum { CPUS = 20 };
 enum { ID = 0x20, TPR = 0x80, PPR = 0xa0, EOI = 0xb0, LDR = 0xd0, DFR = 0xe0, SVR = 0xf0 };
 enum { ISR = 0x100, TMR = 0x180, IRR = 0x200, ESR = 0x280, ICR = 0x300, ICR_HIGH = 0x310 };
-enum { LVT_TIMER = 0x320, LVT_LINT0 = 0x350, LVT_LINT1 = 0x360, LVT_ERROR = 0x370 };
+enum { TIMER = 0x320, LINT0 = 0x350, LINT1 = 0x360, ERROR_LVT = 0x370 };
 enum { INITIAL = 0x380, CURRENT = 0x390, DIVIDE = 0x3e0 };
 #define BASE    UINT64_C(0xfee00000)
 #define BASE_EN (UINT64_C(1) << 11)
@@ -88,7 +88,7 @@ START_TEST(registers_have_their_values_after_reset)
         ck_assert_uint_eq(rd(i, DFR), 0xffffffff);
         ck_assert_uint_eq(rd(i, SVR), 0xff);
         for (unsigned lvt = 0x320; lvt < 0x380; lvt += 16) {
-            ck_assert_uint_eq(rd(i, lvt), i == 0 && lvt == LVT_LINT0 ? 0x700 : 0x10000);
+            ck_assert_uint_eq(rd(i, lvt), i == 0 && lvt == LINT0 ? 0x700 : 0x10000);
         }
         ck_assert(apic_rdmsr(of(i), MSR_APIC_BASE, &base));
         ck_assert_uint_eq(base, BASE | BASE_EN | (i == 0 ? 1u << 8 : 0));
@@ -111,17 +111,17 @@ START_TEST(registers_read_back_what_can_be_written)
     ck_assert_uint_eq(rd(1, DFR), 0x0fffffff);
     wr(1, SVR, 0xffffffff);
     ck_assert_uint_eq(rd(1, SVR), 0x11ff);
-    wr(1, LVT_TIMER, 0xffffffff);
-    ck_assert_uint_eq(rd(1, LVT_TIMER), 0x700ff);
-    wr(1, LVT_LINT0, 0xffffffff);
-    ck_assert_uint_eq(rd(1, LVT_LINT0), 0x1a7ff);
+    wr(1, TIMER, 0xffffffff);
+    ck_assert_uint_eq(rd(1, TIMER), 0x700ff);
+    wr(1, LINT0, 0xffffffff);
+    ck_assert_uint_eq(rd(1, LINT0), 0x1a7ff);
     wr(1, DIVIDE, 0xffffffff);
     ck_assert_uint_eq(rd(1, DIVIDE), 0xb);
     wr(1, ID, 0x55000000); /* read-only here */
     ck_assert_uint_eq(rd(1, ID), 0x01000000);
     wr(1, SVR, 0xff); /* off: every LVT entry is masked, and stays so */
-    wr(1, LVT_ERROR, 0x33);
-    ck_assert_uint_eq(rd(1, LVT_ERROR), 0x10033);
+    wr(1, ERROR_LVT, 0x33);
+    ck_assert_uint_eq(rd(1, ERROR_LVT), 0x10033);
 }
 END_TEST
 
@@ -262,7 +262,7 @@ END_TEST
 
 START_TEST(errors_are_shown_after_a_write_of_esr)
 {
-    wr(0, LVT_ERROR, 0x45);
+    wr(0, ERROR_LVT, 0x45);
     wr(0, ICR, 1 << 18 | 0x0f);
     ck_assert_uint_eq(rd(0, ESR), 0);
     wr(0, ESR, 0);
@@ -274,7 +274,7 @@ START_TEST(errors_are_shown_after_a_write_of_esr)
     ck_assert_uint_eq(rd(0, ESR), 1 << 6 | 1 << 7);
     wr(0, ESR, 0);
     ck_assert_uint_eq(rd(0, ESR), 0);
-    wr(0, LVT_ERROR, 0x05); /* the error of delivering an error ends */
+    wr(0, ERROR_LVT, 0x05); /* the error of delivering an error ends */
     wr(0, 0x3f0, 0);
     wr(0, ESR, 0);
     ck_assert_uint_eq(rd(0, ESR), 1 << 6 | 1 << 7);
@@ -283,7 +283,7 @@ END_TEST
 
 START_TEST(the_timer_counts_down_once_or_again_and_again)
 {
-    wr(0, LVT_TIMER, 0x61);
+    wr(0, TIMER, 0x61);
     wr(0, DIVIDE, 0xb); /* by 1 */
     wr(0, INITIAL, 100000);
     run_until(40000);
@@ -295,7 +295,7 @@ START_TEST(the_timer_counts_down_once_or_again_and_again)
     ck_assert_uint_eq(who_got(0x61), 1);
     run_until(1000000);
     ck_assert(!apic_has_interrupt(of(0)));
-    wr(0, LVT_TIMER, 0x20062);
+    wr(0, TIMER, 0x20062);
     wr(0, DIVIDE, 3); /* by 16 */
     wr(0, INITIAL, 10000);
     for (unsigned i = 1; i <= 5; i++) {
@@ -306,7 +306,7 @@ START_TEST(the_timer_counts_down_once_or_again_and_again)
         ck_assert_uint_eq(rd(0, CURRENT), 10000);
         ck_assert_uint_eq(who_got(0x62), 1);
     }
-    wr(0, LVT_TIMER, 0x30062); /* masked: it counts, and nothing comes */
+    wr(0, TIMER, 0x30062); /* masked: it counts, and nothing comes */
     run_until(now_ns + 160000);
     ck_assert(!apic_has_interrupt(of(0)));
     wr(0, INITIAL, 0);
@@ -341,10 +341,10 @@ START_TEST(the_deadline_timer_waits_for_the_tsc)
     ck_assert(apic_wrmsr(of(0), MSR_TSC_DEADLINE, 5)); /* ignored in another mode */
     ck_assert(apic_rdmsr(of(0), MSR_TSC_DEADLINE, &v));
     ck_assert_uint_eq(v, 0);
-    wr(0, LVT_TIMER, 0x40063);
+    wr(0, TIMER, 0x40063);
     wr(0, INITIAL, 1000); /* ignored in this one */
     ck_assert_uint_eq(rd(0, INITIAL), 0);
-    apic_set_tsc_offset(of(0), 1000000);
+    apic_set_tsc(of(0), 0, 1000000);
     ck_assert(apic_wrmsr(of(0), MSR_TSC_DEADLINE, 1050000));
     run_until(49999);
     ck_assert(!apic_has_interrupt(of(0)));
@@ -359,7 +359,7 @@ START_TEST(the_deadline_timer_waits_for_the_tsc)
     ck_assert(apic_wrmsr(of(0), MSR_TSC_DEADLINE, 0)); /* disarms */
     ck_assert_int_eq(clock_deadline(machine->clock), -1);
     ck_assert(apic_wrmsr(of(0), MSR_TSC_DEADLINE, 2000000));
-    wr(0, LVT_TIMER, 0x63); /* so does another mode */
+    wr(0, TIMER, 0x63); /* so does another mode */
     ck_assert_int_eq(clock_deadline(machine->clock), -1);
 }
 END_TEST
@@ -369,7 +369,7 @@ START_TEST(a_tiny_period_does_not_swamp_the_host)
     unsigned fired = 0;
     int64_t next;
 
-    wr(0, LVT_TIMER, 0x20062);
+    wr(0, TIMER, 0x20062);
     wr(0, DIVIDE, 0xb);
     wr(0, INITIAL, 1);
     while ((next = clock_deadline(machine->clock)) >= 0 && next <= 1000000) {
@@ -529,13 +529,13 @@ START_TEST(the_pic_interrupts_through_lint0)
     outb(0x20, 0x20);
     irq_lower(line);
     irq_raise(line);
-    wr(0, LVT_LINT0, 0x10700);
+    wr(0, LINT0, 0x10700);
     ck_assert(!apic_has_interrupt(of(0)));
     wr(0, SVR, 0x1ff);
-    wr(0, LVT_LINT0, 0x700);
+    wr(0, LINT0, 0x700);
     ck_assert(apic_has_interrupt(of(0)));
     /* Off, the pin is INTR. */
-    wr(0, LVT_LINT0, 0x10700);
+    wr(0, LINT0, 0x10700);
     ck_assert(apic_wrmsr(of(0), MSR_APIC_BASE, BASE | 1 << 8));
     ck_assert_int_eq(apic_get_interrupt(of(0)), 0x34);
     outb(0x20, 0x20);
@@ -555,25 +555,25 @@ START_TEST(local_pins_deliver_what_their_entries_say)
     Irq *lint0 = device_get_irq_in(apic, "lint0", 0, NULL);
     Irq *lint1 = device_get_irq_in(apic, "lint1", 0, NULL);
 
-    wr(0, LVT_LINT0, 0x10000);
-    wr(1, LVT_LINT1, 0x400); /* NMI to two */
-    wr(2, LVT_LINT1, 0x400);
+    wr(0, LINT0, 0x10000);
+    wr(1, LINT1, 0x400); /* NMI to two */
+    wr(2, LINT1, 0x400);
     irq_raise(lint1);
     irq_raise(lint1);
     for (unsigned i = 0; i < CPUS; i++) {
         ck_assert_uint_eq(requests(i), i == 1 || i == 2 ? CPU_APIC_NMI : 0);
     }
     ck_assert_uint_eq(requests(1), 0);
-    wr(3, LVT_LINT0, 0x8047); /* a level */
+    wr(3, LINT0, 0x8047); /* a level */
     irq_raise(lint0);
     ck_assert_int_eq(apic_get_interrupt(of(3)), 0x47);
-    ck_assert_uint_eq(rd(3, LVT_LINT0), 0xc047);
+    ck_assert_uint_eq(rd(3, LINT0), 0xc047);
     wr(3, EOI, 0);
     ck_assert_int_eq(apic_get_interrupt(of(3)), 0x47);
     irq_lower(lint0);
     wr(3, EOI, 0);
     ck_assert(!apic_has_interrupt(of(3)));
-    ck_assert_uint_eq(rd(3, LVT_LINT0), 0x8047);
+    ck_assert_uint_eq(rd(3, LINT0), 0x8047);
 }
 END_TEST
 
@@ -661,7 +661,7 @@ START_TEST(state_saved_while_serving_and_counting_goes_on)
     apic_message(apic, BASE, 0x61);
     apic_get_interrupt(of(0));
     apic_message(apic, BASE, 0x51);
-    wr(5, LVT_TIMER, 0x20062);
+    wr(5, TIMER, 0x20062);
     wr(5, DIVIDE, 0xb);
     wr(5, INITIAL, 100000);
     wr(0, ICR_HIGH, 7u << 24);

@@ -17,14 +17,15 @@ typedef struct Toy {
     Timer timer;
     unsigned fired;
     Machine *m;
-    bool fail_load;
+    bool fail_load, fail_once;
 } Toy;
 
 static bool toy_post_load(void *opaque, unsigned version, GError **error)
 {
     Toy *t = opaque;
 
-    if (t->fail_load) {
+    if (t->fail_load || t->fail_once) {
+        t->fail_once = false;
         return error_set(error, ENGINE_ERROR_CORRUPT, "the toy refuses");
     }
     return true;
@@ -186,15 +187,52 @@ START_TEST(a_failed_restore_leaves_an_error_until_reset_or_restored)
 }
 END_TEST
 
-START_TEST(a_snapshot_belongs_to_one_machine)
+START_TEST(a_failed_restore_leaves_the_machine_as_it_was)
+{
+    Machine *m = fake_machine(1, IRQCHIP_ON);
+    Toy t = { .value = 5 };
+    Snapshot *s;
+    GError *error = NULL;
+
+    toy_add(&t, m);
+    s = machine_snapshot(m, &error);
+    ok(s != NULL, error);
+    t.value = 6;
+    ok(cpu_modify_state(cpu_at(m, 0), X86_STATE_GPR, &error), error);
+    cpu_at(m, 0)->state->gpr[X86_RBX] = 0x77;
+    t.fail_once = true;
+    ck_assert(!machine_restore(m, s, &error));
+    ck_error(error, "the toy refuses");
+    ck_assert_int_eq(m->state, RUN_STATE_PAUSED);
+    ck_assert_uint_eq(machine_restore_count(m), 0);
+    ck_assert_uint_eq(t.value, 6);
+    ck_assert_uint_eq(cpu_at(m, 0)->state->gpr[X86_RBX], 0x77);
+    ok(machine_restore(m, s, &error), error);
+    ck_assert_uint_eq(t.value, 5);
+    snapshot_unref(s);
+    machine_close(m);
+}
+END_TEST
+
+START_TEST(a_snapshot_goes_into_another_machine_of_the_same_shape)
 {
     Machine *a = fake_machine(1, IRQCHIP_ON), *b = fake_machine(1, IRQCHIP_ON);
+    Machine *two = fake_machine(2, IRQCHIP_ON);
     GError *error = NULL;
-    Snapshot *s = machine_snapshot(a, &error);
+    Snapshot *s;
 
-    ck_assert(!machine_restore(b, s, &error));
-    ck_error(error, "of another machine");
+    ok(cpu_modify_state(cpu_at(a, 0), X86_STATE_GPR, &error), error);
+    cpu_at(a, 0)->state->gpr[X86_RBX] = 0x1234;
+    s = machine_snapshot(a, &error);
+    ok(machine_restore(b, s, &error), error);
     ck_assert_int_eq(b->state, RUN_STATE_PAUSED);
+    ck_assert_uint_eq(cpu_at(b, 0)->state->gpr[X86_RBX], 0x1234);
+    ck_assert_uint_eq(machine_restore_count(b), 1);
+    ck_assert(!machine_restore(two, s, &error));
+    ck_error(error, "has no 'cpu' 1");
+    ck_assert_int_eq(two->state, RUN_STATE_PAUSED);
+    ck_assert_uint_eq(machine_restore_count(two), 0);
+    machine_close(two);
     machine_close(a);
     ck_assert(!machine_restore(b, s, &error));
     ck_error(error, "is closed");
@@ -213,7 +251,7 @@ START_TEST(a_stream_of_another_shape_is_refused_by_name)
 
     ck_assert(!machine_load_devices(m, two_cpus, &error));
     ck_error(error, "has a 'cpu' 1");
-    ck_assert_int_eq(m->state, RUN_STATE_ERROR);
+    ck_assert_int_eq(m->state, RUN_STATE_PAUSED);
     ck_assert(!machine_load_devices(two, one_cpu, &error));
     ck_error(error, "has no 'cpu' 1");
     ok(machine_load_devices(m, one_cpu, &error) && machine_reset(m, &error), error);
@@ -502,7 +540,8 @@ static Suite *machine_state_suite(void)
     tcase_add_test(tc, a_restored_machine_is_what_it_was);
     tcase_add_test(tc, snapshots_nest_and_remember_whether_the_machine_ran);
     tcase_add_test(tc, a_failed_restore_leaves_an_error_until_reset_or_restored);
-    tcase_add_test(tc, a_snapshot_belongs_to_one_machine);
+    tcase_add_test(tc, a_failed_restore_leaves_the_machine_as_it_was);
+    tcase_add_test(tc, a_snapshot_goes_into_another_machine_of_the_same_shape);
     tcase_add_test(tc, a_stream_of_another_shape_is_refused_by_name);
     tcase_add_test(tc, names_of_saved_state_are_unique_and_not_the_machines_own);
     tcase_add_test(tc, registers_that_cannot_be_had_fail_the_snapshot_not_the_machine);

@@ -152,6 +152,9 @@ void kvm_set_gsi(Accel *accel, unsigned gsi, int level)
 {
     KvmAccel *a = KVM_ACCEL(accel);
     struct kvm_irq_level l = { .irq = gsi, .level = level != 0 };
+    if (gsi < PINS) {
+        a->lines = level ? a->lines | 1u << gsi : a->lines & ~(1u << gsi);
+    }
     if (!a->irqchip_made && !level) {
         return; /* lines are low when the controller is made */
     }
@@ -289,6 +292,12 @@ static bool give_vector(KvmVcpu *kv, unsigned vector)
         kvm_ioctl(kv->a, kv->fd, KVM_SET_MP_STATE, &mp);
     }
     return true;
+}
+
+bool kvm_intr_level(const KvmAccel *a)
+{
+    const KvmVcpu *kv = a->vcpus->len ? g_ptr_array_index(a->vcpus, 0) : NULL;
+    return kv && __atomic_load_n(&kv->intr, __ATOMIC_ACQUIRE);
 }
 
 void kvm_inject_intr(KvmVcpu *kv)

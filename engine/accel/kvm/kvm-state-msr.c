@@ -135,6 +135,12 @@ bool kvm_msrs_init(KvmVcpu *kv, GError **error)
     return true;
 }
 
+uint32_t kvm_tsc_khz(KvmVcpu *kv)
+{
+    int khz = kvm_ioctl_val(kv->a, kv->fd, KVM_GET_TSC_KHZ, 0);
+    return khz > 0 ? (uint32_t)khz : 0;
+}
+
 bool kvm_get_msrs(KvmVcpu *kv, X86CPUState *s, GError **error)
 {
     KvmAccel *a = kv->a;
@@ -159,6 +165,7 @@ bool kvm_get_msrs(KvmVcpu *kv, X86CPUState *s, GError **error)
         s->msrs[i] = (X86Msr){ .index = b.entries[i].index, .value = b.entries[i].data };
     }
     s->tsc = kv->tsc_shown = b.entries[a->n_msrs].data;
+    s->tsc_khz = kvm_tsc_khz(kv);
     kv->tsc_shown_valid = true;
     return true;
 }
@@ -234,6 +241,7 @@ bool kvm_put_msrs(KvmVcpu *kv, const X86CPUState *s, GError **error)
      * between. (KVM without hardware under it takes writes and goes on showing the host's TSC.) */
     if (!kv->tsc_shown_valid || s->tsc != kv->tsc_shown) {
         b.entries[n++] = (struct kvm_msr_entry){ .index = MSR_TSC, .data = s->tsc };
+        kv->tsc_shown_valid = false;
     }
     /* The deadline is compared with the TSC, so it comes after it. */
     if (has_deadline) {

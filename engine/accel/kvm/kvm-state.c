@@ -336,8 +336,14 @@ static bool put_debug(KvmVcpu *kv, const X86CPUState *s, GError **error)
 static bool get_lapic(KvmVcpu *kv, X86CPUState *s, GError **error)
 {
     s->has_lapic = kvm_lapic_in_kernel(kv->a);
-    return !s->has_lapic || kvm_ioctl(kv->a, kv->fd, KVM_GET_LAPIC, s->lapic) == 0 ||
-           kvm_state_fail(kv, error, "KVM_GET_LAPIC");
+    if (!s->has_lapic) {
+        return true;
+    }
+    if (kvm_ioctl(kv->a, kv->fd, KVM_GET_LAPIC, s->lapic) < 0) {
+        return kvm_state_fail(kv, error, "KVM_GET_LAPIC");
+    }
+    kvm_apic_show_count(kv, s);
+    return true;
 }
 
 /* A state without LAPIC registers is that of a reset. */
@@ -531,6 +537,27 @@ bool kvm_flush_state(KvmVcpu *kv)
     }
     cpu->state_dirty = 0;
     return true;
+}
+
+/* A loaded state is put at once, so that a refusal is known while there is a way back. It stays
+ * dirty: memory, from which KVM loads the PDPTRs, may be still to come. */
+bool kvm_check_state(VCpu *cpu, GError **error)
+{
+    KvmVcpu *kv = live(cpu, error);
+    uint32_t khz = kv ? kvm_tsc_khz(kv) : 0, want = cpu->state->tsc_khz;
+    uint32_t apart = want > khz ? want - khz : khz - want;
+    if (!kv) {
+        return false;
+    }
+    /* 250 ppm are what NTP puts right. */
+    if (want && khz && apart > khz / 4000 && !kvm_set_tsc_khz(cpu, want, NULL) &&
+        !kv->a->tsc_warned) {
+        kv->a->tsc_warned = true;
+        log_warning("kvm: the guest's TSC ran at %u kHz, this host's at %u kHz: a guest that "
+                    "measures time by it will be wrong",
+                    want, khz);
+    }
+    return kvm_put_state(cpu, X86_STATE_ALL, error);
 }
 
 /* All vCPUs get their state before the first of them runs: an INIT or SIPI that one sends must not

@@ -383,6 +383,7 @@ static void kvm_class_init(ObjectClass *klass, const void *data)
     ac->vcpu_has_work = kvm_vcpu_has_work;
     ac->get_state = kvm_get_state;
     ac->put_state = kvm_put_state;
+    ac->check_state = kvm_check_state;
     ac->set_cpuid = kvm_set_cpuid;
     ac->supported_cpuid = kvm_supported_cpuid;
     ac->set_gsi = kvm_set_gsi;
@@ -399,7 +400,10 @@ static void kvm_class_init(ObjectClass *klass, const void *data)
     ac->hide_breakpoints = kvm_hide_breakpoints;
     ac->set_tsc_khz = kvm_set_tsc_khz;
     ac->clock_changed = kvm_clock_changed;
-    ac->vmstate = kvm_chips_vmstate;
+    ac->vmstate = kvm_vmstate;
+    ac->chips = kvm_chips;
+    ac->chips_get = kvm_chips_get;
+    ac->chips_put = kvm_chips_put;
     ac->mute_pit = kvm_mute_pit;
     ac->speaker_frequency = kvm_speaker_frequency;
     ac->stats = kvm_stats;

@@ -127,25 +127,6 @@ typedef struct KvmHold {
     bool refuses; /* the owner has no engine lock and may not take it; the owner's */
 } KvmHold;
 
-typedef struct KvmChannel { /* of the PIT: kvm_pit_channel_state, field by field */
-    uint32_t count;
-    uint16_t latched_count;
-    uint8_t count_latched, status_latched, status, read_state, write_state, write_latch, rw_mode,
-        mode, bcd, gate;
-} KvmChannel;
-typedef struct KvmPic {
-    uint8_t last_irr, irr, imr, isr, priority_add, irq_base, read_reg_select, poll, special_mask,
-        init_state, auto_eoi, rotate_on_auto_eoi, special_fully_nested_mode, init4, elcr, elcr_mask;
-} KvmPic;
-typedef struct KvmChips { /* what the vmstate of the accelerator describes */
-    KvmPic pic[2];
-    uint64_t ioapic_base, ioapic_redir[24];
-    uint32_t ioapic_select, ioapic_id, ioapic_irr;
-    KvmChannel pit[3];
-    uint32_t pit_flags;
-    uint64_t clock; /* ns of the paravirtual clock */
-} KvmChips;
-
 struct KvmAccel {
     Accel parent;
     char *device_path;
@@ -192,9 +173,14 @@ struct KvmAccel {
     GHashTable *assists;          /* mnemonic → count, by pointer; debug_mutex */
     uint64_t assist_instructions; /* atomic */
 
-    KvmChips chips;
-    bool pit_muted;     /* event timers interrupt in its place */
-    bool clock_stopped; /* chips.clock and chips.pit are to go back when the clock runs */
+    uint32_t lines; /* levels of the lines that devices drive: set_gsi */
+    struct kvm_pit_state2 pit;
+    PitChannel pit_saved[3]; /* the same as it is saved */
+    bool pit_loaded;         /* pit_saved is newer than pit */
+    uint64_t pv_clock;       /* ns of the paravirtual clock */
+    bool pit_muted;          /* event timers interrupt in its place */
+    bool clock_stopped;      /* pv_clock and the PIT are to go back when the clock runs */
+    bool tsc_warned;
 
     bool time_ioctls; /* property: account the time spent in ioctls other than KVM_RUN */
     uint64_t ioctl_ns, ioctl_count, holds, coalesced_writes, slot_changes; /* statistics; atomic */
@@ -242,6 +228,8 @@ struct KvmVcpu {
     bool tsc_shown_valid;
     uint32_t xsave_size;
     uint8_t lapic_reset[X86_LAPIC_REGS];
+    uint32_t stopped_count; /* of the LAPIC's timer when the clock stopped */
+    bool stopped_count_valid;
     void *xsave_buf;
 };
 
@@ -304,6 +292,7 @@ void kvm_assist_stats(KvmAccel *a, void (*fn)(const char *name, uint64_t value, 
 /* kvm-state.c */
 bool kvm_get_state(VCpu *cpu, unsigned groups, GError **error);
 bool kvm_put_state(VCpu *cpu, unsigned groups, GError **error);
+bool kvm_check_state(VCpu *cpu, GError **error);
 void kvm_flush_stopped(KvmAccel *a);
 /* The same to and from a state of one's own. Without LAPIC and MSRs. */
 bool kvm_get_groups(KvmVcpu *kv, X86CPUState *s, unsigned groups, GError **error);
@@ -313,6 +302,7 @@ bool kvm_state_fail(KvmVcpu *kv, GError **error, const char *what); /* from errn
 /* kvm-state-msr.c */
 bool kvm_msrs_init(KvmVcpu *kv, GError **error);
 bool kvm_get_msrs(KvmVcpu *kv, X86CPUState *s, GError **error);
+uint32_t kvm_tsc_khz(KvmVcpu *kv); /* 0: unknown */
 bool kvm_put_msrs(KvmVcpu *kv, const X86CPUState *s, GError **error);
 
 bool kvm_linear_pc(KvmVcpu *kv, uint64_t *pc);
@@ -355,7 +345,8 @@ bool kvm_route_msi(Accel *a, unsigned gsi, uint64_t addr, uint32_t data, GError 
 bool kvm_inject_nmi(VCpu *cpu, GError **error);
 void kvm_set_intr(VCpu *cpu, bool level, int (*vector)(void *opaque), void *opaque);
 bool kvm_vcpu_has_work(VCpu *cpu);
-void kvm_inject_intr(KvmVcpu *kv); /* on the vCPU thread before entry */
+bool kvm_intr_level(const KvmAccel *a); /* of a PIC in user space */
+void kvm_inject_intr(KvmVcpu *kv);      /* on the vCPU thread before entry */
 
 /* kvm-hooks.c */
 bool kvm_arm(Accel *a, const EventFilter *filter, AccelHookInfo *info, GError **error);
@@ -397,8 +388,17 @@ static inline bool kvm_debug_attention(const KvmVcpu *kv)
 }
 
 /* kvm-irqchip-state.c */
-const VMStateDescription *kvm_chips_vmstate(Accel *a);
-void kvm_pit_read(KvmAccel *a); /* into a->chips */
+const VMStateDescription *kvm_vmstate(Accel *a);
+unsigned kvm_chips(Accel *a);
+bool kvm_chips_get(Accel *a, PcChipStates *s, GError **error);
+bool kvm_chips_put(Accel *a, const PcChipStates *s, unsigned which, GError **error);
+void kvm_pit_read(KvmAccel *a); /* into a->pit, a->pit_saved */
 void kvm_mute_pit(Accel *accel, bool muted);
 unsigned kvm_speaker_frequency(Accel *accel);
 void kvm_clock_changed(Accel *a, bool running);
+
+/* kvm-apic-state.c: between the saved form and the state of vCPUs, which has been fetched */
+void kvm_apics_get(KvmAccel *a, PcChipStates *s);
+bool kvm_apics_put(KvmAccel *a, const PcChipStates *s, GError **error);
+void kvm_apic_note_count(KvmVcpu *kv); /* the clock stops */
+void kvm_apic_show_count(KvmVcpu *kv, X86CPUState *s);

@@ -31,3 +31,5 @@ typedef struct SoftAccelClass {
     AccelClass parent_class;
 } SoftAccelClass;
 OBJECT_DECLARE_TYPE(SoftAccel, SoftAccelClass, SOFT_ACCEL, TYPE_SOFT_ACCEL)
+
+bool soft_check_state(VCpu *cpu, GError **error); /* soft-state.c: AccelClass.check_state */

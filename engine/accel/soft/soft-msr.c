@@ -143,7 +143,15 @@ static bool is_apic(uint32_t index)
 
 /* ---- time stamp counter ------------------------------------------------------------------ */
 
-/* A nanosecond a tick: of the machine's virtual clock, of instructions without a machine. */
+/* Ticks of a time in ns. A guest that comes from another accelerator keeps its rate. */
+static uint64_t ticks(const SoftCpu *c, uint64_t ns)
+{
+    return c->tsc_khz == SOFT_TSC_KHZ
+               ? ns
+               : (uint64_t)((unsigned __int128)ns * c->tsc_khz / SOFT_TSC_KHZ);
+}
+
+/* Of the machine's virtual clock, of instructions without a machine. */
 uint64_t soft_tsc(SoftCpu *c)
 {
     uint64_t now;
@@ -156,7 +164,7 @@ uint64_t soft_tsc(SoftCpu *c)
         soft_icount_publish(c);
     }
     now = c->vcpu ? (uint64_t)event_hub_now(c->vcpu->events) : c->icount;
-    return now + c->tsc_offset;
+    return ticks(c, now) + c->tsc_offset;
 }
 
 bool soft_random(SoftCpu *c, uint64_t *v)
@@ -178,7 +186,7 @@ void soft_spin_wait(SoftCpu *c)
 static void set_tsc_offset(SoftCpu *c, uint64_t offset)
 {
     c->tsc_offset = offset;
-    if (c->vcpu && c->vcpu->apic_ops && c->vcpu->apic_ops->set_tsc_offset) {
+    if (c->vcpu && c->vcpu->apic_ops && c->vcpu->apic_ops->set_tsc) {
         bool held = engine_lock_held(), was_in = c->in_rcu;
 
         if (was_in) {
@@ -187,7 +195,7 @@ static void set_tsc_offset(SoftCpu *c, uint64_t offset)
         if (!held) {
             engine_lock();
         }
-        c->vcpu->apic_ops->set_tsc_offset(c->vcpu->apic, c->tsc_offset);
+        c->vcpu->apic_ops->set_tsc(c->vcpu->apic, c->tsc_khz, c->tsc_offset);
         if (!held) {
             engine_unlock();
         }
@@ -204,15 +212,18 @@ static void set_tsc(SoftCpu *c, uint64_t v)
 
 /* Of the state: unchanged it goes on as it did; a new value was written while time stood still, in
  * all vCPUs at once, though they take it one after the other. */
-static void load_tsc(SoftCpu *c, uint64_t v)
+static void load_tsc(SoftCpu *c, uint64_t v, uint32_t khz)
 {
-    uint64_t now = soft_tsc(c);
+    uint64_t now;
 
-    if (c->tsc_shown_valid && v == c->tsc_shown) {
+    khz = khz ? khz : SOFT_TSC_KHZ;
+    if (c->tsc_shown_valid && v == c->tsc_shown && khz == c->tsc_khz) {
         return;
     }
+    c->tsc_khz = khz;
+    now = soft_tsc(c);
     if (c->vcpu && c->tsc_since) {
-        now = c->tsc_since + c->tsc_offset;
+        now = ticks(c, c->tsc_since) + c->tsc_offset;
     }
     set_tsc_offset(c, c->tsc_offset + v - now);
 }
@@ -427,7 +438,7 @@ void soft_msrs_load(SoftCpu *c, const X86CPUState *s)
             *at = s->msrs[n].value;
         }
     }
-    load_tsc(c, s->tsc);
+    load_tsc(c, s->tsc, s->tsc_khz);
 }
 
 void soft_msrs_store(const SoftCpu *c, X86CPUState *s)
@@ -447,5 +458,6 @@ void soft_msrs_store(const SoftCpu *c, X86CPUState *s)
         x86_msr_set(s, 0x400 + i, c->msr.mc[i]);
     }
     s->tsc = w->tsc_shown = soft_tsc(w);
+    s->tsc_khz = c->tsc_khz;
     w->tsc_shown_valid = true;
 }

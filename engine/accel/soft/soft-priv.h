@@ -293,6 +293,7 @@ struct SoftCpu {
     uint8_t cpl;
     uint64_t icount; /* executed so far */
     uint64_t tsc_offset;
+    uint32_t tsc_khz;   /* ticks in 1000000 ns */
     uint64_t tsc_shown; /* what the state was last told */
     bool tsc_shown_valid;
     uint64_t tsc_since;  /* the clock when it started; 0: the guest has run since */
@@ -512,6 +513,7 @@ void soft_syscall(SoftCpu *c, uint64_t next_rip);
 void soft_sysret(SoftCpu *c, unsigned op_size);
 void soft_sysenter(SoftCpu *c);
 void soft_sysexit(SoftCpu *c, unsigned op_size);
+#define SOFT_TSC_KHZ 1000000u /* of a guest that was started here */
 uint64_t soft_tsc(SoftCpu *c);
 bool soft_random(SoftCpu *c, uint64_t *v); /* RDRAND, RDSEED; false: none at the moment */
 void soft_spin_wait(SoftCpu *c);           /* PAUSE */
@@ -628,6 +630,7 @@ uint64_t soft_fpu_in_use(const SoftCpu *c);
 
 void soft_state_load(SoftCpu *c, const X86CPUState *s);  /* from the shared state */
 void soft_state_store(const SoftCpu *c, X86CPUState *s); /* into it */
+void soft_start_at(SoftCpu *c, uint8_t vector);          /* SIPI */
 void soft_state_load_groups(SoftCpu *c, const X86CPUState *s, unsigned groups); /* X86_STATE_* */
 void soft_state_store_groups(const SoftCpu *c, X86CPUState *s, unsigned groups);
 SoftCpu *soft_cpu_new(VCpu *vcpu); /* vcpu may be NULL: tests with their own memory */

@@ -3,7 +3,9 @@
  */
 #include <string.h>
 
+#include "engine/accel/soft/soft-accel.h"
 #include "engine/accel/soft/soft-translate.h"
+#include "engine/core/error.h"
 
 SoftCpu *soft_cpu_new(VCpu *vcpu)
 {
@@ -15,6 +17,7 @@ SoftCpu *soft_cpu_new(VCpu *vcpu)
     c->vcpu = vcpu;
     c->a20_mask = ~UINT64_C(0);
     c->phys_bits = 40;
+    c->tsc_khz = SOFT_TSC_KHZ;
     if (vcpu) {
         c->memory = vcpu->memory;
         c->io = vcpu->io;
@@ -101,6 +104,16 @@ static void load_events(SoftCpu *c, const X86CPUState *s)
     }
 }
 
+void soft_start_at(SoftCpu *c, uint8_t vector)
+{
+    x86_segment_set_real(&c->seg[X86_CS], (uint16_t)(vector << 8), true);
+    c->rip = 0;
+    c->wait_sipi = false;
+    c->halted = false;
+    c->saved->mp_state = X86_MP_RUNNABLE;
+    soft_mode_changed(c);
+}
+
 void soft_state_load_groups(SoftCpu *c, const X86CPUState *s, unsigned groups)
 {
     if (groups & X86_STATE_GPR) {
@@ -123,10 +136,6 @@ void soft_state_load_groups(SoftCpu *c, const X86CPUState *s, unsigned groups)
     if (groups & X86_STATE_MSRS) {
         soft_msrs_load(c, s);
     }
-    if (groups & X86_STATE_LAPIC) {
-        c->saved->has_lapic = s->has_lapic;
-        memcpy(c->saved->lapic, s->lapic, sizeof(s->lapic));
-    }
     if (groups & X86_STATE_EVENTS) {
         load_events(c, s);
         c->saved->mp_state = s->mp_state;
@@ -141,6 +150,9 @@ void soft_state_load_groups(SoftCpu *c, const X86CPUState *s, unsigned groups)
     }
     if (groups & X86_STATE_DEBUG) {
         soft_debug_changed(c);
+    }
+    if ((groups & X86_STATE_EVENTS) && s->mp_state == X86_MP_SIPI_RECEIVED) {
+        soft_start_at(c, (uint8_t)s->events.sipi_vector); /* as KVM has it: on its way */
     }
 }
 
@@ -216,8 +228,7 @@ void soft_state_store_groups(const SoftCpu *c, X86CPUState *s, unsigned groups)
         soft_msrs_store(c, s);
     }
     if (groups & X86_STATE_LAPIC) {
-        s->has_lapic = c->saved->has_lapic;
-        memcpy(s->lapic, c->saved->lapic, sizeof(s->lapic));
+        s->has_lapic = false; /* the board's device saves it */
     }
     if (groups & X86_STATE_EVENTS) {
         store_events(c, s);
@@ -227,4 +238,39 @@ void soft_state_store_groups(const SoftCpu *c, X86CPUState *s, unsigned groups)
 void soft_state_store(const SoftCpu *c, X86CPUState *s)
 {
     soft_state_store_groups(c, s, X86_STATE_ALL);
+}
+
+/* What another accelerator's guest may have asked its hypervisor for, by MSRs that mean nothing
+ * here. */
+bool soft_check_state(VCpu *cpu, GError **error)
+{
+    static const struct {
+        uint32_t index;
+        uint64_t mask;
+        const char *what;
+    } paravirtual[] = {
+        { 0x12, 1, "KVM's paravirtual clock" },
+        { 0x4b564d01, 1, "KVM's paravirtual clock" },
+        { 0x4b564d02, 1, "KVM's asynchronous page faults" },
+        { 0x4b564d03, 1, "KVM's steal time" },
+        { 0x4b564d04, 1, "KVM's paravirtual EOI" },
+        { 0x40000000, UINT64_MAX, "Hyper-V's interfaces" },
+        { 0xda0, UINT64_MAX, "supervisor state components (IA32_XSS)" },
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(paravirtual); i++) {
+        const X86Msr *m = x86_msr_find(cpu->state, paravirtual[i].index);
+
+        if (m && (m->value & paravirtual[i].mask)) {
+            return error_set(error, ENGINE_ERROR_UNSUPPORTED,
+                             "the saved guest uses %s (MSR %#x), which the software CPU has not",
+                             paravirtual[i].what, paravirtual[i].index);
+        }
+    }
+    if (cpu->state->events.smm || cpu->state->events.smm_pending) {
+        return error_set(error, ENGINE_ERROR_UNSUPPORTED,
+                         "the saved guest is in system management mode, which the software CPU "
+                         "has not");
+    }
+    return true;
 }

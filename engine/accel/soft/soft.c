@@ -200,34 +200,16 @@ static void soft_vcpu_destroy(VCpu *cpu)
     rcu_defer(free_cpu, c); /* another vCPU may be asking whether it runs */
 }
 
-/* INIT leaves the FPU, most MSRs and CR0's cache bits as they are (SDM 3A table 10-1). */
 static void init_processor(SoftCpu *c)
 {
+    const unsigned groups = X86_STATE_GPR | X86_STATE_SYSTEM | X86_STATE_DEBUG | X86_STATE_EVENTS;
     X86CPUState *s = g_aligned_alloc0(1, sizeof(X86CPUState), 64);
-    uint64_t cache = c->cr0 & (CR0_CD | CR0_NW), apic_base = c->apic_base;
     CpuidEntry *signature = c->vcpu->cpuid ? cpuid_policy_find(c->vcpu->cpuid, 1, 0) : NULL;
 
-    x86_state_reset(s, c->vcpu->index == 0);
-    s->cr0 = (s->cr0 & ~(CR0_CD | CR0_NW)) | cache;
-    s->apic_base = apic_base;
-    s->gpr[X86_RDX] = signature ? signature->eax : s->gpr[X86_RDX];
-    soft_state_load_groups(c, s,
-                           X86_STATE_GPR | X86_STATE_SYSTEM | X86_STATE_DEBUG | X86_STATE_EVENTS);
-    c->wait_sipi = c->vcpu->index != 0;
-    c->saved->mp_state = c->wait_sipi ? X86_MP_INIT_RECEIVED : X86_MP_RUNNABLE;
+    soft_state_store_groups(c, s, groups);
+    x86_state_init(s, c->vcpu->index == 0, signature ? signature->eax : 0);
+    soft_state_load_groups(c, s, groups);
     g_aligned_free(s);
-}
-
-static void start_at(SoftCpu *c, uint8_t vector)
-{
-    X86Segment *cs = &c->seg[X86_CS];
-
-    x86_segment_set_real(cs, (uint16_t)(vector << 8), true);
-    c->rip = 0;
-    c->wait_sipi = false;
-    c->halted = false;
-    c->saved->mp_state = X86_MP_RUNNABLE;
-    soft_mode_changed(c);
 }
 
 /* Before the guest runs: what the interrupt controllers have for this vCPU. */
@@ -248,7 +230,7 @@ static void look_at_lines(SoftCpu *c)
             init_processor(c);
         }
         if ((asked & CPU_APIC_SIPI) && c->wait_sipi) {
-            start_at(c, vector);
+            soft_start_at(c, vector);
         }
         if (asked & CPU_APIC_NMI) {
             c->nmi_pending = true;
@@ -606,6 +588,7 @@ static void soft_accel_class_init(ObjectClass *klass, const void *data)
     ac->reset = soft_reset;
     ac->get_state = soft_get_state;
     ac->put_state = soft_put_state;
+    ac->check_state = soft_check_state;
     ac->set_cpuid = soft_set_cpuid;
     ac->supported_cpuid = soft_cpuid_policy;
     ac->set_gsi = soft_set_gsi;

@@ -27,8 +27,8 @@ static bool logical_match(const LocalApic *a, const ApicMessage *msg)
         return false;
     }
     dest &= 0xff;
-    ldr = a->ldr >> 24;
-    if (a->dfr >> 28 == 0xf) {
+    ldr = a->r.ldr >> 24;
+    if (a->r.dfr >> 28 == 0xf) {
         return dest & ldr;
     }
     return (dest >> 4 == ldr >> 4 || dest >> 4 == 0xf) && (dest & ldr & 0xf);
@@ -53,21 +53,21 @@ static void deliver_to(LocalApic *a, const ApicMessage *msg)
         apic_accept(a, msg->vector, msg->level);
         return;
     case MODE_SMI:
-        a->requests |= CPU_APIC_SMI;
+        a->r.requests |= CPU_APIC_SMI;
         break;
     case MODE_NMI:
-        a->requests |= CPU_APIC_NMI;
+        a->r.requests |= CPU_APIC_NMI;
         break;
     case MODE_INIT:
         apic_init_state(a);
-        a->requests = (a->requests & ~CPU_APIC_SIPI) | CPU_APIC_INIT;
+        a->r.requests = (a->r.requests & ~CPU_APIC_SIPI) | CPU_APIC_INIT;
         break;
     case MODE_SIPI:
-        a->sipi_vector = msg->vector;
-        a->requests |= CPU_APIC_SIPI;
+        a->r.sipi_vector = msg->vector;
+        a->r.requests |= CPU_APIC_SIPI;
         break;
     case MODE_EXTINT:
-        a->extint = true;
+        a->r.extint = true;
         break;
     default:
         log_mask(LOG_GUEST, "apic: message with the reserved delivery mode %u", msg->mode);
@@ -120,16 +120,16 @@ void apic_message(DeviceState *dev, uint64_t addr, uint32_t data)
 void apic_write_icr(LocalApic *a)
 {
     ApicSet *s = a->set;
-    unsigned shorthand = a->icr >> ICR_SHORTHAND & 3;
+    unsigned shorthand = a->r.icr >> ICR_SHORTHAND & 3;
     ApicMessage msg = {
-        .dest = apic_is_x2(a) ? a->icr_high : a->icr_high >> 24,
-        .vector = a->icr & 0xff,
-        .mode = a->icr >> 8 & 7,
-        .logical = a->icr & ICR_LOGICAL,
+        .dest = apic_is_x2(a) ? a->r.icr_high : a->r.icr_high >> 24,
+        .vector = a->r.icr & 0xff,
+        .mode = a->r.icr >> 8 & 7,
+        .logical = a->r.icr & ICR_LOGICAL,
         .wide = apic_is_x2(a),
     };
 
-    if (msg.mode == MODE_INIT && (a->icr & ICR_LEVEL) && !(a->icr & ICR_ASSERT)) {
+    if (msg.mode == MODE_INIT && (a->r.icr & ICR_LEVEL) && !(a->r.icr & ICR_ASSERT)) {
         return; /* INIT level de-assert: only synchronized arbitration IDs, once */
     }
     if (msg.mode == MODE_RESERVED || msg.mode == MODE_EXTINT) {

@@ -1,6 +1,7 @@
 /* Between the files of the local APIC. */
 #pragma once
 
+#include "engine/cpu/pc-chips.h"
 #include "engine/hw/intc/apic.h"
 
 enum { /* register offsets in the page; x2APIC MSR numbers are 0x800 + offset / 16 */
@@ -27,15 +28,6 @@ enum { /* register offsets in the page; x2APIC MSR numbers are 0x800 + offset / 
        APIC_DIVIDE = 0x3e0,
        APIC_SELF_IPI = 0x3f0,
 };
-enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVTS };
-
-#define LVT_VECTOR      0xffu
-#define LVT_MODE_SHIFT  8
-#define LVT_REMOTE_IRR  (1u << 14)
-#define LVT_LEVEL       (1u << 15)
-#define LVT_MASKED      (1u << 16)
-#define LVT_TIMER_SHIFT 17
-enum { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_TSC_DEADLINE, TIMER_RESERVED };
 enum {
     MODE_FIXED,
     MODE_LOWEST,
@@ -47,15 +39,11 @@ enum {
     MODE_EXTINT,
 };
 
-#define SVR_ENABLED       (1u << 8)
-#define SVR_NO_BROADCAST  (1u << 12)
-#define ESR_SEND_VECTOR   (1u << 5)
-#define ESR_RECV_VECTOR   (1u << 6)
-#define ESR_REGISTER      (1u << 7)
-#define APIC_BASE_BSP     (UINT64_C(1) << 8)
-#define APIC_BASE_X2APIC  (UINT64_C(1) << 10)
-#define APIC_BASE_ENABLED (UINT64_C(1) << 11)
-#define APIC_BASE_ADDRESS UINT64_C(0xfee00000)
+#define SVR_ENABLED      (1u << 8)
+#define SVR_NO_BROADCAST (1u << 12)
+#define ESR_SEND_VECTOR  (1u << 5)
+#define ESR_RECV_VECTOR  (1u << 6)
+#define ESR_REGISTER     (1u << 7)
 /* 32 registers of 256 bits: version 0x14, LVT entries, EOI broadcast can be suppressed. */
 #define APIC_VERSION_VALUE (0x14u | (LVTS - 1) << 16 | 1u << 24)
 
@@ -64,19 +52,7 @@ typedef struct ApicSet ApicSet;
 struct LocalApic {
     ApicSet *set;
     unsigned id; /* of the vCPU, and in x2APIC mode; never changes */
-    uint64_t base;
-    uint32_t tpr, ldr, dfr, svr;
-    uint32_t esr, errors; /* as shown; collected since the last write of ESR */
-    uint32_t icr, icr_high;
-    uint32_t lvt[LVTS];
-    uint32_t isr[8], tmr[8], irr[8];
-    uint32_t initial_count, divide;
-    int64_t timer_start; /* ns: when initial_count was loaded */
-    int64_t timer_fired; /* ns: when it last went off */
-    uint64_t tsc_deadline, tsc_offset;
-    uint32_t requests; /* CPU_APIC_* */
-    uint8_t sipi_vector;
-    bool extint; /* an ExtINT message waits for its acknowledge */
+    ApicState r;
     Timer timer;
 };
 
@@ -94,20 +70,20 @@ OBJECT_DECLARE_TYPE(ApicSet, DeviceClass, APIC_SET, TYPE_APIC)
 
 static inline bool apic_enabled(const LocalApic *a)
 {
-    return a->base & APIC_BASE_ENABLED;
+    return a->r.base & APIC_BASE_ENABLED;
 }
 static inline bool apic_is_x2(const LocalApic *a)
 {
-    return (a->base & (APIC_BASE_ENABLED | APIC_BASE_X2APIC)) ==
+    return (a->r.base & (APIC_BASE_ENABLED | APIC_BASE_X2APIC)) ==
            (APIC_BASE_ENABLED | APIC_BASE_X2APIC);
 }
 static inline bool apic_soft_enabled(const LocalApic *a)
 {
-    return apic_enabled(a) && (a->svr & SVR_ENABLED);
+    return apic_enabled(a) && (a->r.svr & SVR_ENABLED);
 }
 static inline unsigned apic_timer_mode(const LocalApic *a)
 {
-    return a->lvt[LVT_TIMER] >> LVT_TIMER_SHIFT & 3;
+    return apic_state_timer_mode(&a->r);
 }
 
 /* apic.c */

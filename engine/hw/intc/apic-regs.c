@@ -39,40 +39,42 @@ static bool read_common(LocalApic *a, unsigned offset, uint32_t *value)
         *value = APIC_VERSION_VALUE;
         return true;
     case APIC_TPR:
-        *value = a->tpr;
+        *value = a->r.tpr;
         return true;
     case APIC_PPR:
         *value = apic_ppr(a);
         return true;
     case APIC_SVR:
-        *value = a->svr;
+        *value = a->r.svr;
         return true;
     case APIC_ESR:
-        *value = a->esr;
+        *value = a->r.esr;
         return true;
     case APIC_ICR:
-        *value = a->icr;
+        *value = a->r.icr;
         return true;
     case APIC_INITIAL_COUNT:
-        *value = a->initial_count;
+        *value = a->r.initial_count;
         return true;
     case APIC_CURRENT_COUNT:
         *value = apic_timer_count(a);
         return true;
     case APIC_DIVIDE:
-        *value = a->divide;
+        *value = a->r.divide;
         return true;
     default:
         break;
     }
     if (is_bank(offset)) {
-        const uint32_t *bank = offset < APIC_TMR ? a->isr : offset < APIC_IRR ? a->tmr : a->irr;
+        const uint32_t *bank = offset < APIC_TMR   ? a->r.isr
+                               : offset < APIC_IRR ? a->r.tmr
+                                                   : a->r.irr;
 
         *value = bank[offset >> 4 & 7];
         return true;
     }
     if (offset >= APIC_LVT && offset < APIC_LVT_END) {
-        *value = a->lvt[(offset - APIC_LVT) >> 4];
+        *value = a->r.lvt[(offset - APIC_LVT) >> 4];
         return true;
     }
     return false;
@@ -80,10 +82,10 @@ static bool read_common(LocalApic *a, unsigned offset, uint32_t *value)
 
 static void write_lvt(LocalApic *a, unsigned entry, uint32_t value)
 {
-    uint32_t old = a->lvt[entry];
+    uint32_t old = a->r.lvt[entry];
 
     value &= lvt_mask[entry];
-    if (!(a->svr & SVR_ENABLED)) {
+    if (!(a->r.svr & SVR_ENABLED)) {
         value |= LVT_MASKED;
     }
     if (entry == LVT_TIMER) {
@@ -93,7 +95,7 @@ static void write_lvt(LocalApic *a, unsigned entry, uint32_t value)
     if ((value & LVT_LEVEL) && (value >> LVT_MODE_SHIFT & 7) == MODE_FIXED) {
         value |= old & LVT_REMOTE_IRR;
     }
-    a->lvt[entry] = value;
+    a->r.lvt[entry] = value;
     /* A level that was held back by the mask comes now; ExtINT is looked at by the vCPU. */
     if ((entry == LVT_LINT0 || entry == LVT_LINT1) && a->set->lint[entry - LVT_LINT0]) {
         if ((value & LVT_LEVEL) && (value >> LVT_MODE_SHIFT & 7) == MODE_FIXED) {
@@ -105,10 +107,10 @@ static void write_lvt(LocalApic *a, unsigned entry, uint32_t value)
 
 static void write_svr(LocalApic *a, uint32_t value)
 {
-    a->svr = value & (0xffu | SVR_ENABLED | SVR_NO_BROADCAST);
-    if (!(a->svr & SVR_ENABLED)) {
+    a->r.svr = value & (0xffu | SVR_ENABLED | SVR_NO_BROADCAST);
+    if (!(a->r.svr & SVR_ENABLED)) {
         for (unsigned i = 0; i < LVTS; i++) {
-            a->lvt[i] |= LVT_MASKED;
+            a->r.lvt[i] |= LVT_MASKED;
         }
     }
 }
@@ -117,7 +119,7 @@ static bool write_common(LocalApic *a, unsigned offset, uint32_t value)
 {
     switch (offset) {
     case APIC_TPR:
-        a->tpr = value & 0xff;
+        a->r.tpr = value & 0xff;
         apic_notify(a);
         return true;
     case APIC_EOI:
@@ -127,8 +129,8 @@ static bool write_common(LocalApic *a, unsigned offset, uint32_t value)
         write_svr(a, value);
         return true;
     case APIC_ESR:
-        a->esr = a->errors;
-        a->errors = 0;
+        a->r.esr = a->r.errors;
+        a->r.errors = 0;
         return true;
     case APIC_INITIAL_COUNT:
         apic_timer_load(a, value);
@@ -163,11 +165,11 @@ uint32_t apic_read_register(LocalApic *a, unsigned offset)
     case APIC_RRD:
         return 0;
     case APIC_LDR:
-        return a->ldr;
+        return a->r.ldr;
     case APIC_DFR:
-        return a->dfr;
+        return a->r.dfr;
     case APIC_ICR_HIGH:
-        return a->icr_high;
+        return a->r.icr_high;
     default:
         apic_error(a, ESR_REGISTER);
         return 0;
@@ -183,17 +185,17 @@ void apic_write_register(LocalApic *a, unsigned offset, uint32_t value)
     }
     switch (offset) {
     case APIC_LDR:
-        a->ldr = value & 0xff000000;
+        a->r.ldr = value & 0xff000000;
         break;
     case APIC_DFR:
-        a->dfr = value | 0x0fffffff;
+        a->r.dfr = value | 0x0fffffff;
         break;
     case APIC_ICR:
-        a->icr = value & ICR_BITS;
+        a->r.icr = value & ICR_BITS;
         apic_write_icr(a);
         break;
     case APIC_ICR_HIGH:
-        a->icr_high = value & 0xff000000;
+        a->r.icr_high = value & 0xff000000;
         break;
     case APIC_ID:
     case APIC_APR:
@@ -225,7 +227,7 @@ static bool x2_read(LocalApic *a, uint32_t index, uint64_t *value)
         *value = apic_x2_ldr(a);
         return true;
     case APIC_ICR:
-        *value = (uint64_t)a->icr_high << 32 | a->icr;
+        *value = (uint64_t)a->r.icr_high << 32 | a->r.icr;
         return true;
     default:
         if (!read_common(a, offset, &v)) {
@@ -269,8 +271,8 @@ static bool x2_write(LocalApic *a, uint32_t index, uint64_t value)
         if ((uint32_t)value & ~(ICR_BITS | ICR_BUSY)) {
             return false;
         }
-        a->icr = (uint32_t)value & ICR_BITS;
-        a->icr_high = (uint32_t)(value >> 32);
+        a->r.icr = (uint32_t)value & ICR_BITS;
+        a->r.icr_high = (uint32_t)(value >> 32);
         apic_write_icr(a);
         return true;
     }
@@ -307,9 +309,9 @@ static bool write_base(LocalApic *a, uint64_t value)
         apic_init_state(a);
     }
     if (x2 && !apic_is_x2(a)) {
-        a->icr_high = 0;
+        a->r.icr_high = 0;
     }
-    a->base = value;
+    a->r.base = value;
     apic_notify(a);
     return true;
 }
@@ -320,10 +322,10 @@ bool apic_rdmsr(LocalApic *a, uint32_t index, uint64_t *value)
 {
     switch (index) {
     case MSR_APIC_BASE:
-        *value = a->base;
+        *value = a->r.base;
         return true;
     case MSR_TSC_DEADLINE:
-        *value = a->tsc_deadline;
+        *value = a->r.tsc_deadline;
         return true;
     default:
         return index >= MSR_X2APIC && index < MSR_X2APIC_END && apic_is_x2(a) &&

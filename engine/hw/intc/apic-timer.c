@@ -14,30 +14,24 @@ static int64_t apic_now(LocalApic *a)
     return clock_now(device_clock(&a->set->parent));
 }
 
-static int64_t divisor(const LocalApic *a)
-{
-    unsigned bits = (a->divide & 3) | (a->divide >> 1 & 4);
-
-    return bits == 7 ? 1 : INT64_C(2) << bits;
-}
-
 static int64_t period(const LocalApic *a)
 {
-    return a->initial_count * divisor(a);
+    return a->r.initial_count * apic_state_divisor(&a->r);
 }
 
 /* When the guest's TSC reaches `tsc`, in virtual time. */
 static int64_t tsc_to_ns(const LocalApic *a, uint64_t tsc)
 {
     /* Values are 64-bit and wrap: a deadline that is far ahead by it has passed. */
-    uint64_t ticks = tsc - a->tsc_offset;
-    unsigned __int128 ns = (unsigned __int128)ticks * 1000000u / a->set->tsc_khz;
+    uint64_t ticks = tsc - a->r.tsc_offset;
+    uint32_t khz = a->r.tsc_khz ? a->r.tsc_khz : a->set->tsc_khz;
+    unsigned __int128 ns = (unsigned __int128)ticks * 1000000u / khz;
 
     if (ticks >> 63) {
         return 0;
     }
     /* Round up: never early. */
-    if ((unsigned __int128)ticks * 1000000u % a->set->tsc_khz) {
+    if ((unsigned __int128)ticks * 1000000u % khz) {
         ns++;
     }
     return ns > CLOCK_MAX ? CLOCK_MAX : (int64_t)ns;
@@ -50,16 +44,16 @@ static int64_t next_expiry(const LocalApic *a, int64_t now)
 
     switch (apic_timer_mode(a)) {
     case TIMER_TSC_DEADLINE:
-        return a->tsc_deadline ? tsc_to_ns(a, a->tsc_deadline) : -1;
+        return a->r.tsc_deadline ? tsc_to_ns(a, a->r.tsc_deadline) : -1;
     case TIMER_PERIODIC:
         length = period(a);
         if (!length) {
             return -1;
         }
-        return a->timer_start + ((now - a->timer_start) / length + 1) * length;
+        return a->r.timer_start + ((now - a->r.timer_start) / length + 1) * length;
     case TIMER_ONE_SHOT:
         length = period(a);
-        return length && now < a->timer_start + length ? a->timer_start + length : -1;
+        return length && now < a->r.timer_start + length ? a->r.timer_start + length : -1;
     default:
         return -1;
     }
@@ -74,7 +68,7 @@ void apic_timer_rearm(LocalApic *a)
         return;
     }
     if (apic_timer_mode(a) == TIMER_PERIODIC) {
-        at = MAX(at, a->timer_fired + MIN_PERIOD_NS);
+        at = MAX(at, a->r.timer_fired + MIN_PERIOD_NS);
     }
     timer_arm(&a->timer, at);
 }
@@ -86,9 +80,9 @@ static void expired(void *opaque)
     if (a->id >= a->set->cpus) {
         return; /* a stream that was refused has armed it */
     }
-    a->timer_fired = apic_now(a);
+    a->r.timer_fired = apic_now(a);
     if (apic_timer_mode(a) == TIMER_TSC_DEADLINE) {
-        a->tsc_deadline = 0;
+        a->r.tsc_deadline = 0;
     }
     apic_lvt_deliver(a, LVT_TIMER);
     apic_timer_rearm(a);
@@ -101,7 +95,7 @@ void apic_timer_setup(LocalApic *a)
 
 uint32_t apic_timer_count(LocalApic *a)
 {
-    int64_t e = apic_now(a) - a->timer_start, length = period(a);
+    int64_t e = apic_now(a) - a->r.timer_start, length = period(a);
 
     if (!length || apic_timer_mode(a) >= TIMER_TSC_DEADLINE) {
         return 0;
@@ -111,7 +105,7 @@ uint32_t apic_timer_count(LocalApic *a)
     } else if (e >= length) {
         return 0;
     }
-    return a->initial_count - (uint32_t)(MAX(e, 0) / divisor(a));
+    return a->r.initial_count - (uint32_t)(MAX(e, 0) / apic_state_divisor(&a->r));
 }
 
 void apic_timer_load(LocalApic *a, uint32_t count)
@@ -119,8 +113,8 @@ void apic_timer_load(LocalApic *a, uint32_t count)
     if (apic_timer_mode(a) == TIMER_TSC_DEADLINE) {
         return; /* writes of the count are ignored in this mode */
     }
-    a->initial_count = count;
-    a->timer_start = apic_now(a);
+    a->r.initial_count = count;
+    a->r.timer_start = apic_now(a);
     apic_timer_rearm(a);
 }
 
@@ -129,9 +123,9 @@ void apic_timer_set_divide(LocalApic *a, uint32_t value)
 {
     uint32_t left = apic_timer_count(a);
 
-    a->divide = value & 0xb;
-    if (a->initial_count) {
-        a->timer_start = apic_now(a) - (a->initial_count - left) * divisor(a);
+    a->r.divide = value & 0xb;
+    if (a->r.initial_count) {
+        a->r.timer_start = apic_now(a) - (a->r.initial_count - left) * apic_state_divisor(&a->r);
     }
     apic_timer_rearm(a);
 }
@@ -140,11 +134,11 @@ void apic_timer_set_lvt(LocalApic *a, uint32_t value)
 {
     unsigned old = apic_timer_mode(a);
 
-    a->lvt[LVT_TIMER] = value;
+    a->r.lvt[LVT_TIMER] = value;
     if ((old == TIMER_TSC_DEADLINE) != (apic_timer_mode(a) == TIMER_TSC_DEADLINE)) {
         /* Changing to or from this mode disarms the timer. */
-        a->initial_count = 0;
-        a->tsc_deadline = 0;
+        a->r.initial_count = 0;
+        a->r.tsc_deadline = 0;
     }
     if (old != apic_timer_mode(a)) {
         apic_timer_rearm(a);
@@ -154,7 +148,7 @@ void apic_timer_set_lvt(LocalApic *a, uint32_t value)
 void apic_timer_set_deadline(LocalApic *a, uint64_t tsc)
 {
     if (apic_timer_mode(a) == TIMER_TSC_DEADLINE) {
-        a->tsc_deadline = tsc;
+        a->r.tsc_deadline = tsc;
         apic_timer_rearm(a);
     }
 }

@@ -50,15 +50,15 @@ static int vector_highest(const uint32_t *bank)
 
 uint32_t apic_ppr(const LocalApic *a)
 {
-    int served = vector_highest(a->isr);
+    int served = vector_highest(a->r.isr);
     uint32_t class = served < 0 ? 0 : (uint32_t)served & 0xf0;
 
-    return (a->tpr & 0xf0) >= class ? a->tpr : class;
+    return (a->r.tpr & 0xf0) >= class ? a->r.tpr : class;
 }
 
 static int deliverable(const LocalApic *a)
 {
-    int vector = apic_enabled(a) ? vector_highest(a->irr) : -1;
+    int vector = apic_enabled(a) ? vector_highest(a->r.irr) : -1;
 
     return vector >= 0 && ((uint32_t)vector & 0xf0) > (apic_ppr(a) & 0xf0) ? vector : -1;
 }
@@ -66,16 +66,16 @@ static int deliverable(const LocalApic *a)
 /* Whether INTR of the PIC reaches the processor: through an APIC that is off, or as ExtINT. */
 static bool extint_asserted(const LocalApic *a)
 {
-    uint32_t lint0 = a->lvt[LVT_LINT0];
+    uint32_t lint0 = a->r.lvt[LVT_LINT0];
 
-    if (a->extint) {
+    if (a->r.extint) {
         return true;
     }
     if (!a->set->lint[0]) {
         return false;
     }
     return apic_enabled(a) ? !(lint0 & LVT_MASKED) && (lint0 >> LVT_MODE_SHIFT & 7) == MODE_EXTINT
-                           : a->base & APIC_BASE_BSP;
+                           : a->r.base & APIC_BASE_BSP;
 }
 
 /* ---- the processor's side ------------------------------------------------------------------ */
@@ -90,7 +90,7 @@ int apic_get_interrupt(LocalApic *a)
     int vector;
 
     if (extint_asserted(a)) {
-        a->extint = false;
+        a->r.extint = false;
         vector = machine_acknowledge(a->set->parent.machine);
         if (vector >= 0) {
             return vector;
@@ -98,40 +98,41 @@ int apic_get_interrupt(LocalApic *a)
     }
     vector = deliverable(a);
     if (vector >= 0) {
-        vector_set(a->irr, (uint8_t)vector, false);
-        vector_set(a->isr, (uint8_t)vector, true);
+        vector_set(a->r.irr, (uint8_t)vector, false);
+        vector_set(a->r.isr, (uint8_t)vector, true);
     }
     return vector;
 }
 
 bool apic_has_requests(LocalApic *a)
 {
-    return a->requests != 0;
+    return a->r.requests != 0;
 }
 
 unsigned apic_take_requests(LocalApic *a, uint8_t *sipi_vector)
 {
-    unsigned requests = a->requests;
+    unsigned requests = a->r.requests;
 
-    *sipi_vector = a->sipi_vector;
-    a->requests = 0;
+    *sipi_vector = a->r.sipi_vector;
+    a->r.requests = 0;
     return requests;
 }
 
 uint8_t apic_get_cr8(LocalApic *a)
 {
-    return (uint8_t)(a->tpr >> 4);
+    return (uint8_t)(a->r.tpr >> 4);
 }
 
 void apic_set_cr8(LocalApic *a, uint8_t value)
 {
-    a->tpr = (uint32_t)(value & 15) << 4;
+    a->r.tpr = (uint32_t)(value & 15) << 4;
     apic_notify(a);
 }
 
-void apic_set_tsc_offset(LocalApic *a, uint64_t offset)
+void apic_set_tsc(LocalApic *a, uint32_t khz, uint64_t offset)
 {
-    a->tsc_offset = offset;
+    a->r.tsc_khz = khz;
+    a->r.tsc_offset = offset;
     if (apic_timer_mode(a) == TIMER_TSC_DEADLINE) {
         apic_timer_rearm(a);
     }
@@ -141,7 +142,7 @@ void apic_notify(LocalApic *a)
 {
     Machine *m = a->set->parent.machine;
 
-    if (m && a->id < m->cpus->len && (a->requests || apic_has_interrupt(a))) {
+    if (m && a->id < m->cpus->len && (a->r.requests || apic_has_interrupt(a))) {
         cpu_request(g_ptr_array_index(m->cpus, a->id), CPU_REQ_IRQ);
     }
 }
@@ -178,9 +179,9 @@ static void op_set_cr8(void *apic, uint8_t value)
 {
     apic_set_cr8(apic, value);
 }
-static void op_set_tsc_offset(void *apic, uint64_t offset)
+static void op_set_tsc(void *apic, uint32_t khz, uint64_t offset)
 {
-    apic_set_tsc_offset(apic, offset);
+    apic_set_tsc(apic, khz, offset);
 }
 
 static const CpuApicOps apic_cpu_ops = {
@@ -192,7 +193,7 @@ static const CpuApicOps apic_cpu_ops = {
     .wrmsr = op_wrmsr,
     .get_cr8 = op_get_cr8,
     .set_cr8 = op_set_cr8,
-    .set_tsc_offset = op_set_tsc_offset,
+    .set_tsc = op_set_tsc,
 };
 
 LocalApic *apic_of_cpu(DeviceState *dev, unsigned cpu)
@@ -213,17 +214,17 @@ void apic_accept(LocalApic *a, uint8_t vector, bool level)
         apic_error(a, ESR_RECV_VECTOR);
         return;
     }
-    vector_set(a->irr, vector, true);
-    vector_set(a->tmr, vector, level);
+    vector_set(a->r.irr, vector, true);
+    vector_set(a->r.tmr, vector, level);
     apic_notify(a);
 }
 
 /* An error of delivering the error's own interrupt is noted, and is the end of it. */
 void apic_error(LocalApic *a, uint32_t bit)
 {
-    bool first = !(a->errors & bit);
+    bool first = !(a->r.errors & bit);
 
-    a->errors |= bit;
+    a->r.errors |= bit;
     if (first) {
         apic_lvt_deliver(a, LVT_ERROR);
     }
@@ -231,7 +232,7 @@ void apic_error(LocalApic *a, uint32_t bit)
 
 void apic_lvt_deliver(LocalApic *a, unsigned entry)
 {
-    uint32_t *lvt = &a->lvt[entry];
+    uint32_t *lvt = &a->r.lvt[entry];
     bool level = false;
 
     if ((*lvt & LVT_MASKED) || !apic_enabled(a)) {
@@ -250,14 +251,14 @@ void apic_lvt_deliver(LocalApic *a, unsigned entry)
         apic_accept(a, *lvt & LVT_VECTOR, level);
         return;
     case MODE_SMI:
-        a->requests |= CPU_APIC_SMI;
+        a->r.requests |= CPU_APIC_SMI;
         break;
     case MODE_NMI:
-        a->requests |= CPU_APIC_NMI;
+        a->r.requests |= CPU_APIC_NMI;
         break;
     case MODE_INIT:
         apic_init_state(a);
-        a->requests |= CPU_APIC_INIT;
+        a->r.requests |= CPU_APIC_INIT;
         break;
     case MODE_EXTINT: /* looked at as a level */
         break;
@@ -279,11 +280,11 @@ static void set_lint(ApicSet *s, unsigned n, bool level)
 
         if (n == 1 && !apic_enabled(a)) {
             /* The pin is NMI again. */
-            if (rising && (a->base & APIC_BASE_BSP)) {
-                a->requests |= CPU_APIC_NMI;
+            if (rising && (a->r.base & APIC_BASE_BSP)) {
+                a->r.requests |= CPU_APIC_NMI;
             }
-        } else if (rising || (n == 0 && (a->lvt[entry] & LVT_LEVEL) &&
-                              (a->lvt[entry] >> LVT_MODE_SHIFT & 7) == MODE_FIXED)) {
+        } else if (rising || (n == 0 && (a->r.lvt[entry] & LVT_LEVEL) &&
+                              (a->r.lvt[entry] >> LVT_MODE_SHIFT & 7) == MODE_FIXED)) {
             apic_lvt_deliver(a, entry);
         }
         apic_notify(a);
@@ -303,20 +304,20 @@ static void set_lint1(void *opaque, int n, int level)
 void apic_end_of_interrupt(LocalApic *a)
 {
     ApicSet *s = a->set;
-    int vector = vector_highest(a->isr);
-    uint32_t *lint0 = &a->lvt[LVT_LINT0];
+    int vector = vector_highest(a->r.isr);
+    uint32_t *lint0 = &a->r.lvt[LVT_LINT0];
 
     if (vector < 0) {
         return;
     }
-    vector_set(a->isr, (uint8_t)vector, false);
-    if (vector_get(a->tmr, (uint8_t)vector)) {
+    vector_set(a->r.isr, (uint8_t)vector, false);
+    if (vector_get(a->r.tmr, (uint8_t)vector)) {
         if ((*lint0 & LVT_REMOTE_IRR) && (int)(*lint0 & LVT_VECTOR) == vector) {
             *lint0 &= ~LVT_REMOTE_IRR;
             if (s->lint[0]) {
                 apic_lvt_deliver(a, LVT_LINT0);
             }
-        } else if (!(a->svr & SVR_NO_BROADCAST)) {
+        } else if (!(a->r.svr & SVR_NO_BROADCAST)) {
             machine_eoi(s->parent.machine, vector);
         }
     }
@@ -346,7 +347,7 @@ static MemTxResult apic_read(void *opaque, hwaddr addr, uint64_t *data, unsigned
         /* A script's look at the boot processor's, without the errors that it would note. */
         LocalApic copy = s->apic[0];
 
-        copy.lvt[LVT_ERROR] |= LVT_MASKED;
+        copy.r.lvt[LVT_ERROR] |= LVT_MASKED;
         *data = addr & 15 ? 0 : apic_read_register(&copy, (unsigned)addr);
         return MEMTX_OK;
     }
@@ -393,22 +394,14 @@ static void message_from_machine(void *opaque, uint64_t addr, uint32_t data)
 
 /* ---- saved state --------------------------------------------------------------------------- */
 
-static bool local_apic_valid(const LocalApic *a)
-{
-    uint64_t flags = APIC_BASE_BSP | APIC_BASE_X2APIC | APIC_BASE_ENABLED;
-
-    return !(a->base & 0xfff & ~flags) && (apic_enabled(a) || !(a->base & APIC_BASE_X2APIC)) &&
-           a->tpr <= 0xff && !(a->divide & ~0xbu) && !(a->isr[0] & 0xffff) &&
-           !(a->irr[0] & 0xffff) &&
-           !(a->requests &
-             ~(uint32_t)(CPU_APIC_NMI | CPU_APIC_SMI | CPU_APIC_INIT | CPU_APIC_SIPI)) &&
-           a->timer_start <= CLOCK_MAX && a->timer_start >= -CLOCK_MAX && a->timer_fired >= 0 &&
-           a->timer_fired <= CLOCK_MAX;
-}
-
 static void apic_pre_save(void *opaque)
 {
-    ((ApicSet *)opaque)->saved = ((ApicSet *)opaque)->cpus;
+    ApicSet *s = opaque;
+
+    s->saved = s->cpus;
+    for (unsigned i = 0; i < s->cpus; i++) {
+        s->apic[i].r.timer_due = s->apic[i].timer.expire;
+    }
 }
 
 static bool apic_post_load(void *opaque, unsigned version, GError **error)
@@ -420,51 +413,38 @@ static bool apic_post_load(void *opaque, unsigned version, GError **error)
                          s->cpus);
     }
     for (unsigned i = 0; i < s->cpus; i++) {
-        if (!local_apic_valid(&s->apic[i])) {
+        LocalApic *a = &s->apic[i];
+
+        if (!apic_state_valid(&a->r)) {
             return error_set(error, ENGINE_ERROR_CORRUPT, "APIC %u is in an impossible state", i);
         }
-        apic_notify(&s->apic[i]);
+        if (a->r.timer_due >= 0) {
+            timer_arm(&a->timer, a->r.timer_due);
+        } else {
+            timer_disarm(&a->timer);
+        }
+        apic_notify(a);
     }
     return true;
 }
 
-static const VMStateField local_apic_fields[] = {
-    VMSTATE_UINT64(base, LocalApic),       VMSTATE_UINT32(tpr, LocalApic),
-    VMSTATE_UINT32(ldr, LocalApic),        VMSTATE_UINT32(dfr, LocalApic),
-    VMSTATE_UINT32(svr, LocalApic),        VMSTATE_UINT32(esr, LocalApic),
-    VMSTATE_UINT32(errors, LocalApic),     VMSTATE_UINT32(icr, LocalApic),
-    VMSTATE_UINT32(icr_high, LocalApic),   VMSTATE_UINT32_ARRAY(lvt, LocalApic),
-    VMSTATE_UINT32_ARRAY(isr, LocalApic),  VMSTATE_UINT32_ARRAY(tmr, LocalApic),
-    VMSTATE_UINT32_ARRAY(irr, LocalApic),  VMSTATE_UINT32(initial_count, LocalApic),
-    VMSTATE_UINT32(divide, LocalApic),     VMSTATE_INT64(timer_start, LocalApic),
-    VMSTATE_INT64(timer_fired, LocalApic), VMSTATE_UINT64(tsc_deadline, LocalApic),
-    VMSTATE_UINT64(tsc_offset, LocalApic), VMSTATE_UINT32(requests, LocalApic),
-    VMSTATE_UINT8(sipi_vector, LocalApic), VMSTATE_BOOL(extint, LocalApic),
-    VMSTATE_TIMER(timer, LocalApic),       VMSTATE_END(),
-};
-static const VMStateDescription vmstate_local_apic = {
-    .name = "local-apic",
-    .version = 1,
-    .minimum_version = 1,
-    .fields = local_apic_fields,
-};
 static const VMStateField apic_fields[] = {
     VMSTATE_ARRAY_(lint, ApicSet, VMS_BOOL),
     {
         .name = "apic",
         .kind = VMS_STRUCT,
-        .offset = offsetof(ApicSet, apic),
+        .offset = offsetof(ApicSet, apic) + offsetof(LocalApic, r),
         .size = sizeof(LocalApic),
         .count = APIC_MAX_CPUS,
         .count_offset = offsetof(ApicSet, saved),
-        .vmsd = &vmstate_local_apic,
+        .vmsd = &vmstate_apic_state,
     },
     VMSTATE_END(),
 };
 static const VMStateDescription vmstate_apic = {
     .name = "apic",
-    .version = 1,
-    .minimum_version = 1,
+    .version = 2,
+    .minimum_version = 2,
     .pre_save = apic_pre_save,
     .post_load = apic_post_load,
     .fields = apic_fields,
@@ -486,21 +466,9 @@ static void attach_cpus(ApicSet *s)
 
 /* ---- reset --------------------------------------------------------------------------------- */
 
-/* SDM 3A 11.4.7.3: as after power-up, but for the ID, the base and what is asked of the CPU. */
 void apic_init_state(LocalApic *a)
 {
-    a->tpr = a->ldr = a->esr = a->errors = a->icr = a->icr_high = 0;
-    a->dfr = UINT32_MAX;
-    a->svr = 0xff;
-    for (unsigned i = 0; i < LVTS; i++) {
-        a->lvt[i] = LVT_MASKED;
-    }
-    memset(a->isr, 0, sizeof(a->isr));
-    memset(a->tmr, 0, sizeof(a->tmr));
-    memset(a->irr, 0, sizeof(a->irr));
-    a->initial_count = a->divide = 0;
-    a->tsc_deadline = 0;
-    a->extint = false;
+    apic_state_init(&a->r);
     timer_disarm(&a->timer);
 }
 
@@ -512,14 +480,10 @@ static void apic_reset(DeviceState *dev)
     for (unsigned i = 0; i < s->cpus; i++) {
         LocalApic *a = &s->apic[i];
 
-        apic_init_state(a);
-        a->base = APIC_BASE_ADDRESS | APIC_BASE_ENABLED | (i == 0 ? APIC_BASE_BSP : 0);
-        a->requests = 0;
-        a->sipi_vector = 0;
-        a->tsc_offset = 0;
-        a->timer_start = a->timer_fired = 0;
-        if (i == 0 && s->virtual_wire) {
-            a->lvt[LVT_LINT0] = MODE_EXTINT << LVT_MODE_SHIFT;
+        apic_state_reset(&a->r, i == 0);
+        timer_disarm(&a->timer);
+        if (i == 0 && !s->virtual_wire) {
+            a->r.lvt[LVT_LINT0] = LVT_MASKED;
         }
     }
 }

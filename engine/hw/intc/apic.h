@@ -5,10 +5,10 @@
 #pragma once
 
 #include "engine/cpu/cpu-apic.h"
+#include "engine/cpu/pc-chips.h"
 #include "engine/hw/core/device.h"
 
-#define TYPE_APIC     "apic"
-#define APIC_MAX_CPUS 255
+#define TYPE_APIC "apic"
 
 typedef struct LocalApic LocalApic;
 
@@ -23,7 +23,7 @@ bool apic_rdmsr(LocalApic *a, uint32_t index, uint64_t *value);
 bool apic_wrmsr(LocalApic *a, uint32_t index, uint64_t value);
 uint8_t apic_get_cr8(LocalApic *a);
 void apic_set_cr8(LocalApic *a, uint8_t value);
-void apic_set_tsc_offset(LocalApic *a, uint64_t offset);
+void apic_set_tsc(LocalApic *a, uint32_t khz, uint64_t offset);
 
 /* A message as from a device, by address and data (SDM 3A 11.11). */
 void apic_message(DeviceState *dev, uint64_t addr, uint32_t data);

@@ -16,6 +16,7 @@
 
 #include "engine/core/error.h"
 #include "engine/core/log.h"
+#include "engine/cpu/pc-chips.h"
 
 enum { IOREGSEL = 0x00, IOWIN = 0x10, EOIR = 0x40 };
 enum { IOAPICID = 0x00, IOAPICVER = 0x01, IOAPICARB = 0x02, IOREDTBL = 0x10 };
@@ -24,25 +25,15 @@ enum { PINS = IOAPIC_PINS, VERSION = 0x20 };
 #define REDIR_VECTOR     UINT64_C(0xff)
 #define REDIR_MODE_SHIFT 8
 #define REDIR_LOGICAL    (UINT64_C(1) << 11)
-#define REDIR_DELIVS     (UINT64_C(1) << 12)
 #define REDIR_LOW_ACTIVE (UINT64_C(1) << 13)
-#define REDIR_REMOTE_IRR (UINT64_C(1) << 14)
-#define REDIR_LEVEL      (UINT64_C(1) << 15)
-#define REDIR_MASKED     (UINT64_C(1) << 16)
 #define REDIR_DEST_SHIFT 56
-#define REDIR_READ_ONLY  (REDIR_DELIVS | REDIR_REMOTE_IRR)
-#define REDIR_WRITABLE   (UINT64_C(0xff) << REDIR_DEST_SHIFT | (UINT64_C(0x1ffff) & ~REDIR_READ_ONLY))
 
 enum { MODE_FIXED, MODE_LOWEST, MODE_SMI, MODE_NMI = 4, MODE_INIT, MODE_EXTINT = 7 };
 
 typedef struct IOApic {
     DeviceState parent;
     MemoryRegion mmio;
-    uint32_t select;
-    uint32_t id;
-    uint32_t lines; /* levels of the inputs, as they are on the wire: 1 is asserted */
-    uint32_t irr;   /* edges that a mask holds back, and levels */
-    uint64_t redir[PINS];
+    IoapicState r;
     uint64_t address; /* property */
 } IOApic;
 OBJECT_DECLARE_TYPE(IOApic, DeviceClass, IOAPIC, TYPE_IOAPIC)
@@ -57,7 +48,7 @@ static uint64_t message_address(uint64_t e)
 static uint32_t message_data(uint64_t e)
 {
     return (uint32_t)(e & (REDIR_VECTOR | 7u << REDIR_MODE_SHIFT)) |
-           (e & REDIR_LEVEL ? 1u << 15 | 1u << 14 : 0);
+           (e & IOAPIC_LEVEL ? 1u << 15 | 1u << 14 : 0);
 }
 
 /* NMI, INIT, SMI and ExtINT are edges whatever the entry says; only these wait for an EOI. */
@@ -65,23 +56,23 @@ static bool waits_for_eoi(uint64_t e)
 {
     unsigned mode = e >> REDIR_MODE_SHIFT & 7;
 
-    return (e & REDIR_LEVEL) && (mode == MODE_FIXED || mode == MODE_LOWEST);
+    return (e & IOAPIC_LEVEL) && (mode == MODE_FIXED || mode == MODE_LOWEST);
 }
 
 static void ioapic_service(IOApic *s, unsigned n)
 {
-    uint64_t *e = &s->redir[n];
+    uint64_t *e = &s->r.redir[n];
     unsigned mode = *e >> REDIR_MODE_SHIFT & 7;
 
-    if (!(s->irr >> n & 1) || (*e & REDIR_MASKED)) {
+    if (!(s->r.irr >> n & 1) || (*e & IOAPIC_MASKED)) {
         return;
     }
     if (waits_for_eoi(*e)) {
-        if (*e & REDIR_REMOTE_IRR) {
+        if (*e & IOAPIC_REMOTE_IRR) {
             return;
         }
-    } else if (!(*e & REDIR_LEVEL)) {
-        s->irr &= ~(1u << n);
+    } else if (!(*e & IOAPIC_LEVEL)) {
+        s->r.irr &= ~(1u << n);
     }
     if (mode == 3 || mode == 6) {
         log_mask(LOG_GUEST, "%s: pin %u has the reserved delivery mode %u",
@@ -89,13 +80,13 @@ static void ioapic_service(IOApic *s, unsigned n)
         return;
     }
     if (waits_for_eoi(*e)) {
-        *e |= REDIR_REMOTE_IRR;
+        *e |= IOAPIC_REMOTE_IRR;
     }
     log_mask(LOG_IRQ, "%s: pin %u, vector %#x", object_get_name(OBJECT(s)), n,
              (unsigned)(*e & REDIR_VECTOR));
     if (!machine_send_msi(s->parent.machine, message_address(*e), message_data(*e))) {
         /* Nobody took it, so nobody will end it. */
-        *e &= ~REDIR_REMOTE_IRR;
+        *e &= ~IOAPIC_REMOTE_IRR;
     }
 }
 
@@ -104,18 +95,18 @@ static void ioapic_set_line(void *opaque, int n, int level)
 {
     IOApic *s = IOAPIC(opaque);
     uint32_t bit = 1u << n;
-    bool rising = level && !(s->lines & bit);
+    bool rising = level && !(s->r.lines & bit);
 
-    s->lines = level ? s->lines | bit : s->lines & ~bit;
-    if (s->redir[n] & REDIR_LEVEL) {
-        s->irr = level ? s->irr | bit : s->irr & ~bit;
-        if (level && (waits_for_eoi(s->redir[n]) || rising)) {
+    s->r.lines = level ? s->r.lines | bit : s->r.lines & ~bit;
+    if (s->r.redir[n] & IOAPIC_LEVEL) {
+        s->r.irr = level ? s->r.irr | bit : s->r.irr & ~bit;
+        if (level && (waits_for_eoi(s->r.redir[n]) || rising)) {
             ioapic_service(s, (unsigned)n);
         }
     } else if (rising) {
         /* An edge that comes while masked is lost (82093AA 3.4.2, "interrupt mask"). */
-        if (!(s->redir[n] & REDIR_MASKED)) {
-            s->irr |= bit;
+        if (!(s->r.redir[n] & IOAPIC_MASKED)) {
+            s->r.irr |= bit;
             ioapic_service(s, (unsigned)n);
         }
     }
@@ -126,10 +117,10 @@ void ioapic_eoi(DeviceState *dev, uint8_t vector)
     IOApic *s = IOAPIC(dev);
 
     for (unsigned n = 0; n < PINS; n++) {
-        uint64_t *e = &s->redir[n];
+        uint64_t *e = &s->r.redir[n];
 
-        if ((*e & REDIR_VECTOR) == vector && (*e & REDIR_REMOTE_IRR)) {
-            *e &= ~REDIR_REMOTE_IRR;
+        if ((*e & REDIR_VECTOR) == vector && (*e & IOAPIC_REMOTE_IRR)) {
+            *e &= ~IOAPIC_REMOTE_IRR;
             ioapic_service(s, n);
         }
     }
@@ -139,28 +130,28 @@ void ioapic_eoi(DeviceState *dev, uint8_t vector)
 
 static void ioapic_route(IOApic *s, unsigned n)
 {
-    machine_route_pin(s->parent.machine, n, message_address(s->redir[n]),
-                      message_data(s->redir[n]));
+    machine_route_pin(s->parent.machine, n, message_address(s->r.redir[n]),
+                      message_data(s->r.redir[n]));
 }
 
 static void ioapic_write_redir(IOApic *s, unsigned n, bool high, uint32_t value)
 {
-    uint64_t old = s->redir[n], e = old;
+    uint64_t old = s->r.redir[n], e = old;
     uint32_t bit = 1u << n;
 
     e = high ? (e & UINT32_MAX) | (uint64_t)value << 32 : (e & ~(uint64_t)UINT32_MAX) | value;
-    e = (e & REDIR_WRITABLE) | (old & REDIR_READ_ONLY);
-    if (!(e & REDIR_LEVEL)) {
+    e = (e & IOAPIC_WRITABLE) | (old & IOAPIC_READ_ONLY);
+    if (!(e & IOAPIC_LEVEL)) {
         /* Who makes it an edge ends what is under way: how software gets rid of a stuck bit. */
-        e &= ~REDIR_REMOTE_IRR;
-        if (old & REDIR_LEVEL) {
-            s->irr &= ~bit;
+        e &= ~IOAPIC_REMOTE_IRR;
+        if (old & IOAPIC_LEVEL) {
+            s->r.irr &= ~bit;
         }
     } else {
-        s->irr = s->lines & bit ? s->irr | bit : s->irr & ~bit;
+        s->r.irr = s->r.lines & bit ? s->r.irr | bit : s->r.irr & ~bit;
     }
-    s->redir[n] = e;
-    if ((old ^ e) & ~REDIR_MASKED) {
+    s->r.redir[n] = e;
+    if ((old ^ e) & ~IOAPIC_MASKED) {
         ioapic_route(s, n);
     }
     if (waits_for_eoi(e)) {
@@ -170,32 +161,32 @@ static void ioapic_write_redir(IOApic *s, unsigned n, bool high, uint32_t value)
 
 static uint32_t ioapic_read_reg(const IOApic *s)
 {
-    unsigned n = (s->select - IOREDTBL) / 2;
+    unsigned n = (s->r.select - IOREDTBL) / 2;
 
-    switch (s->select) {
+    switch (s->r.select) {
     case IOAPICID:
     case IOAPICARB:
-        return s->id << 24;
+        return s->r.id << 24;
     case IOAPICVER:
         return VERSION | (PINS - 1) << 16;
     default:
-        if (s->select < IOREDTBL || n >= PINS) {
+        if (s->r.select < IOREDTBL || n >= PINS) {
             return 0;
         }
-        return (uint32_t)(s->redir[n] >> (s->select & 1 ? 32 : 0));
+        return (uint32_t)(s->r.redir[n] >> (s->r.select & 1 ? 32 : 0));
     }
 }
 
 static void ioapic_write_reg(IOApic *s, uint32_t value)
 {
-    unsigned n = (s->select - IOREDTBL) / 2;
+    unsigned n = (s->r.select - IOREDTBL) / 2;
 
-    if (s->select == IOAPICID) {
-        s->id = value >> 24 & 0xf;
-    } else if (s->select >= IOREDTBL && n < PINS) {
-        ioapic_write_redir(s, n, s->select & 1, value);
+    if (s->r.select == IOAPICID) {
+        s->r.id = value >> 24 & 0xf;
+    } else if (s->r.select >= IOREDTBL && n < PINS) {
+        ioapic_write_redir(s, n, s->r.select & 1, value);
     } else {
-        log_mask(LOG_GUEST, "%s: write of register %#x", object_get_name(OBJECT(s)), s->select);
+        log_mask(LOG_GUEST, "%s: write of register %#x", object_get_name(OBJECT(s)), s->r.select);
     }
 }
 
@@ -205,7 +196,7 @@ static uint64_t ioapic_read(void *opaque, hwaddr addr, unsigned size)
 
     switch (addr) {
     case IOREGSEL:
-        return s->select;
+        return s->r.select;
     case IOWIN:
         return ioapic_read_reg(s);
     default:
@@ -219,7 +210,7 @@ static void ioapic_write(void *opaque, hwaddr addr, uint64_t data, unsigned size
 
     switch (addr) {
     case IOREGSEL:
-        s->select = data & 0xff;
+        s->r.select = data & 0xff;
         break;
     case IOWIN:
         ioapic_write_reg(s, (uint32_t)data);
@@ -247,32 +238,20 @@ static const MemoryRegionOps ioapic_ops = {
 
 static bool ioapic_post_load(void *opaque, unsigned version, GError **error)
 {
-    IOApic *s = opaque;
-
-    if (s->select > 0xff || s->id > 0xf || s->lines >> PINS || s->irr >> PINS) {
-        return error_set(error, ENGINE_ERROR_CORRUPT, "register %#x, ID %#x, lines %#x, IRR %#x",
-                         s->select, s->id, s->lines, s->irr);
-    }
     for (unsigned n = 0; n < PINS; n++) {
-        if (s->redir[n] & ~(REDIR_WRITABLE | REDIR_REMOTE_IRR)) {
-            return error_set(error, ENGINE_ERROR_CORRUPT,
-                             "entry %u has reserved bits: %#" G_GINT64_MODIFIER "x", n,
-                             s->redir[n]);
-        }
-        ioapic_route(s, n);
+        ioapic_route(opaque, n);
     }
     return true;
 }
 
 static const VMStateField ioapic_fields[] = {
-    VMSTATE_UINT32(select, IOApic),      VMSTATE_UINT32(id, IOApic),
-    VMSTATE_UINT32(lines, IOApic),       VMSTATE_UINT32(irr, IOApic),
-    VMSTATE_UINT64_ARRAY(redir, IOApic), VMSTATE_END(),
+    VMSTATE_STRUCT(r, IOApic, vmstate_ioapic_state),
+    VMSTATE_END(),
 };
 static const VMStateDescription vmstate_ioapic = {
     .name = "ioapic",
-    .version = 1,
-    .minimum_version = 1,
+    .version = 2,
+    .minimum_version = 2,
     .post_load = ioapic_post_load,
     .fields = ioapic_fields,
 };
@@ -307,9 +286,9 @@ static void ioapic_reset(DeviceState *dev)
 {
     IOApic *s = IOAPIC(dev);
 
-    s->select = s->id = s->irr = 0;
+    s->r.select = s->r.id = s->r.irr = 0;
     for (unsigned n = 0; n < PINS; n++) {
-        s->redir[n] = REDIR_MASKED;
+        s->r.redir[n] = IOAPIC_MASKED;
         ioapic_route(s, n);
     }
 }

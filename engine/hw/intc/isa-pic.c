@@ -16,8 +16,9 @@
 
 #include "engine/core/error.h"
 #include "engine/core/log.h"
+#include "engine/cpu/pc-chips.h"
 
-enum { ICW1_IC4 = 1 << 0, ICW1_SNGL = 1 << 1, ICW1_LTIM = 1 << 3, ICW1_SELECT = 1 << 4 };
+enum { ICW1_SELECT = 1 << 4 };
 enum { ICW4_UPM = 1 << 0, ICW4_AEOI = 1 << 1, ICW4_SFNM = 1 << 4 };
 enum {
     OCW3_RIS = 1 << 0,
@@ -37,17 +38,6 @@ enum { /* OCW2, bits 7 to 5 */
        OCW2_SET_PRIORITY,
        OCW2_ROTATE_SPECIFIC_EOI,
 };
-enum { INIT_DONE, INIT_ICW2, INIT_ICW3, INIT_ICW4 }; /* the next byte that is expected at A0 = 1 */
-enum { CASCADE = 2 };
-
-typedef struct PicChip {
-    uint8_t lines; /* levels of the inputs */
-    uint8_t irr, isr, imr, elcr;
-    uint8_t base;   /* of the vectors */
-    uint8_t lowest; /* the input of lowest priority */
-    uint8_t init_state, icw1;
-    bool auto_eoi, rotate_aeoi, special_nested, special_mask, poll, read_isr;
-} PicChip;
 
 typedef struct ISAPic {
     DeviceState parent;
@@ -63,7 +53,7 @@ static const uint8_t elcr_mask[2] = { 0xf8, 0xde };
 
 static uint8_t chip_level_mask(const PicChip *c)
 {
-    return c->icw1 & ICW1_LTIM ? 0xff : c->elcr;
+    return c->icw1 & PIC_ICW1_LTIM ? 0xff : c->elcr;
 }
 
 static void chip_set_line(PicChip *c, unsigned n, bool level)
@@ -86,33 +76,6 @@ static void chip_trigger_changed(PicChip *c, uint8_t old)
     c->irr = (c->irr & ~(level | old)) | (c->lines & level);
 }
 
-/* How far from the top of the priorities the first of `set` is; 8: it is empty. */
-static unsigned chip_rank(const PicChip *c, uint8_t set)
-{
-    for (unsigned i = 0; i < 8; i++) {
-        if (set >> ((c->lowest + 1 + i) & 7) & 1) {
-            return i;
-        }
-    }
-    return 8;
-}
-
-static int chip_pick(const PicChip *c, bool master)
-{
-    unsigned request = chip_rank(c, c->irr & ~c->imr);
-    unsigned service = chip_rank(c, c->special_mask ? c->isr & ~c->imr : c->isr);
-    unsigned n = (c->lowest + 1 + request) & 7;
-
-    if (request < service) {
-        return (int)n;
-    }
-    /* In special fully nested mode the slave may interrupt itself. */
-    if (request < 8 && request == service && master && c->special_nested && n == CASCADE) {
-        return (int)n;
-    }
-    return -1;
-}
-
 static void chip_take(PicChip *c, unsigned n)
 {
     uint8_t bit = (uint8_t)(1u << n);
@@ -131,29 +94,29 @@ static void chip_take(PicChip *c, unsigned n)
 
 static void pic_update(ISAPic *s)
 {
-    chip_set_line(&s->chip[0], CASCADE, chip_pick(&s->chip[1], false) >= 0);
-    irq_set(s->intr, chip_pick(&s->chip[0], true) >= 0);
+    chip_set_line(&s->chip[0], PIC_CASCADE, pic_chip_pick(&s->chip[1], false) >= 0);
+    irq_set(s->intr, pic_chip_pick(&s->chip[0], true) >= 0);
 }
 
 /* An acknowledge drops the INT output, so that what comes next is an edge for whom it leads to. */
 static void pic_slave_taken(ISAPic *s, unsigned n)
 {
     chip_take(&s->chip[1], n);
-    chip_set_line(&s->chip[0], CASCADE, false);
+    chip_set_line(&s->chip[0], PIC_CASCADE, false);
 }
 
 int pic_acknowledge(DeviceState *dev)
 {
     ISAPic *s = ISA_PIC(dev);
-    int n = chip_pick(&s->chip[0], true), vector;
+    int n = pic_chip_pick(&s->chip[0], true), vector;
 
     if (n < 0) {
         vector = s->chip[0].base + 7;
     } else {
         chip_take(&s->chip[0], (unsigned)n);
         vector = s->chip[0].base + n;
-        if (n == CASCADE) {
-            int k = chip_pick(&s->chip[1], false);
+        if (n == PIC_CASCADE) {
+            int k = pic_chip_pick(&s->chip[1], false);
 
             vector = s->chip[1].base + (k < 0 ? 7 : k);
             if (k >= 0) {
@@ -171,7 +134,7 @@ static void pic_set_line(void *opaque, int n, int level)
 {
     ISAPic *s = ISA_PIC(opaque);
 
-    if (n == CASCADE) {
+    if (n == PIC_CASCADE) {
         return;
     }
     chip_set_line(&s->chip[n / 8], (unsigned)n % 8, level != 0);
@@ -183,17 +146,17 @@ static void pic_set_line(void *opaque, int n, int level)
 static void write_icw1(ISAPic *s, PicChip *c, uint8_t value)
 {
     c->icw1 = value;
-    c->init_state = INIT_ICW2;
+    c->init_state = PIC_INIT_ICW2;
     c->imr = c->isr = 0;
     c->irr = c->lines & chip_level_mask(c); /* edges must be made again */
     c->lowest = 7;
     c->special_mask = c->read_isr = c->poll = c->rotate_aeoi = false;
-    if (!(value & ICW1_IC4)) {
+    if (!(value & PIC_ICW1_IC4)) {
         c->auto_eoi = c->special_nested = false;
     }
     if (c == &s->chip[0]) {
         /* The slave's output is not forgotten: nobody would ever lower it. */
-        c->lines &= ~(1u << CASCADE);
+        c->lines &= ~(1u << PIC_CASCADE);
     }
 }
 
@@ -209,7 +172,7 @@ static void write_ocw2(PicChip *c, uint8_t value)
         break;
     case OCW2_EOI:
     case OCW2_ROTATE_EOI:
-        rank = chip_rank(c, c->special_mask ? c->isr & ~c->imr : c->isr);
+        rank = pic_chip_rank(c, c->special_mask ? c->isr & ~c->imr : c->isr);
         if (rank == 8) {
             break;
         }
@@ -250,26 +213,26 @@ static void write_ocw3(PicChip *c, uint8_t value)
 static void write_data(ISAPic *s, PicChip *c, uint8_t value)
 {
     switch (c->init_state) {
-    case INIT_ICW2:
+    case PIC_INIT_ICW2:
         c->base = value & 0xf8;
-        c->init_state = !(c->icw1 & ICW1_SNGL) ? INIT_ICW3
-                        : c->icw1 & ICW1_IC4   ? INIT_ICW4
-                                               : INIT_DONE;
+        c->init_state = !(c->icw1 & PIC_ICW1_SNGL) ? PIC_INIT_ICW3
+                        : c->icw1 & PIC_ICW1_IC4   ? PIC_INIT_ICW4
+                                                   : PIC_INIT_DONE;
         break;
-    case INIT_ICW3:
-        if (value != (c == &s->chip[0] ? 1 << CASCADE : CASCADE)) {
+    case PIC_INIT_ICW3:
+        if (value != (c == &s->chip[0] ? 1 << PIC_CASCADE : PIC_CASCADE)) {
             log_mask(LOG_GUEST, "%s: ICW3 %#x is not how a PC is wired", object_get_name(OBJECT(s)),
                      value);
         }
-        c->init_state = c->icw1 & ICW1_IC4 ? INIT_ICW4 : INIT_DONE;
+        c->init_state = c->icw1 & PIC_ICW1_IC4 ? PIC_INIT_ICW4 : PIC_INIT_DONE;
         break;
-    case INIT_ICW4:
+    case PIC_INIT_ICW4:
         if (!(value & ICW4_UPM)) {
             log_mask(LOG_UNIMP, "%s: MCS-80 mode", object_get_name(OBJECT(s)));
         }
         c->auto_eoi = value & ICW4_AEOI;
         c->special_nested = value & ICW4_SFNM;
-        c->init_state = INIT_DONE;
+        c->init_state = PIC_INIT_DONE;
         break;
     default:
         c->imr = value;
@@ -298,7 +261,7 @@ static MemTxResult pic_write(ISAPic *s, unsigned which, hwaddr addr, uint8_t val
 /* A read that answers a poll is an acknowledge of this chip alone. */
 static uint8_t pic_poll(ISAPic *s, unsigned which)
 {
-    int n = chip_pick(&s->chip[which], which == 0);
+    int n = pic_chip_pick(&s->chip[which], which == 0);
 
     s->chip[which].poll = false;
     if (n < 0) {
@@ -388,38 +351,14 @@ static bool pic_post_load(void *opaque, unsigned version, GError **error)
 {
     ISAPic *s = opaque;
 
-    for (unsigned i = 0; i < 2; i++) {
-        PicChip *c = &s->chip[i];
-
-        if (c->lowest > 7 || c->init_state > INIT_ICW4 || (c->base & 7) ||
-            (c->elcr & ~elcr_mask[i])) {
-            return error_set(error, ENGINE_ERROR_CORRUPT,
-                             "chip %u: priority %u, initialization step %u, vectors from %#x, "
-                             "ELCR %#x",
-                             i, c->lowest, c->init_state, c->base, c->elcr);
-        }
+    if (!pic_pair_valid(s->chip, error)) {
+        return false;
     }
     /* The processor's side is told: it keeps no state of this line. */
-    irq_set(s->intr, chip_pick(&s->chip[0], true) >= 0);
+    irq_set(s->intr, pic_chip_pick(&s->chip[0], true) >= 0);
     return true;
 }
 
-static const VMStateField pic_chip_fields[] = {
-    VMSTATE_UINT8(lines, PicChip),       VMSTATE_UINT8(irr, PicChip),
-    VMSTATE_UINT8(isr, PicChip),         VMSTATE_UINT8(imr, PicChip),
-    VMSTATE_UINT8(elcr, PicChip),        VMSTATE_UINT8(base, PicChip),
-    VMSTATE_UINT8(lowest, PicChip),      VMSTATE_UINT8(init_state, PicChip),
-    VMSTATE_UINT8(icw1, PicChip),        VMSTATE_BOOL(auto_eoi, PicChip),
-    VMSTATE_BOOL(rotate_aeoi, PicChip),  VMSTATE_BOOL(special_nested, PicChip),
-    VMSTATE_BOOL(special_mask, PicChip), VMSTATE_BOOL(poll, PicChip),
-    VMSTATE_BOOL(read_isr, PicChip),     VMSTATE_END(),
-};
-static const VMStateDescription vmstate_pic_chip = {
-    .name = "8259a",
-    .version = 1,
-    .minimum_version = 1,
-    .fields = pic_chip_fields,
-};
 static const VMStateField pic_fields[] = {
     VMSTATE_STRUCT_ARRAY(chip, ISAPic, vmstate_pic_chip),
     VMSTATE_END(),
@@ -476,7 +415,7 @@ static void pic_reset(DeviceState *dev)
     for (unsigned i = 0; i < 2; i++) {
         s->chip[i] = (PicChip){ .lines = s->chip[i].lines, .lowest = 7 };
     }
-    s->chip[0].lines &= ~(1u << CASCADE);
+    s->chip[0].lines &= ~(1u << PIC_CASCADE);
     irq_lower(s->intr);
 }
 

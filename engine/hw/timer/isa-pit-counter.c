@@ -6,13 +6,6 @@
 #include "engine/core/log.h"
 #include "engine/hw/timer/isa-pit-priv.h"
 
-unsigned pit_channel_mode(const PitChannel *c)
-{
-    unsigned mode = c->control >> 1 & 7;
-
-    return mode > 5 ? mode & 3 : mode;
-}
-
 unsigned pit_channel_modulus(const PitChannel *c)
 {
     return c->control & PIT_BCD ? 10000 : 65536;
@@ -27,25 +20,6 @@ static int64_t channel_elapsed(const PitChannel *c, int64_t now)
 static uint32_t high_half(uint32_t count)
 {
     return (count + 1) / 2;
-}
-
-bool pit_channel_out(const PitChannel *c, int64_t now)
-{
-    int64_t e = channel_elapsed(c, now);
-    bool begun = c->loaded && (c->frozen || now >= c->start);
-
-    switch (pit_channel_mode(c)) {
-    case 0:
-        return begun && e >= c->count;
-    case 1:
-        return !begun || e >= c->count;
-    case 2:
-        return !begun || !c->gate || e % c->count != c->count - 1;
-    case 3:
-        return !begun || !c->gate || e % c->count < high_half(c->count);
-    default:
-        return !begun || e != c->count;
-    }
 }
 
 static uint32_t channel_value(const PitChannel *c, int64_t now)
@@ -344,15 +318,4 @@ bool pit_channel_rose(const PitChannel *c, int64_t from, int64_t to)
     default:
         return first < (int64_t)n + 1 && last >= (int64_t)n + 1;
     }
-}
-
-bool pit_channel_valid(const PitChannel *c)
-{
-    uint32_t modulus = pit_channel_modulus(c);
-
-    return c->control <= 0x3f && c->latched <= 2 && c->start >= -65536 && c->start < TICK_MAX &&
-           c->elapsed >= 0 && c->elapsed < TICK_MAX &&
-           (!c->programmed || (c->reload >= 1 && c->reload <= modulus)) &&
-           (!c->loaded || (c->programmed && c->count >= 1 && c->count <= modulus)) &&
-           (!c->pending || c->programmed) && (!c->frozen || c->loaded);
 }

@@ -33,11 +33,6 @@ OBJECT_DECLARE_TYPE(ISAPit, DeviceClass, ISA_PIT, TYPE_ISA_PIT)
 
 /* ---- time ---------------------------------------------------------------------------------- */
 
-static int64_t ns_to_clk(int64_t ns)
-{
-    return (int64_t)((__int128)ns * PIT_HZ / NS_PER_S);
-}
-
 /* The first moment at which CLK number `clk` has come. */
 static int64_t clk_to_ns(int64_t clk)
 {
@@ -46,15 +41,26 @@ static int64_t clk_to_ns(int64_t clk)
 
 static int64_t pit_now(ISAPit *s)
 {
-    return ns_to_clk(clock_now(device_clock(&s->parent)));
+    return pit_ns_to_clk(clock_now(device_clock(&s->parent)));
 }
 
 /* ---- the line of counter 0 ----------------------------------------------------------------- */
 
+/* Up to `seen` all edges are on the line. */
+static void pit_rearm(ISAPit *s)
+{
+    int64_t next = pit_channel_next_edge(&s->channel[0], s->seen);
+
+    if (next >= 0 && next < TICK_MAX) {
+        timer_arm(&s->timer, MAX(clk_to_ns(next), s->fired + MIN_TIMER_NS));
+    } else {
+        timer_disarm(&s->timer);
+    }
+}
+
 static void pit_update(ISAPit *s, int64_t now)
 {
     PitChannel *c = &s->channel[0];
-    int64_t next;
     bool rose = pit_channel_mode(c) == 2 && pit_channel_rose(c, s->seen, now);
 
     pit_channel_sync(c, now);
@@ -67,12 +73,7 @@ static void pit_update(ISAPit *s, int64_t now)
         irq_set(s->irq, pit_channel_out(c, now));
     }
     s->seen = now;
-    next = pit_channel_next_edge(c, now);
-    if (next >= 0 && next < TICK_MAX) {
-        timer_arm(&s->timer, MAX(clk_to_ns(next), s->fired + MIN_TIMER_NS));
-    } else {
-        timer_disarm(&s->timer);
-    }
+    pit_rearm(s);
 }
 
 static void pit_timer(void *opaque)
@@ -193,57 +194,24 @@ static bool pit_post_load(void *opaque, unsigned version, GError **error)
 {
     ISAPit *s = opaque;
 
-    for (unsigned i = 0; i < 3; i++) {
-        if (!pit_channel_valid(&s->channel[i])) {
-            return error_set(error, ENGINE_ERROR_CORRUPT, "counter %u is in an impossible state",
-                             i);
-        }
-    }
     if (s->seen < 0 || s->seen > TICK_MAX || s->fired < 0 || s->fired > CLOCK_MAX) {
         return error_set(error, ENGINE_ERROR_CORRUPT, "time of counter 0");
     }
     irq_restore_level(s->irq, pit_channel_out(&s->channel[0], s->seen));
+    pit_rearm(s);
     return true;
 }
 
-static const VMStateField pit_channel_fields[] = {
-    VMSTATE_UINT8(control, PitChannel),
-    VMSTATE_BOOL(gate, PitChannel),
-    VMSTATE_BOOL(programmed, PitChannel),
-    VMSTATE_BOOL(loaded, PitChannel),
-    VMSTATE_BOOL(pending, PitChannel),
-    VMSTATE_BOOL(frozen, PitChannel),
-    VMSTATE_BOOL(half_written, PitChannel),
-    VMSTATE_BOOL(half_read, PitChannel),
-    VMSTATE_BOOL(status_latched, PitChannel),
-    VMSTATE_UINT8(latched, PitChannel),
-    VMSTATE_UINT8(low, PitChannel),
-    VMSTATE_UINT8(status, PitChannel),
-    VMSTATE_UINT16(latched_count, PitChannel),
-    VMSTATE_UINT16(idle, PitChannel),
-    VMSTATE_UINT32(reload, PitChannel),
-    VMSTATE_UINT32(count, PitChannel),
-    VMSTATE_INT64(start, PitChannel),
-    VMSTATE_INT64(elapsed, PitChannel),
-    VMSTATE_END(),
-};
-static const VMStateDescription vmstate_pit_channel = {
-    .name = "8254-counter",
-    .version = 1,
-    .minimum_version = 1,
-    .fields = pit_channel_fields,
-};
 static const VMStateField pit_fields[] = {
     VMSTATE_STRUCT_ARRAY(channel, ISAPit, vmstate_pit_channel),
     VMSTATE_INT64(fired, ISAPit),
     VMSTATE_INT64(seen, ISAPit),
-    VMSTATE_TIMER(timer, ISAPit),
     VMSTATE_END(),
 };
 static const VMStateDescription vmstate_pit = {
     .name = "isa-pit",
-    .version = 1,
-    .minimum_version = 1,
+    .version = 2,
+    .minimum_version = 2,
     .post_load = pit_post_load,
     .fields = pit_fields,
 };

@@ -2,10 +2,10 @@
  * (port 0x61 has channel 2). Engine lock. */
 #pragma once
 
+#include "engine/cpu/pc-chips.h"
 #include "engine/hw/core/device.h"
 
 #define TYPE_ISA_PIT "isa-pit"
-#define PIT_HZ       1193182
 
 void pit_set_gate(DeviceState *dev, unsigned channel, bool level);
 bool pit_get_gate(DeviceState *dev, unsigned channel);
