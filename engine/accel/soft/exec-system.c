@@ -572,14 +572,19 @@ static void check_port(SoftCpu *c, uint16_t port, unsigned len)
 
 uint32_t soft_in(SoftCpu *c, uint16_t port, unsigned len)
 {
+    uint32_t v;
+
     check_port(c, port, len);
-    return soft_port_access(c, port, 0, len, false);
+    v = soft_port_access(c, port, 0, len, false);
+    soft_debug_port(c, port, len);
+    return v;
 }
 
 void soft_out(SoftCpu *c, uint16_t port, uint32_t value, unsigned len)
 {
     check_port(c, port, len);
     soft_port_access(c, port, value, len, true);
+    soft_debug_port(c, port, len);
 }
 
 static uint16_t port_of(const SoftCpu *c, const SoftInsn *i)

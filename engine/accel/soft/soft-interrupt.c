@@ -340,6 +340,29 @@ void soft_debug_hit(SoftCpu *c, uint64_t linear, unsigned len, unsigned access)
     c->db_pending |= hit;
 }
 
+void soft_debug_port(SoftCpu *c, uint16_t port, unsigned len)
+{
+    uint32_t hit = 0;
+    bool enabled = false;
+
+    if (!(c->dr7 & 0xff) || !(c->cr4 & CR4_DE)) {
+        return;
+    }
+    for (unsigned n = 0; n < 4; n++) {
+        uint64_t size = break_len(c, n), at = c->dr[n] & ~(size - 1);
+
+        if (break_kind(c, n) == 2 && at <= (uint64_t)port + (len - 1) && port <= at + (size - 1)) {
+            hit |= 1u << n;
+            enabled |= (c->dr7 >> (n * 2) & 3) != 0;
+        }
+    }
+    if (enabled) {
+        soft_attention(c, SOFT_ATTN_LOOK);
+        c->db_pending |= hit;
+        soft_cut_block(c);
+    }
+}
+
 bool soft_debug_trap(SoftCpu *c, bool tf_before)
 {
     uint32_t bits = c->db_pending | (tf_before ? DR6_BS : 0);

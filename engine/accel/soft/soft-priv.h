@@ -533,6 +533,7 @@ bool soft_debug_armed(const SoftCpu *c, unsigned access);
 /* Collects in db_pending the data breakpoints that an access hits. For SOFT_FETCH it raises #DB
  * unless RF is set: called before the instruction at `linear` is executed. */
 void soft_debug_hit(SoftCpu *c, uint64_t linear, unsigned len, unsigned access);
+void soft_debug_port(SoftCpu *c, uint16_t port, unsigned len); /* CR4.DE: behind an access */
 /* After an instruction: raises nothing, but answers whether #DB has to be delivered for a trap (TF
  * as it was before the instruction, data breakpoints), with DR6 updated. */
 bool soft_debug_trap(SoftCpu *c, bool tf_before);
