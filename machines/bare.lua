@@ -8,7 +8,7 @@ The smallest useful machine: RAM, one or more CPUs, a serial port, a debug conso
     vmlua bare.lua -bios firmware.bin                       firmware up to the end of the first 4 GiB
 
 Memory   RAM from 0, in two pieces around 3-4 GiB when it is larger than 3 GiB
-Ports    0x3f8 16550A on line 4 (serial 0) · 0xe9 debug console · 0xf4 isa-debug-exit
+Ports    0x3f8 16550A on line 4 (serial 0) · 0xe9 debug console · 0xf4 isa-debug-exit · 0x61 beside the PIT
 Lines    the PC's: what of PIC, I/O APIC, local APICs and PIT does not come with the accelerator
          (`-accel kvm,kernel-irqchip=on|split|off`) is on the board
 ]]

@@ -12,9 +12,9 @@ local programs = {
   { "misc", "MODE", { "REAL", "PROT32", "LONG" }, "debug registers, changing code, interrupt windows, strings over faults, FPU state" },
 }
 
-local function assemble(t, name, define, value, ...)
+local function assemble(t, name, define, value)
   local out = ("%s/%s-%s.bin"):format(t.tmpdir(), name, value)
-  local r = t.vmlua { argv0 = "/usr/bin/nasm", "-f", "bin", "-I", sys, "-D" .. define .. "=" .. value, sys .. name .. ".asm", "-o", out, ... }
+  local r = t.vmlua { argv0 = "/usr/bin/nasm", "-f", "bin", "-I", sys, "-D" .. define .. "=" .. value, sys .. name .. ".asm", "-o", out }
   t.eq(r.status, 0, r.err)
   return out
 end

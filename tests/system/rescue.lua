@@ -7,7 +7,7 @@ local guests = dofile(here .. "/../lib/guests.lua")
 local LIMIT = 120
 
 local function start(t, conf)
-  conf.accel, conf.serial, conf.ram = "soft", conf.serial or "null", conf.ram or "64M"
+  conf.accel, conf.serial, conf.ram = conf.accel or "soft", conf.serial or "null", conf.ram or "64M"
   local vm = t.machine("pc", conf)
   vm:start()
   return vm
@@ -44,6 +44,15 @@ for _, medium in ipairs {
     see(t, vm, "yesyes")
   end)
 end
+
+test("GRUB's rescue medium starts under KVM, with the assist where it has no hardware", { timeout = 1200, long = true }, function(t)
+  local path = guests.path(t, "grub-rescue/usb.img")
+  for _, a in ipairs(require("vmlua.core.machine").accels()) do
+    if a.name == "kvm" and not a.available then t.skip(a.reason) end
+  end
+  local vm = start(t, { accel = "kvm", hda = copy(t, path) })
+  see(t, vm, "GNU GRUB", 1000)
+end)
 
 test("GRUB's rescue floppy reads a file from a disk that is given to it", { timeout = 200 }, function(t)
   local floppy = copy(t, guests.path(t, "grub-rescue/floppy.img"))

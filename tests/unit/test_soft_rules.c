@@ -45,6 +45,39 @@ START_TEST(of_two_loads_of_ss_only_the_first_has_a_shadow)
 }
 END_TEST
 
+START_TEST(code_goes_on_behind_the_end_of_ram_as_ones)
+{
+    begin(PROT32, 0);
+    mem[RAM - 1] = 0xb8; /* mov eax, what is not there; then ff ff: no instruction */
+    c->rip = RAM - 1;
+    stopped = go();
+    ck_assert_int_eq(handler(), EXC_UD);
+    ck_assert_uint_eq(return_address(), RAM + 4);
+    ck_assert_uint_eq(c->gpr[X86_RAX], UINT32_MAX);
+}
+END_TEST
+
+START_TEST(tables_of_descriptors_that_lie_nowhere_or_end_early_fault)
+{
+    begin(PROT32, 0);
+    c->gdt.limit = DS3 + 3; /* half of the descriptor */
+    c->gpr[X86_RAX] = DS3;
+    RUN(0x8e, 0xd8, HLT);
+    expect_fault(EXC_GP, DS3 & ~3);
+    /* Ones are a segment of code that can be read. */
+    begin(PROT32, 0);
+    c->gdt.base = RAM + 0x100000;
+    c->gpr[X86_RAX] = 0x1b;
+    RUN(0x8e, 0xd8, HLT);
+    ck_assert_uint_eq(c->seg[X86_DS].base, UINT32_MAX);
+    /* No vector can be delivered, nor the double fault of that. */
+    begin(PROT32, 0);
+    c->idt.limit = 3;
+    RUN(0x0f, 0x0b);
+    ck_assert_int_eq(stopped, SOFT_STOP_TRIPLE_FAULT);
+}
+END_TEST
+
 START_TEST(a_data_breakpoint_of_mov_ss_waits_for_the_next_instruction)
 {
     begin(PROT32, 0);
@@ -480,6 +513,8 @@ int main(void)
     tcase_add_test(tc, control_registers_decide_which_vector_instructions_run);
     tcase_add_test(tc, unmasked_exceptions_of_sse_and_x87_have_their_vectors);
     tcase_add_test(tc, repeated_string_instructions_stop_at_a_fault_and_go_on);
+    tcase_add_test(tc, code_goes_on_behind_the_end_of_ram_as_ones);
+    tcase_add_test(tc, tables_of_descriptors_that_lie_nowhere_or_end_early_fault);
     suite_add_tcase(s, tc);
     sr = srunner_create(s);
     srunner_run_all(sr, CK_ENV);
