@@ -75,3 +75,22 @@ for _, kind in ipairs { { "linux-amd64", "busybox", "x86_64" }, { "linux-686", "
     end)
   end
 end
+
+test("Linux suspends to RAM, and is woken by the clock, by the power button and by a key", { timeout = 300 }, function(t)
+  local vm, sh = boot(t, "pc", { kernel = guests.path(t, "linux-amd64/vmlinuz"), initrd = guests.initramfs(t), ram = "256M", smp = 2,
+    bios = "bios-256k.bin" })
+  local function sleep(command, wake)
+    local woken = vm.serial[1]:text "and awake\r\n"
+    vm.serial[1]:write(command .. "; echo and awake\n")
+    t.wait_for(function() return vm.suspended end, 60, "the guest to suspend")
+    if wake then wake() end
+    t.ok(woken:wait { rt = 60 }, "nothing woke it; firmware said:\n%s", vm.data.debugcon:history():sub(-1000))
+  end
+  sleep("echo +2 >/sys/class/rtc/rtc0/wakealarm; echo mem >/sys/power/state")
+  sleep("echo mem >/sys/power/state", function() vm:powerdown() end)
+  sleep("echo mem >/sys/power/state", function() vm:input():key("a", true) end)
+  t.match(sh "dmesg | grep -c 'PM: suspend exit'", "^3")
+  t.eq(sh "nproc", "2\n")
+  vm.serial[1]:write "poweroff -f\n"
+  t.eq(vm:wait { rt = 60 }, "shutdown")
+end)
