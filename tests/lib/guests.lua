@@ -42,9 +42,10 @@ function guests.initramfs(t, busybox, more)
   return t.file("initramfs.cpio", cpio.pack(entries))
 end
 
+local n = 0 -- of marks: a second shell behind a port must not find those of the first
+
 --- A conversation with a shell behind a serial port: shell("uname") answers what it printed.
 function guests.shell(t, port, limit)
-  local n = 0
   return function(line)
     n = n + 1
     port:write(("echo begin-%d-; %s; echo done-%d-$?\n"):format(n, line, n))
