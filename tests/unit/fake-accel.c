@@ -192,7 +192,7 @@ static void test_run(VCpu *cpu)
     if (f->cut_short) { /* by a kick that comes before anything was done */
         f->cut_short = false;
         sleep_until_kicked(f);
-        f->kicked = false;
+        __atomic_store_n(&f->kicked, false, __ATOMIC_SEQ_CST);
         cpu->exit = interrupted;
         return;
     }

@@ -477,8 +477,9 @@ static void start(PowerRun *run, const char *image)
         run->history[s] = g_array_new(FALSE, FALSE, sizeof(PowerVersion));
     }
     run->saved = g_array_new(FALSE, FALSE, sizeof(PowerSnapshot));
+    g_autofree void *zeroes = image ? NULL : g_malloc0(run->size);
     run->file = image ? memfile_load(image, run->seed + 1)
-                      : memfile_new(g_malloc0(run->size), run->size, run->seed + 1);
+                      : memfile_new(zeroes, run->size, run->seed + 1);
     run->start_size = memfile_size(run->file);
     run->start = g_memdup2(memfile_data(run->file), run->start_size);
     memfile_record(run->file, true);
