@@ -374,20 +374,13 @@ static int l_resolve(lua_State *L)
 
 static int l_container(lua_State *L)
 {
-    const char *path = luaL_checkstring(L, 1);
-    unsigned levels = 0;
+    GError *error = NULL;
+    Object *container = object_make_container(object_get_root(), luaL_checkstring(L, 1), &error);
 
-    for (const char *p = path; *p; p += strspn(p, "/")) {
-        size_t n = strcspn(p, "/");
-        if (++levels > OBJECT_TREE_DEPTH) {
-            return luaL_error(L, "a path has at most %d names", OBJECT_TREE_DEPTH);
-        }
-        if ((n == 1 || n == 2) && strspn(p, ".") >= n) {
-            return luaL_error(L, "'%s' is not a path of names", path);
-        }
-        p += n;
+    if (!container) {
+        return binding_raise(L, error);
     }
-    binding_push_object(L, object_get_container(object_get_root(), path));
+    binding_push_object(L, container);
     return 1;
 }
 

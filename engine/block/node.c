@@ -41,15 +41,10 @@ const char *block_node_name(const BlockNode *node)
 
 static unsigned chain_depth(const BlockNode *node)
 {
-    unsigned below = 0;
+    const unsigned file = node->file_node ? chain_depth(node->file_node) : 0;
+    const unsigned backing = node->backing_node ? chain_depth(node->backing_node) : 0;
 
-    if (node->file_node) {
-        below = chain_depth(node->file_node);
-    }
-    if (node->backing_node) {
-        below = MAX(below, chain_depth(node->backing_node));
-    }
-    return below + 1;
+    return MAX(file, backing) + 1;
 }
 
 /* What an open node uses stays with it, whatever becomes of the tree. One that belongs to nobody

@@ -224,7 +224,8 @@ static unsigned levels_below(const Object *obj, unsigned most)
     unsigned deepest = 0;
 
     for (guint i = 0; most && obj->order && i < obj->order->len; i++) {
-        deepest = MAX(deepest, 1 + levels_below(g_ptr_array_index(obj->order, i), most - 1));
+        const unsigned levels = 1 + levels_below(g_ptr_array_index(obj->order, i), most - 1);
+        deepest = MAX(deepest, levels); /* a macro that evaluates twice */
     }
     return deepest;
 }
@@ -315,9 +316,10 @@ Object *object_child_at(const Object *obj, unsigned index)
     return index < object_child_count(obj) ? obj->order->pdata[index] : NULL;
 }
 
-Object *object_get_container(Object *from, const char *path)
+Object *object_make_container(Object *from, const char *path, GError **error)
 {
     g_auto(GStrv) parts = g_strsplit(path, "/", -1);
+    Object *first_made = NULL;
 
     for (unsigned i = 0; parts[i]; i++) {
         Object *next;
@@ -327,16 +329,31 @@ Object *object_get_container(Object *from, const char *path)
         }
         next = object_get_child(from, parts[i]);
         if (!next) {
-            g_autoptr(GError) error = NULL;
-            next = object_new(TYPE_CONTAINER, &error);
-            if (!next || !object_add_child(from, parts[i], next, &error)) {
-                qom_bug("container '%s': %s", path, error->message);
+            next = object_new(TYPE_CONTAINER, error);
+            if (!next || !object_add_child(from, parts[i], next, error)) {
+                object_unref(next);
+                if (first_made) {
+                    object_unparent(first_made);
+                }
+                return NULL;
             }
+            first_made = first_made ? first_made : next;
             object_unref(next); /* its parent holds it */
         }
         from = next;
     }
     return from;
+}
+
+Object *object_get_container(Object *from, const char *path)
+{
+    g_autoptr(GError) error = NULL;
+    Object *container = object_make_container(from, path, &error);
+
+    if (!container) {
+        qom_bug("container '%s': %s", path, error->message);
+    }
+    return container;
 }
 
 /* ---- paths ------------------------------------------------------------------------------- */

@@ -217,6 +217,8 @@ void object_unparent(Object *obj);
 Object *object_get_root(void); /* "/", process-wide */
 /* The object at a path below `root` ("machines"), made of TYPE_CONTAINERs where it is missing. */
 Object *object_get_container(Object *root, const char *path);
+/* The same for a path from outside: NULL and an error for what is no path of names, or too deep. */
+Object *object_make_container(Object *root, const char *path, GError **error);
 Object *object_get_child(Object *obj, const char *name);
 unsigned object_child_count(const Object *obj);
 Object *object_child_at(const Object *obj, unsigned index); /* in order of addition */

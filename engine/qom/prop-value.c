@@ -474,7 +474,7 @@ bool object_property_convert(Object *obj, const Property *prop, const PropValue 
     switch (prop->kind) {
     case PROP_BOOL:
         ok = in->kind == PROP_BOOL ? true : wrong_kind(obj, prop, in, error);
-        out->boolean = in->boolean;
+        out->boolean = ok && in->boolean;
         break;
     case PROP_INT:
         ok = convert_int(obj, prop, in, out, error);
