@@ -9,6 +9,7 @@ local process = require "vmlua.core.process"
 local sched = require "vmlua.sched"
 
 local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
+local bochs_command = dofile(here .. "/bochs.lua").command
 local seconds = tonumber(arg and arg[1]) or 2
 local rows = { "integer", "memory", "calls", "compress", "fault", "syscall" }
 if arg and arg[2] then rows = { table.unpack(arg, 2) } end
@@ -62,27 +63,8 @@ local function count(code, translate)
   return n, u1 - u0 + s1 - s0
 end
 
--- Bochs wants somebody to look at its screen, and Debian's a debugger's command: the script is that somebody.
-local bochs_script = [[
-cd "$1" && rm -f bochs.log && echo c > commands
-bochs-bin -q -f bochsrc -rc commands </dev/null >/dev/null 2>&1 & bochs=$!
-for i in $(seq 100); do
-  sleep 0.1
-  port=$(sed -n 's/.*listening for connections on port //p' bochs.log 2>/dev/null)
-  if [ -n "$port" ] && exec 3<>/dev/tcp/127.0.0.1/$port; then printf 'RFB 003.003\n\1' >&3; cat <&3 >/dev/null & break; fi
-done
-wait $bochs
-kill $!
-]]
-
 local function bochs(image)
-  local f = assert(io.open(dir .. "/bochsrc", "w"))
-  f:write(("romimage: file=/usr/share/seabios/bios.bin\nvgaromimage: file=/usr/share/seabios/vgabios-stdvga.bin\nmegs: 32\n"
-    .. "floppya: 1_44=%s, status=inserted\nboot: floppy\nlog: bochs.log\npanic: action=report\nspeaker: enabled=0\n"
-    .. "sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n"
-    .. "display_library: rfb, options=\"timeout=20\"\ncpu: ips=100000000\n"):format(image))
-  f:close()
-  return { "bash", "-c", bochs_script, "bochs", dir }
+  return bochs_command(dir, ("megs: 32\nfloppya: 1_44=%s, status=inserted\nboot: floppy\n"):format(image))
 end
 
 local programs = {
