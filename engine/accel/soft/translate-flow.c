@@ -59,7 +59,7 @@ void translate_exit(Xlate *x, uint64_t delta)
         return;
     }
     t->n_links++;
-    t->links[link].host = x->b->host + delta;
+    t->links[link].host = x->b->host + (ptrdiff_t)delta;
     t->links[link].mode = x->b->mode;
     emit8(x, 0xff); /* JMP [RIP + …] */
     emit8(x, 0x25);
