@@ -20,7 +20,7 @@
 
 static bool nbd_failed(const BlockNbd *s, GError **error)
 {
-    const char *why = nbd_get_error();
+    const char *why = libnbd.get_error();
 
     return error_set(error, ENGINE_ERROR_INVALID, "nbd '%s': %s", block_node_name(&s->parent),
                      why ? why : "failed");
@@ -86,41 +86,42 @@ static bool set_up_tls(BlockNbd *s, struct nbd_handle *h)
 {
     bool asked = s->tls || s->tls_certificates || s->tls_psk_file;
 
-    return (!asked || nbd_set_tls(h, LIBNBD_TLS_REQUIRE) == 0) &&
-           (!s->tls_certificates || nbd_set_tls_certificates(h, s->tls_certificates) == 0) &&
-           (!s->tls_psk_file || nbd_set_tls_psk_file(h, s->tls_psk_file) == 0) &&
-           (!s->tls_username || nbd_set_tls_username(h, s->tls_username) == 0) &&
-           nbd_set_tls_verify_peer(h, s->tls_verify_peer) == 0;
+    return (!asked || libnbd.set_tls(h, LIBNBD_TLS_REQUIRE) == 0) &&
+           (!s->tls_certificates || libnbd.set_tls_certificates(h, s->tls_certificates) == 0) &&
+           (!s->tls_psk_file || libnbd.set_tls_psk_file(h, s->tls_psk_file) == 0) &&
+           (!s->tls_username || libnbd.set_tls_username(h, s->tls_username) == 0) &&
+           libnbd.set_tls_verify_peer(h, s->tls_verify_peer) == 0;
 }
 
 static bool start_connect(BlockNbd *s, struct nbd_handle *h)
 {
     if (s->uri) {
-        return nbd_set_uri_allow_local_file(h, true) == 0 && nbd_aio_connect_uri(h, s->uri) == 0;
+        return libnbd.set_uri_allow_local_file(h, true) == 0 &&
+               libnbd.aio_connect_uri(h, s->uri) == 0;
     }
     if (s->path) {
-        return nbd_aio_connect_unix(h, s->path) == 0;
+        return libnbd.aio_connect_unix(h, s->path) == 0;
     }
-    return nbd_aio_connect_tcp(h, s->host, s->port ? s->port : DEFAULT_PORT) == 0;
+    return libnbd.aio_connect_tcp(h, s->host, s->port ? s->port : DEFAULT_PORT) == 0;
 }
 
 struct nbd_handle *nbd_begin(BlockNbd *s, GError **error)
 {
-    struct nbd_handle *h = nbd_create();
+    struct nbd_handle *h = libnbd.create();
 
-    if (h && nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0 &&
-        (!s->export_name || nbd_set_export_name(h, s->export_name) == 0) && set_up_tls(s, h) &&
+    if (h && libnbd.add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0 &&
+        (!s->export_name || libnbd.set_export_name(h, s->export_name) == 0) && set_up_tls(s, h) &&
         start_connect(s, h)) {
         return h;
     }
     nbd_failed(s, error);
-    nbd_close(h);
+    libnbd.close(h);
     return NULL;
 }
 
 static uint64_t block_size(struct nbd_handle *h, int which, uint64_t def)
 {
-    int64_t n = nbd_get_block_size(h, which);
+    int64_t n = libnbd.get_block_size(h, which);
 
     return n > 0 ? (uint64_t)n : def;
 }
@@ -128,9 +129,9 @@ static uint64_t block_size(struct nbd_handle *h, int which, uint64_t def)
 bool nbd_take_export(BlockNbd *s, struct nbd_handle *h, bool again, GError **error)
 {
     BlockNode *node = &s->parent;
-    int64_t size = nbd_get_size(h);
+    int64_t size = libnbd.get_size(h);
     uint64_t align = block_size(h, LIBNBD_SIZE_MINIMUM, 1);
-    bool read_only = nbd_is_read_only(h) == 1;
+    bool read_only = libnbd.is_read_only(h) == 1;
 
     if (size < 0) {
         return nbd_failed(s, error);
@@ -153,12 +154,12 @@ bool nbd_take_export(BlockNbd *s, struct nbd_handle *h, bool again, GError **err
         }
         node->read_only = true;
     }
-    s->can_flush = nbd_can_flush(h) == 1;
-    s->can_fua = nbd_can_fua(h) == 1;
-    s->can_trim = nbd_can_trim(h) == 1;
-    s->can_zero = nbd_can_zero(h) == 1;
-    s->can_fast_zero = nbd_can_fast_zero(h) == 1;
-    s->can_status = nbd_can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1;
+    s->can_flush = libnbd.can_flush(h) == 1;
+    s->can_fua = libnbd.can_fua(h) == 1;
+    s->can_trim = libnbd.can_trim(h) == 1;
+    s->can_zero = libnbd.can_zero(h) == 1;
+    s->can_fast_zero = libnbd.can_fast_zero(h) == 1;
+    s->can_status = libnbd.can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1;
     if (!again) {
         node->align = (uint32_t)align;
         __atomic_store_n(&node->length, (uint64_t)size, __ATOMIC_RELAXED);
@@ -180,13 +181,13 @@ static int64_t now_ms(void)
 /* One round of libnbd's state machine, by the socket's events. */
 static bool move_on(struct nbd_handle *h, short events)
 {
-    unsigned direction = nbd_aio_get_direction(h);
+    unsigned direction = libnbd.aio_get_direction(h);
 
     if ((events & (POLLIN | POLLHUP | POLLERR)) && (direction & LIBNBD_AIO_DIRECTION_READ)) {
-        return nbd_aio_notify_read(h) == 0;
+        return libnbd.aio_notify_read(h) == 0;
     }
     if ((events & (POLLOUT | POLLHUP | POLLERR)) && (direction & LIBNBD_AIO_DIRECTION_WRITE)) {
-        return nbd_aio_notify_write(h) == 0;
+        return libnbd.aio_notify_write(h) == 0;
     }
     return true;
 }
@@ -195,12 +196,12 @@ static bool wait_for_handshake(BlockNbd *s, struct nbd_handle *h, GError **error
 {
     int64_t until = now_ms() + (int64_t)CLAMP(s->open_timeout, 1, MAX_TIMEOUT) * 1000;
 
-    while (!nbd_aio_is_ready(h)) {
-        unsigned direction = nbd_aio_get_direction(h);
-        struct pollfd p = { .fd = nbd_aio_get_fd(h) };
+    while (!libnbd.aio_is_ready(h)) {
+        unsigned direction = libnbd.aio_get_direction(h);
+        struct pollfd p = { .fd = libnbd.aio_get_fd(h) };
         int64_t left = until - now_ms();
 
-        if (nbd_aio_is_dead(h) || nbd_aio_is_closed(h)) {
+        if (libnbd.aio_is_dead(h) || libnbd.aio_is_closed(h)) {
             return nbd_failed(s, error);
         }
         if (left <= 0) {
@@ -227,7 +228,7 @@ bool nbd_connect_now(BlockNbd *s, GError **error)
         engine_unlocked_end();
     }
     if (!ok || !nbd_take_export(s, h, false, error)) {
-        nbd_close(h);
+        libnbd.close(h);
         return false;
     }
     s->h = h;
@@ -253,7 +254,7 @@ void nbd_drop(BlockNbd *s)
     unwatch(s);
     s->h = NULL;
     s->state = NBD_DOWN;
-    nbd_close(h); /* what it still has comes back through the callbacks */
+    libnbd.close(h); /* what it still has comes back through the callbacks */
 }
 
 static void connected(BlockNbd *s)
@@ -283,11 +284,11 @@ static gboolean ready(int fd, GIOCondition cond, void *opaque)
         return G_SOURCE_CONTINUE;
     }
     if (!move_on(s->h, events)) {
-        nbd_lost(s, nbd_get_error());
-    } else if (nbd_aio_is_dead(s->h) || nbd_aio_is_closed(s->h)) {
+        nbd_lost(s, libnbd.get_error());
+    } else if (libnbd.aio_is_dead(s->h) || libnbd.aio_is_closed(s->h)) {
         nbd_lost(s, NULL);
     } else {
-        if (s->state == NBD_CONNECTING && nbd_aio_is_ready(s->h)) {
+        if (s->state == NBD_CONNECTING && libnbd.aio_is_ready(s->h)) {
             connected(s);
         }
         nbd_rewatch(s);
@@ -299,10 +300,10 @@ static gboolean ready(int fd, GIOCondition cond, void *opaque)
  * changes, which it does when the socket is full. */
 void nbd_rewatch(BlockNbd *s)
 {
-    unsigned direction = s->h ? nbd_aio_get_direction(s->h) : 0;
+    unsigned direction = s->h ? libnbd.aio_get_direction(s->h) : 0;
     GIOCondition cond = (GIOCondition)((direction & LIBNBD_AIO_DIRECTION_READ ? G_IO_IN : 0) |
                                        (direction & LIBNBD_AIO_DIRECTION_WRITE ? G_IO_OUT : 0));
-    int fd = s->h ? nbd_aio_get_fd(s->h) : -1;
+    int fd = s->h ? libnbd.aio_get_fd(s->h) : -1;
 
     if (s->watch && s->watching == cond && s->watch_fd == fd) {
         return;

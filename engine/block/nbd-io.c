@@ -241,32 +241,33 @@ static int64_t send_part(NbdOp *op, nbd_completion_callback done)
     nbd_extent_callback extents = { .callback = extent, .user_data = op };
 
     if (op->flushes) {
-        return nbd_aio_flush(s->h, done, 0);
+        return libnbd.aio_flush(s->h, done, 0);
     }
     op->part = MIN(left, s->part_max);
     switch (op->kind) {
     case BLOCK_OP_READ:
-        return nbd_aio_pread(s->h, part_buffer(op), op->part, op->at, done, 0);
+        return libnbd.aio_pread(s->h, part_buffer(op), op->part, op->at, done, 0);
     case BLOCK_OP_WRITE:
         if (op->reads_first) {
-            return nbd_aio_pread(s->h, part_buffer(op), op->part, op->at, done, 0);
+            return libnbd.aio_pread(s->h, part_buffer(op), op->part, op->at, done, 0);
         }
-        return nbd_aio_pwrite(s->h, part_buffer(op), op->part, op->at, done, fua);
+        return libnbd.aio_pwrite(s->h, part_buffer(op), op->part, op->at, done, fua);
     case BLOCK_OP_ZERO:
         if (s->can_zero) {
             op->part = MIN(left, ZERO_PART);
-            return nbd_aio_zero(s->h, op->part, op->at, done, fua | zero_flags(op));
+            return libnbd.aio_zero(s->h, op->part, op->at, done, fua | zero_flags(op));
         }
         op->part = MIN(op->part, ZERO_WRITE);
-        return nbd_aio_pwrite(s->h, op->bounce, op->part, op->at, done, fua);
+        return libnbd.aio_pwrite(s->h, op->bounce, op->part, op->at, done, fua);
     case BLOCK_OP_DISCARD:
         op->part = MIN(left, ZERO_PART);
-        return nbd_aio_trim(s->h, op->part, op->at, done, 0);
+        return libnbd.aio_trim(s->h, op->part, op->at, done, 0);
     case BLOCK_OP_STATUS:
         op->part = MIN(left, STATUS_PART);
-        return nbd_aio_block_status(s->h, op->part, op->at, extents, done, LIBNBD_CMD_FLAG_REQ_ONE);
+        return libnbd.aio_block_status(s->h, op->part, op->at, extents, done,
+                                       LIBNBD_CMD_FLAG_REQ_ONE);
     default:
-        return nbd_aio_flush(s->h, done, 0);
+        return libnbd.aio_flush(s->h, done, 0);
     }
 }
 
@@ -289,16 +290,16 @@ static void send_op(NbdOp *op)
     cookie = send_part(op, done);
     op->submitting = false;
     if (op->answered && cookie >= 0) {
-        nbd_aio_command_completed(s->h, (uint64_t)cookie);
+        libnbd.aio_command_completed(s->h, (uint64_t)cookie);
     } else if (!op->answered && cookie < 0) {
-        e = nbd_get_errno();
+        e = libnbd.get_errno();
         e = e ? e : EIO;
     }
-    if (nbd_aio_is_dead(s->h) || nbd_aio_is_closed(s->h)) {
+    if (libnbd.aio_is_dead(s->h) || libnbd.aio_is_closed(s->h)) {
         if (e) {
             settle(op, 0, true);
         }
-        nbd_lost(s, cookie < 0 ? nbd_get_error() : NULL);
+        nbd_lost(s, cookie < 0 ? libnbd.get_error() : NULL);
         return;
     }
     if (e) {

@@ -22,6 +22,9 @@ static bool nbd_node_open(BlockNode *node, GError **error)
         return error_set(error, ENGINE_ERROR_INVALID,
                          "nbd: uri, or server.path, or server.host has to be given");
     }
+    if (!nbd_library_load(error)) {
+        return false;
+    }
     s->waiting = s->settled = NULL;
     s->waiting_last = &s->waiting;
     s->state = NBD_DOWN;
@@ -44,7 +47,7 @@ static void nbd_node_close(BlockNode *node)
     timer_disarm(&s->retry);
     timer_disarm(&s->give_up);
     if (s->h && s->state == NBD_UP) {
-        nbd_aio_disconnect(s->h, 0);
+        libnbd.aio_disconnect(s->h, 0);
     }
     nbd_drop(s);
     bh_free(s->bh);

@@ -1,9 +1,8 @@
 /* Shared by nbd.c, nbd-connect.c and nbd-io.c. */
 #pragma once
 
-#include <libnbd.h>
-
 #include "engine/block/block_priv.h"
+#include "engine/block/nbd-library.h"
 #include "engine/core/main-loop.h"
 
 typedef enum { NBD_DOWN, NBD_CONNECTING, NBD_UP } NbdState;

@@ -91,6 +91,23 @@ local function exercise(t, d, size, rounds, unit)
   t.ok(d:read(0, size) == model, "contents at the end")
 end
 
+test("libnbd, which brings a dozen libraries, is loaded by the first NBD node only", function(t)
+  need(t)
+  local r = t.vmlua { "-e", [[
+    require "vmlua.block"
+    local block = require "vmlua.core.block"
+    local function loaded(library)
+      local f = assert(io.open "/proc/self/maps")
+      local maps = f:read "a"
+      f:close()
+      return maps:find(library, 1, true) ~= nil
+    end
+    local nbd, tls = loaded "libnbd", loaded "libgnutls"
+    local node, why = block.open("nbd+unix:///?socket=/no/such/socket", { format = "raw" })
+    print(nbd, tls, node, tostring(why):match "No such file", loaded "libnbd")]] }
+  t.eq(r.out, "false\tfalse\tnil\tNo such file\ttrue\n")
+end)
+
 test("reads, writes, zeroes, flushes and asks for status over a unix socket", function(t)
   need(t, "nbdkit")
   local path = t.tmpdir() .. "/s"
