@@ -307,6 +307,22 @@ BlockAio *block_read(BlockBackend *be, uint64_t offset, void *buf, size_t len, B
     return block_readv(be, offset, &iov, 1, done, opaque);
 }
 
+bool block_read_now(BlockBackend *be, uint64_t offset, void *buf, size_t len)
+{
+    BlockAio aio = { .op = BLOCK_OP_READ, .offset = offset, .bytes = len };
+
+    ENGINE_LOCK_ASSERT();
+    if (be->queued > 0 || be->held > 0 || be->quiesced > 0 || check_request(be, &aio) != 0) {
+        return false;
+    }
+    aio.start = clock_now(clock_realtime());
+    if (!block_node_read_now(be->root, offset, buf, len)) {
+        return false;
+    }
+    account(be, &aio, 0);
+    return true;
+}
+
 BlockAio *block_write(BlockBackend *be, uint64_t offset, const void *buf, size_t len,
                       unsigned flags, BlockDoneFn done, void *opaque)
 {

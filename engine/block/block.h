@@ -77,6 +77,10 @@ BlockAio *block_read(BlockBackend *be, uint64_t offset, void *buf, size_t len, B
                      void *opaque);
 BlockAio *block_write(BlockBackend *be, uint64_t offset, const void *buf, size_t len,
                       unsigned flags, BlockDoneFn done, void *opaque);
+/* A read that needs no waiting, as the host has the data in its cache, is done on return: true.
+ * False: nothing has happened, and block_read is the way (limits, filters, queues, errors and a
+ * cold cache all are). Copies on the calling thread, so nothing large. */
+bool block_read_now(BlockBackend *be, uint64_t offset, void *buf, size_t len);
 /*
  * A barrier: when it completes without an error, every write, zero and discard that was submitted
  * through this backend before it, completed or not at that time, is on stable storage. What is

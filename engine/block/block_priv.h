@@ -84,6 +84,9 @@ typedef struct BlockNodeClass {
     int (*sync)(BlockNode *node, BlockReq *req);
     /* ... only on workers: it may wait for requests that end on the main loop. */
     bool sync_on_workers;
+    /* Reads what can be had without waiting for anything; false: not all of it, or not so. Under
+     * the engine lock, on any thread. NULL: never. */
+    bool (*read_now)(BlockNode *node, uint64_t offset, void *buf, size_t len);
     /* The request, which the node has, should end early; may be NULL. */
     void (*cancel)(BlockNode *node, BlockReq *req);
     /* node->drained has become nonzero: what waits for time or bandwidth goes now. */
@@ -157,8 +160,13 @@ void block_req_clear(BlockReq *req); /* frees what init allocated */
 void block_req_free(BlockReq *req);
 /* Engine lock. Checks (read-only, discard, detect-zeroes), then the driver. */
 void block_node_submit(BlockNode *node, BlockReq *req);
+bool block_node_read_now(BlockNode *node, uint64_t offset, void *buf, size_t len);
 void block_req_complete(BlockReq *req, int error); /* any thread: `done` runs on the main loop */
-void block_req_done(BlockReq *req, int error);     /* main loop, from another request's done */
+/* The main loop itself, with nothing of the block layer below it: what is completed between the two
+ * is told at the second, without another turn of the loop. */
+void block_tell_begin(void);
+void block_tell_end(void);
+void block_req_done(BlockReq *req, int error); /* main loop, from another request's done */
 /* Does it here: on a worker without the lock, or on the main thread with it (which may run the main
  * loop). Returns the errno value. `done` is not used. */
 int block_node_sync(BlockNode *node, BlockReq *req);

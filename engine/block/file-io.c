@@ -162,6 +162,23 @@ static int do_flush(BlockFile *s)
     return 0;
 }
 
+/* A file system that cannot say whether it would have to wait says so once. */
+bool block_file_read_now(BlockNode *node, uint64_t offset, void *buf, size_t len)
+{
+    BlockFile *s = BLOCK_FILE(node);
+    struct iovec iov = { .iov_base = buf, .iov_len = len };
+    ssize_t r;
+
+    if (s->direct || s->no_nowait) {
+        return false;
+    }
+    r = preadv2(s->fd, &iov, 1, (off_t)offset, RWF_NOWAIT);
+    if (r < 0 && errno == EOPNOTSUPP) {
+        s->no_nowait = true;
+    }
+    return r >= 0 && (size_t)r == len;
+}
+
 /* ---- holes ----------------------------------------------------------------------------------- */
 
 static bool unsupported(int e)

@@ -356,6 +356,7 @@ static void file_class_init(ObjectClass *klass, const void *data)
     node->close = file_close;
     node->submit = block_file_submit;
     node->sync = block_file_sync;
+    node->read_now = block_file_read_now;
     node->cancel = block_file_cancel;
     node->resize = file_resize;
     node->create = file_create;

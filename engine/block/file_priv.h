@@ -16,6 +16,7 @@ typedef struct BlockFile {
     bool direct;                                /* O_DIRECT: see align and mem_align */
     bool volatile_ok;                           /* cache=unsafe: flushes do nothing */
     uint32_t mem_align;                         /* of buffers */
+    bool no_nowait;                             /* likewise; engine lock */
     bool no_zero_range, no_punch, no_seek_hole; /* atomic: the file system has said so */
     pthread_mutex_t rewriting;                  /* around a detour that writes; leaf */
     BlockRanges ranges;                         /* direct writes: a detour rewrites whole blocks */
@@ -24,6 +25,7 @@ OBJECT_DECLARE_TYPE(BlockFile, BlockNodeClass, BLOCK_FILE, TYPE_BLOCK_FILE)
 
 int block_file_sync(BlockNode *node, BlockReq *req);
 void block_file_submit(BlockNode *node, BlockReq *req);
+bool block_file_read_now(BlockNode *node, uint64_t offset, void *buf, size_t len);
 void block_file_cancel(BlockNode *node, BlockReq *req);
 /* Copies between the files below two nodes, offsets in these files: errno; ENOTSUP: there are none.
  * Any thread. */

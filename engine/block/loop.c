@@ -44,6 +44,19 @@ static void run_finished(void *opaque)
     }
 }
 
+static __thread bool telling; /* this thread tells what is finished, before it does anything else */
+
+void block_tell_begin(void)
+{
+    telling = true;
+}
+
+void block_tell_end(void)
+{
+    telling = false;
+    run_finished(NULL);
+}
+
 void block_req_complete(BlockReq *req, int error)
 {
     bool first;
@@ -55,7 +68,7 @@ void block_req_complete(BlockReq *req, int error)
     *finished_last = req;
     finished_last = &req->next;
     pthread_mutex_unlock(&finished_mutex);
-    if (first) {
+    if (first && !telling) {
         bh_schedule(finished_bh);
     }
 }
@@ -177,6 +190,13 @@ void block_node_submit(BlockNode *node, BlockReq *req)
         return;
     }
     BLOCK_NODE_GET_CLASS(node)->submit(node, req);
+}
+
+bool block_node_read_now(BlockNode *node, uint64_t offset, void *buf, size_t len)
+{
+    BlockNodeClass *klass = BLOCK_NODE_GET_CLASS(node);
+
+    return klass->read_now && klass->read_now(node, offset, buf, len);
 }
 
 void block_node_cancel(BlockReq *req)

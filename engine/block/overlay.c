@@ -72,6 +72,22 @@ static void overlay_read(BlockOverlay *s, BlockReq *req)
     block_group_end(group);
 }
 
+static bool overlay_read_now(BlockNode *node, uint64_t offset, void *buf, size_t len)
+{
+    BlockOverlay *s = BLOCK_OVERLAY(node);
+
+    for (uint64_t done = 0, n; done < len; done += n) {
+        bool held;
+
+        n = run_length(s, offset + done, len - done, &held);
+        if (!block_node_read_now(held ? s->store : block_node_file(node), offset + done,
+                                 (char *)buf + done, n)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void status_done(BlockReq *req)
 {
     BlockReq *parent = req->opaque;
@@ -297,6 +313,7 @@ static void overlay_class_init(ObjectClass *klass, const void *data)
     node->open = overlay_open;
     node->close = overlay_close;
     node->submit = overlay_submit;
+    node->read_now = overlay_read_now;
 }
 
 static const TypeInfo overlay_info = {

@@ -90,6 +90,50 @@ int qcow2_read(Qcow2 *s, uint64_t offset, uint64_t bytes, const struct iovec *io
     return e;
 }
 
+/* What a run has, into a buffer; false: not without waiting. */
+static bool run_now(Qcow2 *s, const Qcow2Run *run, uint64_t offset, char *buf)
+{
+    uint64_t below = 0;
+
+    switch (run->kind) {
+    case QCOW2_DATA:
+        return block_node_read_now(s->data, run->host, buf, run->bytes);
+    case QCOW2_COMPRESSED_DATA:
+    case QCOW2_INVALID:
+        return false;
+    case QCOW2_UNALLOCATED:
+    case QCOW2_HOLE:
+        below = qcow2_backed_bytes(s, offset, run->bytes);
+        if (below && !block_node_read_now(block_node_backing(&s->parent), offset, buf, below)) {
+            return false;
+        }
+        break;
+    case QCOW2_ZERO_PLAIN:
+    case QCOW2_ZERO_ALLOCATED:
+        break;
+    }
+    memset(buf + below, 0, run->bytes - below);
+    return true;
+}
+
+/* With the lock held to the end: what is mapped stays where it is. */
+bool qcow2_read_now(BlockNode *node, uint64_t offset, void *buf, size_t len)
+{
+    Qcow2 *s = QCOW2(node);
+    bool ok = !s->broken && offset <= node->length && len <= node->length - offset;
+
+    pthread_mutex_lock(&s->lock);
+    for (uint64_t done = 0; ok && done < len;) {
+        Qcow2Run run;
+
+        ok = qcow2_map_cached(s, offset + done, len - done, &run) &&
+             run_now(s, &run, offset + done, (char *)buf + done);
+        done += ok ? run.bytes : 0;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return ok;
+}
+
 /* ---- status ---------------------------------------------------------------------------------- */
 
 /* What the run says by itself; false: the backing file has to be asked about out->bytes. */

@@ -496,6 +496,7 @@ static void qcow2_class_init(ObjectClass *klass, const void *data)
     node->close = qcow2_close;
     node->submit = qcow2_submit;
     node->sync = qcow2_sync;
+    node->read_now = qcow2_read_now;
     node->probe = qcow2_probe;
     node->create = qcow2_create;
     node->resize = qcow2_resize;

@@ -395,6 +395,7 @@ bool qcow2_fast_status(Qcow2 *s, BlockReq *req);
 
 void qcow2_submit(BlockNode *node, BlockReq *req);
 int qcow2_sync(BlockNode *node, BlockReq *req);
+bool qcow2_read_now(BlockNode *node, uint64_t offset, void *buf, size_t len);
 
 /* ---- tools ----------------------------------------------------------------------------------- */
 

@@ -74,6 +74,16 @@ static int raw_sync(BlockNode *node, BlockReq *req)
     return error ? error : block_node_sync(block_node_file(node), req);
 }
 
+static bool raw_read_now(BlockNode *node, uint64_t offset, void *buf, size_t len)
+{
+    BlockRaw *s = BLOCK_RAW(node);
+
+    if (s->size > 0 && (offset > s->size || len > s->size - offset)) {
+        return false;
+    }
+    return block_node_read_now(block_node_file(node), offset + s->offset, buf, len);
+}
+
 static bool raw_open(BlockNode *node, GError **error)
 {
     BlockRaw *s = BLOCK_RAW(node);
@@ -132,6 +142,7 @@ static void raw_class_init(ObjectClass *klass, const void *data)
     node->open = raw_open;
     node->submit = raw_submit;
     node->sync = raw_sync;
+    node->read_now = raw_read_now;
     node->probe = raw_probe;
     node->resize = raw_resize;
     object_class_add_properties(klass, raw_properties, G_N_ELEMENTS(raw_properties));

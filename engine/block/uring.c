@@ -206,8 +206,10 @@ static gboolean on_event(int fd, GIOCondition cond, void *opaque)
 
     while (read(fd, &count, sizeof(count)) < 0 && errno == EINTR) {
     }
+    block_tell_begin();
     reap();
     kick();
+    block_tell_end();
     return G_SOURCE_CONTINUE;
 }
 

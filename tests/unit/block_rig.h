@@ -171,6 +171,9 @@ __attribute__((unused)) static void model_step(Model *m, uint64_t from, uint64_t
             o->buf[i] = (uint8_t)(kind == 3 ? 0 : g_rand_int(m->rand));
         }
         memcpy(m->bytes + o->offset, o->buf, o->len);
+    } else if ((kind & 3) == 2 && block_read_now(m->be, o->offset, o->buf, o->len)) {
+        model_done(o, 0);
+        return;
     }
     if (o->len >= 4 && (kind & 3) == 1) {
         uint64_t cut = 1 + (uint64_t)g_rand_int(m->rand) % (o->len - 2);

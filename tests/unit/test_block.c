@@ -44,6 +44,48 @@ START_TEST(random_operations_on_a_file_match_a_model)
 }
 END_TEST
 
+/* Where the file system can say that it need not wait. */
+static bool reads_at_once(const char *path)
+{
+    char byte;
+    struct iovec iov = { &byte, 1 };
+    int fd = open(path, O_RDONLY);
+    bool yes = preadv2(fd, &iov, 1, 0, RWF_NOWAIT) == 1;
+
+    close(fd);
+    return yes;
+}
+
+START_TEST(what_the_host_has_in_its_cache_is_read_at_once)
+{
+    g_autofree char *path = new_file("disk", MiB);
+    BlockBackend *be = open_drive(path, &(BlockOpenOptions){ .format = "raw" });
+    BlockBackend *past = open_drive(
+        path, &(BlockOpenOptions){
+                  .format = "raw", .read_only = true, .no_lock = true, .cache = BLOCK_CACHE_NONE });
+    char buf[8192], out[8192];
+    BlockStats st;
+
+    memset(buf, 0x5a, sizeof(buf));
+    ck_assert(block_write_wait(be, 4096, buf, sizeof(buf), 0, NULL));
+    ck_assert(!block_read_now(past, 4096, out, sizeof(out)));
+    if (reads_at_once(path)) {
+        ck_assert(block_read_now(be, 4096, out, sizeof(out)));
+        ck_assert_mem_eq(out, buf, sizeof(buf));
+        block_get_stats(be, BLOCK_OP_READ, &st);
+        ck_assert_uint_eq(st.count, 1);
+        ck_assert_uint_eq(st.bytes, sizeof(buf));
+    }
+    ck_assert(!block_read_now(be, MiB - 4096, out, sizeof(out)));
+    ck_assert(!block_read_now(be, MiB + 4096, out, 512));
+    block_quiesce_begin(be);
+    ck_assert(!block_read_now(be, 4096, out, sizeof(out)));
+    block_quiesce_end(be);
+    close_drive(past);
+    close_drive(be);
+}
+END_TEST
+
 START_TEST(zeroes_are_detected)
 {
     g_autofree char *path = new_file("disk", MiB);
@@ -488,6 +530,7 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, random_operations_on_a_file_match_a_model, 0, G_N_ELEMENTS(modes));
+    tcase_add_test(tc, what_the_host_has_in_its_cache_is_read_at_once);
     tcase_add_test(tc, zeroes_are_detected);
     tcase_add_test(tc, a_file_that_is_written_is_refused_to_a_second_writer);
     tcase_add_test(tc, names_that_cannot_be_opened_are_refused_with_a_reason);

@@ -43,6 +43,15 @@ void ide_drop_request(IDEDrive *s)
     s->op = IDE_OP_NONE;
 }
 
+static void op_done(IDEDrive *s, int error)
+{
+    if (s->command == 0xa0) {
+        atapi_op_done(s, error);
+    } else {
+        ata_op_done(s, error);
+    }
+}
+
 static void request_done(void *opaque, int error)
 {
     IDERequest *r = opaque;
@@ -55,11 +64,7 @@ static void request_done(void *opaque, int error)
     }
     s->request = NULL;
     g_free(r);
-    if (s->command == 0xa0) {
-        atapi_op_done(s, error);
-    } else {
-        ata_op_done(s, error);
-    }
+    op_done(s, error);
 }
 
 /* One entry of a TRIM list; false: it says nothing, or nothing that is possible. */
@@ -109,12 +114,31 @@ static void submit(IDEDrive *s, IDERequest *r)
     }
 }
 
+/* What the host has in its cache is there at once. So many in a row, as each may ask for the next
+ * from within, and all under the engine lock; then a turn of the main loop lies between. */
+#define MAX_AT_ONCE 16
+
+static bool read_now(IDEDrive *s)
+{
+    uint32_t sector = s->is_cd ? CD_SECTOR : 512;
+
+    return s->op == IDE_OP_READ && s->at_once < MAX_AT_ONCE &&
+           block_read_now(s->be, s->chunk_lba * sector, s->buffer, (size_t)s->chunk * sector);
+}
+
 void ide_start_op(IDEDrive *s)
 {
-    IDERequest *r = g_new0(IDERequest, 1);
+    IDERequest *r;
 
     s->phase = IDE_BUSY;
     s->status = ATA_BSY | (s->status & (ATA_DRDY | ATA_DSC));
+    if (read_now(s)) {
+        s->at_once++;
+        op_done(s, 0);
+        return;
+    }
+    r = g_new0(IDERequest, 1);
+    s->at_once = 0;
     r->s = s;
     r->buffer = s->buffer;
     s->request = r;
@@ -207,6 +231,7 @@ void ide_execute(IDEDrive *s, uint8_t command)
         return;
     }
     s->command = command;
+    s->at_once = 0;
     s->is_lba48 = s->is_dma = s->is_write = s->careful = false;
     s->error = 0;
     s->left = s->chunk = s->chunk_at = 0;
@@ -435,6 +460,7 @@ static bool drive_post_load(void *opaque, unsigned version, GError **error)
         block_set_write_cache(s->be, s->write_cache);
         block_lock_medium(s->be, s->locked);
         if (s->phase == IDE_BUSY) {
+            s->at_once = MAX_AT_ONCE; /* the rest of the machine is not there yet */
             ide_start_op(s);
         }
     }

@@ -105,6 +105,7 @@ struct IDEDrive {
     uint32_t pos, end;        /* bytes of the buffer that the host is to move: [pos, end) */
     uint32_t used;            /* bytes of the buffer that count, for saving */
     uint8_t *buffer;          /* IDE_BUFFER_BYTES; belongs to the request in flight, if any */
+    uint8_t at_once;          /* requests in a row that needed none: MAX_AT_ONCE */
     IDERequest *request; /* in flight; NULL: none, or the state was restored and it starts anew */
 
     /* ATAPI */
