@@ -119,11 +119,14 @@ access_hooked(VCpu *cpu, EventSource source, AddressSpace *as, MemoryCache *cach
     }
 }
 
-/* INS and OUTS hand over many items at once; each is an access of its own. */
+/* INS and OUTS hand over many items at once; each is an access of its own. Where the first had to
+ * take the engine lock, it is kept for the others: one page of them at most. */
 static void __attribute__((noinline)) handle_string_pio(VCpu *cpu)
 {
     CpuExit *e = &cpu->exit;
     uint8_t *p = e->data;
+    unsigned long locks = engine_lock_count;
+    bool locked = false;
 
     for (uint32_t i = 0; i < e->count; i++, p += e->size) {
         uint64_t v = 0;
@@ -141,6 +144,13 @@ static void __attribute__((noinline)) handle_string_pio(VCpu *cpu)
             memcpy(p, &v, e->size);
         }
         e->value = v;
+        if (!locked && engine_lock_count != locks && !engine_lock_held()) {
+            engine_lock();
+            locked = true;
+        }
+    }
+    if (locked) {
+        engine_unlock();
     }
 }
 

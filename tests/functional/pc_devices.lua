@@ -4,14 +4,32 @@ local test = require "vmlua.test"
 
 local HPET = 0xfed00000
 
--- The board with a CPU that sleeps instead of firmware.
-local function board(t, conf)
+-- The board with a CPU that sleeps instead of firmware, or runs this code of 32 bits.
+local function board(t, conf, code)
   conf = conf or {}
   conf.accel, conf.ram = "soft", "16M"
   conf.kernel = t.file("sleeper", string.pack("<I4I4I4I4I4I4I4I4", 0x1BADB002, 0x10000, -(0x1BADB002 + 0x10000) & 0xffffffff, 0x200000,
-    0x200000, 0, 0, 0x200020) .. "\xf4\xeb\xfd")
+    0x200000, 0, 0, 0x200020) .. (code or "") .. "\xf4\xeb\xfd")
   return t.machine("pc", conf)
 end
+
+test("a string instruction reaches a port in one exit, and item by item where somebody looks", function(t)
+  local code = "\xfc\x66\xba\x10\x05\x66\x31\xc0\x66\xef" -- cld; fw_cfg's item 0
+    .. "\x66\xba\x11\x05\xbf\0\0\x30\0\xb9\x10\0\0\0\xf3\x6c" -- 16 bytes of it to 0x300000: rep insb
+    .. "\x66\xba\x02\x04\xbe\0\0\x30\0\xb9\4\0\0\0\xf3\x6e" -- and 4 from there to the log: rep outsb
+  local function run(hook)
+    local vm = board(t, {}, code)
+    local seen = hook and vm:pio { port = 0x511, write = false }:on(function() end)
+    local done = vm.data.debugcon:text "QEMU"
+    vm:start()
+    t.ok(done:wait { rt = 20 })
+    vm:pause()
+    t.eq(vm.memory:read(0x300000, 16), "QEMU" .. ("\0"):rep(12))
+    return vm.cpus[1].stats.pio, seen and seen.hits
+  end
+  t.eq(run(false), 3)
+  t.eq({ run(true) }, { 18, 16 })
+end)
 
 test("the event timers interrupt a machine that runs", function(t)
   local vm = board(t)

@@ -83,15 +83,22 @@ PORTS(32, 2)
 
 /* ---- many elements in plain RAM -------------------------------------------------------------- */
 
-/* Bytes from here that stay on the page and in the address size; 0 when the segment has to be
- * looked at for each element. */
+/* Bytes from here, where the segment has been looked at, that stay on the page, in the segment and
+ * in the address size; 0: each element has to be looked at. */
 static inline uint64_t run_length(const SoftCpu *c, const SoftInsn *i, unsigned seg, unsigned reg,
                                   uint64_t linear)
 {
     uint64_t left = SOFT_PAGE - (linear & (SOFT_PAGE - 1));
 
     if (!c->mode.long_mode && !(c->flat_segments && seg <= X86_DS)) {
-        return 0;
+        const X86Segment *s = &c->seg[seg];
+        uint64_t offset = gpr_read(c, reg, i->addr_size);
+
+        if ((s->type & 0xc) == 4) { /* expand-down */
+            return 0;
+        }
+        left = offset > s->limit ? 0 : MIN(left, s->limit - offset + 1);
+        left = MIN(left, (UINT64_C(1) << 32) - linear);
     }
     if (i->addr_size != 3) {
         uint64_t wrap = SIZE_MASK(i->addr_size) - gpr_read(c, reg, i->addr_size) + 1;
@@ -165,6 +172,64 @@ static uint64_t stos_run(SoftCpu *c, const SoftInsn *i, uint64_t count, unsigned
     }
     fill(d, v, n * len, len);
     advance(c, i, X86_RDI, (int64_t)(n * len));
+    return n;
+}
+/* What a port gives or takes: through a buffer, as memory may change while a device is asked. */
+static uint64_t port_elements(SoftCpu *c, const SoftInsn *i, uint64_t count, unsigned len,
+                              unsigned seg, unsigned reg, uint64_t linear)
+{
+    uint64_t n = run_length(c, i, seg, reg, linear) / len;
+
+    n = n < count ? n : count;
+    return n < RUN_WORTH || (c->flags & FLAG_DF) ? 0 : n;
+}
+static uint64_t ins_run(SoftCpu *c, const SoftInsn *i, uint64_t count, unsigned len)
+{
+    uint8_t buffer[SOFT_PAGE], *to;
+    uint64_t linear = destination_linear(c, i, len, true);
+    uint64_t n = port_elements(c, i, count, len, X86_ES, X86_RDI, linear);
+    uint16_t port = (uint16_t)c->gpr[X86_RDX];
+
+    if (n == 0) {
+        return 0;
+    }
+    soft_check_port(c, port, len);
+    if (!soft_host(c, linear, (unsigned)(n * len), SOFT_WRITE) ||
+        !soft_port_string(c, port, buffer, len, (uint32_t)n, false)) {
+        return 0;
+    }
+    to = soft_host(c, linear, (unsigned)(n * len), SOFT_WRITE);
+    if (to) {
+        memcpy(to, buffer, n * len);
+    } else {
+        for (uint64_t k = 0; k < n; k++) {
+            soft_store(c, linear + k * len, soft_host_load(buffer + k * len, len), len);
+        }
+    }
+    advance(c, i, X86_RDI, (int64_t)(n * len));
+    return n;
+}
+static uint64_t outs_run(SoftCpu *c, const SoftInsn *i, uint64_t count, unsigned len)
+{
+    uint8_t buffer[SOFT_PAGE];
+    const uint8_t *from;
+    uint64_t linear = source_linear(c, i, len);
+    uint64_t n = port_elements(c, i, count, len, i->seg, X86_RSI, linear);
+    uint16_t port = (uint16_t)c->gpr[X86_RDX];
+
+    if (n == 0) {
+        return 0;
+    }
+    soft_check_port(c, port, len);
+    from = soft_host(c, linear, (unsigned)(n * len), SOFT_READ);
+    if (!from) {
+        return 0;
+    }
+    memcpy(buffer, from, n * len);
+    if (!soft_port_string(c, port, buffer, len, (uint32_t)n, true)) {
+        return 0;
+    }
+    advance(c, i, X86_RSI, (int64_t)(n * len));
     return n;
 }
 static inline uint64_t no_run(SoftCpu *c, const SoftInsn *i, uint64_t count, unsigned len)
@@ -241,12 +306,12 @@ repeat(SoftCpu *c, const SoftInsn *i, void (*element)(SoftCpu *, const SoftInsn 
     HANDLER_COMPARE(scas, N)   \
     HANDLER_COMPARE(cmps, N)
 FOR_SIZES(HANDLERS)
-HANDLER(ins, 8, no_run)
-HANDLER(ins, 16, no_run)
-HANDLER(ins, 32, no_run)
-HANDLER(outs, 8, no_run)
-HANDLER(outs, 16, no_run)
-HANDLER(outs, 32, no_run)
+HANDLER(ins, 8, ins_run)
+HANDLER(ins, 16, ins_run)
+HANDLER(ins, 32, ins_run)
+HANDLER(outs, 8, outs_run)
+HANDLER(outs, 16, outs_run)
+HANDLER(outs, 32, outs_run)
 
 /* ---- decoding ------------------------------------------------------------------------------ */
 

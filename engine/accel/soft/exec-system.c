@@ -547,7 +547,7 @@ static void hlt(SoftCpu *c, const SoftInsn *i)
 
 /* ---- port I/O -------------------------------------------------------------------------------- */
 
-static void check_port(SoftCpu *c, uint16_t port, unsigned len)
+void soft_check_port(SoftCpu *c, uint16_t port, unsigned len)
 {
     const X86Segment *tr = &c->seg[X86_TR];
     uint32_t at;
@@ -574,7 +574,7 @@ uint32_t soft_in(SoftCpu *c, uint16_t port, unsigned len)
 {
     uint32_t v;
 
-    check_port(c, port, len);
+    soft_check_port(c, port, len);
     v = soft_port_access(c, port, 0, len, false);
     soft_debug_port(c, port, len);
     return v;
@@ -582,7 +582,7 @@ uint32_t soft_in(SoftCpu *c, uint16_t port, unsigned len)
 
 void soft_out(SoftCpu *c, uint16_t port, uint32_t value, unsigned len)
 {
-    check_port(c, port, len);
+    soft_check_port(c, port, len);
     soft_port_access(c, port, value, len, true);
     soft_debug_port(c, port, len);
 }

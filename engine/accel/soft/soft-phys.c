@@ -270,6 +270,44 @@ uint32_t soft_port_access(SoftCpu *c, uint16_t port, uint32_t value, unsigned le
     return (uint32_t)(v & ones(len));
 }
 
+/* A hook on one of the accesses may want the guest to stop right behind it. */
+static bool string_hooked(const VCpu *cpu, uint16_t port, const uint8_t *data, unsigned len,
+                          uint32_t count, bool is_write)
+{
+    if (event_hub_armed(cpu->events, EVENT_EXIT)) {
+        return true;
+    }
+    if (!is_write) {
+        return event_hub_wants(cpu->events, EVENT_PIO, port, len, false, 0);
+    }
+    for (uint32_t n = 0; n < count; n++) {
+        if (event_hub_wants(cpu->events, EVENT_PIO, port, len, true,
+                            soft_host_load(data + (size_t)n * len, len))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool soft_port_string(SoftCpu *c, uint16_t port, void *data, unsigned len, uint32_t count,
+                      bool is_write)
+{
+    VCpu *cpu = c->vcpu;
+
+    if (!cpu || (c->dr7 & 0xff) || string_hooked(cpu, port, data, len, count, is_write)) {
+        return false;
+    }
+    soft_need_exit(c);
+    cpu->exit = (CpuExit){ .kind = CPU_EXIT_PIO,
+                           .write = is_write,
+                           .size = (uint8_t)len,
+                           .count = count,
+                           .addr = port,
+                           .data = data };
+    soft_offer_exit(c);
+    return true;
+}
+
 /* ---- RAM --------------------------------------------------------------------------------- */
 
 /* In a section. */

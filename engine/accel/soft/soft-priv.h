@@ -469,6 +469,9 @@ void soft_debug_changed(SoftCpu *c);
 void soft_cut_block(SoftCpu *c);
 /* One port access through hooks and devices; no privilege checks. */
 uint32_t soft_port_access(SoftCpu *c, uint16_t port, uint32_t value, unsigned len, bool is_write);
+/* The same for `count` values in a row, as one exit. False: they have to be done one by one. */
+bool soft_port_string(SoftCpu *c, uint16_t port, void *data, unsigned len, uint32_t count,
+                      bool is_write);
 /* A CPU_EXIT_* of another kind: c->vcpu->exit is filled, and offered; false without a vCPU. */
 bool soft_offer_exit(SoftCpu *c);
 
@@ -541,6 +544,7 @@ bool soft_debug_trap(SoftCpu *c, bool tf_before);
 /* ---- port I/O: checks IOPL and the TSS bitmap, then goes through cpu_handle_exit
  * ----------------------------------- */
 
+void soft_check_port(SoftCpu *c, uint16_t port, unsigned len); /* raises #GP */
 uint32_t soft_in(SoftCpu *c, uint16_t port, unsigned len);
 void soft_out(SoftCpu *c, uint16_t port, uint32_t value, unsigned len);
 
