@@ -82,7 +82,10 @@ local function add_firmware_items(m, conf, below, above)
   fw:add("etc/e820", e820(below, above))
   fw:add("bootorder", function() return bootorder.text(m, { strict = boot.strict, first = m.data.boot_first }) end)
   if boot.splash_time then fw:add("etc/boot-menu-wait", string.pack("<I2", boot.splash_time)) end
-  if boot.reboot_timeout then fw:add("etc/boot-fail-wait", string.pack("<i4", boot.reboot_timeout)) end
+  -- Without this file firmware would start again after a minute in which it found nothing.
+  fw:add("etc/boot-fail-wait", string.pack("<i4", boot.reboot_timeout or -1))
+  -- SLP_TYP of S0 to S5, bit 7: there is this state.
+  fw:add("etc/system-states", "\x80\0\0\x81\x82\x80")
   for _, spec in ipairs(list_of(conf.fw_cfg)) do
     local bytes, err = spec.string, nil
     if spec.file then bytes, err = text.read_file(spec.file, 256 << 20) end
@@ -260,7 +263,7 @@ local function add_legacy(m, conf, below, above)
   for key, value in pairs(conf.rtc or {}) do clock[key] = value end
   local rtc = m:device("mc146818rtc", clock)
   rtc:connect("alarm", 0, m.pm:irq("rtc-alarm", 0))
-  local order = boot.order or "cdn"
+  local order = boot.order or "cad"
   cmos.fill(m, rtc, {
     below_4g = below, above_4g = above, boot = (boot.once or order):gsub("b", ""):sub(1, 3),
     floppy = { m.fdc["kind-a"], m.fdc["kind-b"] },
@@ -280,6 +283,16 @@ local PARALLEL = { { 0x378, 7 }, { 0x278, 5 }, { 0x3bc, 7 } }
 local function add_parallel(m, conf)
   local asked, made = list_of(conf.parallel), {}
   if #asked > #PARALLEL then refuse("board pc has %d parallel ports, %d were asked for", #PARALLEL, #asked) end
+-- The disks of both channels by their place, 0 to 3.
+local function ide_disks(m)
+  local disks = {}
+  for dev in m:walk() do
+    local channel = dev:is_a "ide-hd" and dev.bus and dev.bus.name:match "^ide%.([01])$"
+    if channel and dev.bus.parent == m.ide then disks[channel * 2 + dev.unit] = { dev.cyls, dev.heads, dev.secs } end
+  end
+  return disks
+end
+
   for n = 1, math.max(#asked, 1) do
     if asked[n] ~= "none" then
       local where = PARALLEL[n]
@@ -299,6 +312,7 @@ local function add_hpet(m, conf, chips)
   if chips.pit then
     chips.pit:connect("irq", 0, hpet:irq("legacy", 0))
   else
+    if first then cmos.disks(rtc, ide_disks(m)) end
     hpet:connect("replaces", 0, m:pit_mute())
   end
   m.rtc:connect("irq", 0, hpet:irq("legacy", 1))

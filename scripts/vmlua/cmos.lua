@@ -76,6 +76,35 @@ function cmos.floppies(rtc, first, second)
   cmos.checksum(rtc)
 end
 
+--- The IDE disks by their place, 0 to 3: cylinders, heads and sectors a track of each. Firmware learns here, too, how a disk's
+--- addresses of old become others that fit in 10 bits of cylinders: not at all, or by blocks.
+---@param rtc mc146818rtc
+---@param disks table<integer, integer[]>
+function cmos.disks(rtc, disks)
+  local kinds, translation = 0, 0
+  for place = 0, 3 do
+    local shape = disks[place]
+    if shape then
+      local cylinders, heads, sectors = table.unpack(shape)
+      if cylinders > 1024 or heads > 16 or sectors > 63 then translation = translation | 1 << 2 * place end
+      if place < 2 then -- of user-defined type 47
+        local at = 0x1b + 9 * place
+        kinds = kinds | 0xf0 >> 4 * place
+        rtc:set_nvram(0x19 + place, 47)
+        put16(rtc, at, cylinders)
+        rtc:set_nvram(at + 2, heads)
+        put16(rtc, at + 3, 0xffff) -- no write precompensation
+        rtc:set_nvram(at + 5, 0xc0 | (heads > 8 and 8 or 0))
+        put16(rtc, at + 6, cylinders)
+        rtc:set_nvram(at + 8, sectors)
+      end
+    end
+  end
+  rtc:set_nvram(0x12, kinds)
+  rtc:set_nvram(0x39, translation)
+  cmos.checksum(rtc)
+end
+
 --- The number of processors that firmware waits for.
 ---@param rtc mc146818rtc
 ---@param n integer

@@ -297,6 +297,8 @@ START_TEST(sets_1_2_and_3_have_the_codes_of_ibm)
         ck_assert_str_eq(release(key), cases[i].set3_up);
         tell(0xf0);
         ck_assert_str_eq(tell(0x00), "fa 03");
+        ck_assert_str_eq(tell(0xf0), "fa");
+        ck_assert_str_eq(tell(0x04), "fe");
         tell(0xf0);
         tell(0x02);
     }

@@ -22,6 +22,7 @@
 
 #include "engine/core/error.h"
 #include "engine/core/log.h"
+#include "engine/core/rcu.h"
 #include "engine/hw/acpi/acpi-regs.h"
 #include "engine/hw/acpi/pm-smbus.h"
 #include "engine/hw/pci/pci.h"
@@ -376,6 +377,16 @@ static void piix4_exit(PCIDevice *dev)
     object_unparent(OBJECT(s->smbus.bus));
 }
 
+static bool has_port(PIIX4PM *s, hwaddr port)
+{
+    bool there;
+
+    rcu_enter();
+    there = flat_view_find(address_space_flat_view(s->parent.parent.machine->io), port);
+    rcu_leave();
+    return there;
+}
+
 static void piix4_reset(PCIDevice *dev)
 {
     PIIX4PM *s = PIIX4_PM(dev);
@@ -385,9 +396,10 @@ static void piix4_reset(PCIDevice *dev)
     memset(c + PCI_CONFIG_HEADER, 0, PCI_CONFIG_SIZE - PCI_CONFIG_HEADER);
     pci_set_long(c + PIIX4_PMBASE, 1);
     c[PIIX4_DEVACTB + 3] = PIIX4_DEVACTB_APMC;
-    c[PIIX4_DEVRESA + 3] = 0x90; /* serial and parallel ports are decoded here */
+    /* Which ports of old are decoded: those that are there. */
+    c[PIIX4_DEVRESA + 3] = 0x10 | (has_port(s, 0x378) ? 0x80 : 0);
     c[0x63] = 0x60;
-    c[0x67] = 0x98;
+    c[0x67] = (has_port(s, 0x3f8) ? 0x08 : 0) | (has_port(s, 0x2f8) ? 0x90 : 0);
     pci_set_long(c + PIIX4_SMBBA, s->smb_base | 1);
     c[PIIX4_SMBHSTCFG] = s->smb_base ? 0x09 : 0;
     s->apm_control = s->apm_status = 0;

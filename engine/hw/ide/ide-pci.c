@@ -268,6 +268,7 @@ static void ide_reset(PCIDevice *dev)
 {
     PIIX3IDE *s = PIIX3_IDE(dev);
 
+    pci_set_word(dev->config + PCI_STATUS, PCI_STATUS_FAST_BACK | PCI_STATUS_DEVSEL_MED);
     pci_set_long(dev->config + IDETIM, IDETIM_ENABLE | (uint32_t)IDETIM_ENABLE << 16);
     for (unsigned n = 0; n < 2; n++) {
         BusMaster *bm = &s->bm[n];

@@ -368,6 +368,10 @@ static void keyboard_argument(Ps2Keyboard *k, uint8_t byte)
     uint8_t command = k->command;
 
     k->command = 0;
+    if (command == CMD_SCAN_SET && byte > 3) {
+        ps2_port_reply(&k->port, RESEND); /* there is none */
+        return;
+    }
     ps2_port_reply(&k->port, ACK);
     switch (command) {
     case CMD_LEDS:
@@ -376,7 +380,7 @@ static void keyboard_argument(Ps2Keyboard *k, uint8_t byte)
     case CMD_SCAN_SET:
         if (byte == 0) {
             ps2_port_reply(&k->port, k->scan_set);
-        } else if (byte <= 3) {
+        } else {
             k->scan_set = byte;
             k->port.queue_count = 0;
         }
