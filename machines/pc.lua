@@ -24,6 +24,13 @@ local FW = { UUID = 2, RAM_SIZE = 3, NOGRAPHIC = 4, CPUS = 5, BOOT_MENU = 0xe, M
 -- Wrong settings are the user's: no place in this file belongs into the message.
 local function refuse(format, ...) error(format:format(...), 0) end
 
+-- A setting that came as text where it was said as a property of the machine.
+local function switch(name, value)
+  local on, err = text.boolean(value)
+  if on == nil then refuse("%s: %s", name, err) end
+  return on
+end
+
 local function list_of(value)
   if value == nil then return {} end
   if type(value) == "table" then return value end
@@ -31,6 +38,28 @@ local function list_of(value)
 end
 
 -- ---- memory -------------------------------------------------------------------------------------------------
+
+-- `-numa node,memdev=ID`: the nodes' memory is those back ends', in their order, and so is the machine's RAM.
+local function take_node_memory(m, conf)
+  local backends, total, nodes = {}, 0, 0
+  for _, spec in ipairs(conf.numa or {}) do
+    nodes = nodes + (spec.kind == "node" and 1 or 0)
+    if spec.memdev then
+      local backend = machine.find_backend(m, conf, spec.memdev, "-numa: memdev")
+      for _, other in ipairs(backends) do
+        if other == backend then refuse("-numa: memdev=%s is in two nodes", spec.memdev) end
+      end
+      if spec.mem then refuse "-numa: a node has mem= or memdev=" end
+      backends[#backends + 1], total = backend, total + backend.size
+    end
+  end
+  if #backends == 0 then return end
+  if #backends ~= nodes then refuse "-numa: all nodes have memdev=, or none" end
+  if total ~= m.ram_size then
+    refuse("-numa: the nodes have %s of memory, the machine %s", text.format_size(total), text.format_size(m.ram_size))
+  end
+  m.data.ram_backends = backends
+end
 
 -- RAM around the hole below 4 GiB that PCI and the interrupt controllers need. Answers the two sizes.
 local function add_ram(m, conf)
@@ -108,7 +137,8 @@ local function numa_nodes(m, conf, below, above)
     else
       local id = spec.nodeid or #nodes
       if id ~= #nodes then refuse("-numa: node %d is named where node %d comes next", id, #nodes) end
-      nodes[id + 1] = { cpus = {}, memory = {}, spec = spec }
+      nodes[id + 1] = { cpus = {}, memory = {}, spec = spec,
+        mem = spec.memdev and machine.find_backend(m, conf, spec.memdev, "-numa: memdev").size or spec.mem or 0 }
     end
   end
   if #nodes == 0 then return nil end
@@ -124,18 +154,18 @@ local function numa_nodes(m, conf, below, above)
         owner[id] = node
       end
     end
-    given = given + (node.spec.mem or 0)
+    given = given + node.mem
   end
   for id = 0, #m.cpus - 1 do table.insert((owner[id] or nodes[id % #nodes + 1]).cpus, id) end
   if given == 0 then
     local each = m.ram_size // #nodes & -MiB
-    for i, node in ipairs(nodes) do node.spec.mem = i < #nodes and each or m.ram_size - each * (#nodes - 1) end
+    for i, node in ipairs(nodes) do node.mem = i < #nodes and each or m.ram_size - each * (#nodes - 1) end
   elseif given ~= m.ram_size then
     refuse("-numa: the nodes have %s of memory, the machine %s", text.format_size(given), text.format_size(m.ram_size))
   end
   local at = 0 -- as if RAM had no hole
   for _, node in ipairs(nodes) do
-    local first, last = at, at + (node.spec.mem or 0)
+    local first, last = at, at + node.mem
     if first < below then table.insert(node.memory, { first, math.min(last, below) - first }) end
     if last > below and above > 0 then
       local from = math.max(first, below)
@@ -188,8 +218,10 @@ local function build_smbios(m, conf, below, above)
   local shape = conf.topology or {}
   local ranges = { { 0, below } }
   if above > 0 then ranges[2] = { 4 * GiB, above } end
-  local signature = m.cpus[1].cpuid:get(1)
+  local signature, entry = m.cpus[1].cpuid:get(1), conf.smbios_entry_point_type or "32"
+  if entry ~= "32" and entry ~= "64" then refuse("smbios-entry-point-type: 32 or 64 expected, got %s", entry) end
   return smbios.build {
+    entry = entry,
     cpus = #m.cpus, cores = shape.cores, threads = shape.threads, ram = m.ram_size, ranges = ranges, uuid = conf.uuid, raw = raw,
     signature = signature, product = "Standard PC (i440FX + PIIX, 1996)", overrides = conf.smbios,
   }
@@ -251,6 +283,16 @@ local function add_isa(m, chips)
   if not chips.pit then m:device("accel-pcspk", { id = "speaker" }) end
 end
 
+-- The disks of both channels by their place, 0 to 3.
+local function ide_disks(m)
+  local disks = {}
+  for dev in m:walk() do
+    local channel = dev:is_a "ide-hd" and dev.bus and dev.bus.name:match "^ide%.([01])$"
+    if channel and dev.bus.parent == m.ide then disks[channel * 2 + dev.unit] = { dev.cyls, dev.heads, dev.secs } end
+  end
+  return disks
+end
+
 local function add_legacy(m, conf, below, above)
   local boot = boot_settings(conf)
   m:device("port92", { id = "port92" }):connect("a20", 0, m:a20 "port92")
@@ -270,6 +312,7 @@ local function add_legacy(m, conf, below, above)
   })
   local first = true
   m:on_reset(function()
+    if first then cmos.disks(rtc, ide_disks(m)) end
     if boot.once and not first then cmos.boot(rtc, (order:gsub("b", ""):sub(1, 3))) end
     first = false
     -- A wake-up: firmware goes on where the system wants it (byte 0x0f, "shutdown status").
@@ -283,16 +326,6 @@ local PARALLEL = { { 0x378, 7 }, { 0x278, 5 }, { 0x3bc, 7 } }
 local function add_parallel(m, conf)
   local asked, made = list_of(conf.parallel), {}
   if #asked > #PARALLEL then refuse("board pc has %d parallel ports, %d were asked for", #PARALLEL, #asked) end
--- The disks of both channels by their place, 0 to 3.
-local function ide_disks(m)
-  local disks = {}
-  for dev in m:walk() do
-    local channel = dev:is_a "ide-hd" and dev.bus and dev.bus.name:match "^ide%.([01])$"
-    if channel and dev.bus.parent == m.ide then disks[channel * 2 + dev.unit] = { dev.cyls, dev.heads, dev.secs } end
-  end
-  return disks
-end
-
   for n = 1, math.max(#asked, 1) do
     if asked[n] ~= "none" then
       local where = PARALLEL[n]
@@ -306,13 +339,12 @@ end
 
 -- The event timers stand between PIT and clock and their lines. A PIT in the accelerator has its own wire: they silence it.
 local function add_hpet(m, conf, chips)
-  if conf.no_hpet then return nil end
+  if conf.no_hpet and switch("no-hpet", conf.no_hpet) then return nil end
   local hpet = m:device("hpet", { id = "hpet" })
   for _, line in ipairs { 0, 8, 20, 21, 22, 23 } do hpet:connect("irq", line, line) end
   if chips.pit then
     chips.pit:connect("irq", 0, hpet:irq("legacy", 0))
   else
-    if first then cmos.disks(rtc, ide_disks(m)) end
     hpet:connect("replaces", 0, m:pit_mute())
   end
   m.rtc:connect("irq", 0, hpet:irq("legacy", 1))
@@ -387,6 +419,7 @@ end
 
 local function init(m)
   local conf = m.conf
+  take_node_memory(m, conf)
   local below, above = add_ram(m, conf)
   add_chipset(m)
   local chips = irqchip.add(m)
@@ -423,6 +456,8 @@ return machine.versions({
     { name = "no-hpet", doc = "No event timers." },
     { name = "protocol", arg = "auto|32|64", doc = "How a Linux kernel is entered without firmware (auto: 64 where it can).",
       values = { "auto", "32", "64" } },
+    { name = "smbios-entry-point-type", arg = "32|64", values = { "32", "64" },
+      doc = "Form of the SMBIOS entry point: of version 2.8 with 32 bits (the default), or of 3.0 with 64." },
     { name = "max-ram-below-4g", arg = "SIZE", doc = "RAM below the PCI hole at most (3.5 GiB; 3 GiB where there is more)." },
   },
   powerdown = function(m) m.pm:irq("power-button", 0):pulse() end,

@@ -374,17 +374,25 @@ local function add_devices(m, list, what)
   end
 end
 
+--- The memory back end that a setting names by its id; raises where there is none.
+---@param m machine
+---@param conf table settings
+---@param id string|qom.object
+---@param what string the setting
+---@return qom.object
+function machine.find_backend(m, conf, id, what)
+  if api.is_object(id, "memory-backend") then return id end
+  local ids = {}
+  for _, spec in ipairs(conf.object or {}) do ids[#ids + 1] = spec.id end
+  local found = m:resolve(id)
+  if not found then error(text.unknown("memory back end", tostring(id), ids), 0) end
+  if not api.is_object(found, "memory-backend") then error(("%s: %s is no memory back end"):format(what, id), 0) end
+  return found
+end
+
 -- `-machine …,memory-backend=ID`: RAM comes from that object, and is as large as it.
 local function memory_backend(m, conf, id)
-  local backend = api.is_object(id, "memory-backend") and id
-  if not backend then
-    local ids = {}
-    for _, spec in ipairs(conf.object or {}) do ids[#ids + 1] = spec.id end
-    local found = m:resolve(id)
-    if not found then error(text.unknown("memory back end", tostring(id), ids), 0) end
-    if not api.is_object(found, "memory-backend") then error(("memory-backend: %s is no memory back end"):format(id), 0) end
-    backend = found
-  end
+  local backend = machine.find_backend(m, conf, id, "memory-backend")
   local ram = conf.ram and text.size(conf.ram)
   if ram and ram ~= backend.size then
     error(("memory-backend: %s has %s, the machine was given %s"):format(id, text.format_size(backend.size), text.format_size(ram)), 0)

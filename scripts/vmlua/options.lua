@@ -334,8 +334,9 @@ local function numa(s, value)
   local values = keyval(value, "type")
   local kind = values.type
   if kind == "node" then
-    known(values, { "type", "nodeid", "cpus", "mem" }, "-numa key")
-    local node = { kind = "node", nodeid = values.nodeid and integer(values.nodeid, "nodeid", 0, 127), cpus = values.cpus }
+    known(values, { "type", "nodeid", "cpus", "mem", "memdev" }, "-numa key")
+    local node = { kind = "node", nodeid = values.nodeid and integer(values.nodeid, "nodeid", 0, 127), cpus = values.cpus,
+      memdev = values.memdev }
     if values.cpus and not values.cpus:match "^%d+%-?%d*$" then refuse("cpus: a number or FIRST-LAST expected, got %q", values.cpus) end
     if values.mem then node.mem = check(text.size(values.mem:match "%a$" and values.mem or values.mem .. "M")) end
     push(s.conf, "numa", node)
@@ -404,7 +405,7 @@ options.list = {
   { name = "smbios", arg = "file=FILE|type=N[,KEY=VALUE…]", group = "machine", handler = smbios,
     doc = "What SMBIOS tells: fields of types 0, 1, 2, 3, 4, 11, 17, or whole structures from a file." },
   { name = "acpitable", arg = "file=FILE", group = "machine", handler = acpitable, doc = "An ACPI table more, with its header." },
-  { name = "numa", arg = "node[,nodeid=N][,cpus=A-B][,mem=SIZE]|dist,src=N,dst=N,val=N", group = "machine", handler = numa,
+  { name = "numa", arg = "node[,nodeid=N][,cpus=A-B][,mem=SIZE|memdev=ID]|dist,src=N,dst=N,val=N", group = "machine", handler = numa,
     doc = "Nodes of memory and processors that ACPI tells of, and the distances between them." },
 
   { name = "kernel", arg = "FILE", group = "boot", handler = set "kernel",

@@ -13,18 +13,19 @@ local smbios = {}
 
 local pack = string.pack
 
---- What `-smbios type=N,key=value` may set.
+-- What `-smbios type=N,key=value` may set: kinds of values, checked by parse.
 smbios.KEYS = {
-  [0] = { vendor = "string", version = "string", date = "string", release = "string", uefi = "string" },
-  [1] = { manufacturer = "string", product = "string", version = "string", serial = "string", uuid = "string", sku = "string",
+  [0] = { vendor = "string", version = "string", date = "string", release = "release", uefi = "boolean" },
+  [1] = { manufacturer = "string", product = "string", version = "string", serial = "string", uuid = "uuid", sku = "string",
     family = "string" },
   [2] = { manufacturer = "string", product = "string", version = "string", serial = "string", asset = "string", location = "string" },
   [3] = { manufacturer = "string", version = "string", serial = "string", asset = "string", sku = "string" },
   [4] = { sock_pfx = "string", manufacturer = "string", version = "string", serial = "string", asset = "string", part = "string",
-    ["max-speed"] = "string", ["current-speed"] = "string" },
-  [11] = { value = "string", path = "string" },
+    ["max-speed"] = 0xffff, ["current-speed"] = 0xffff, ["processor-id"] = math.maxinteger },
+  [8] = { internal_reference = "string", external_reference = "string", connector_type = 0xff, port_type = 0xff },
+  [11] = { value = "list", path = "list" },
   [17] = { loc_pfx = "string", bank = "string", manufacturer = "string", serial = "string", asset = "string", part = "string",
-    speed = "string" },
+    speed = 0xffff },
 }
 
 -- One structure: fields packed, strings numbered as they are first named.
@@ -46,30 +47,68 @@ local function uuid_bytes(s)
   return pack("<I4I2I2", n(a), n(b), n(c)) .. pack(">I2I2I4", n(d), n(e:sub(1, 4)), n(e:sub(5)))
 end
 
---- One `-smbios type=N,key=value,…` as a table, checked; "file=" gives whole structures.
+local check = {}
+
+function check.string(s) return not s:find "\0" and #s <= 255 and s, "a text of up to 255 bytes" end
+
+function check.uuid(s) return uuid_bytes(s) and s, "a UUID" end
+
+function check.boolean(s) return text.boolean(s) ~= nil and s, "on or off" end
+
+function check.release(s)
+  local major, minor = s:match "^(%d+)%.(%d+)$"
+  return major and tonumber(major) < 256 and tonumber(minor) < 256 and s, "two numbers up to 255 with a point between"
+end
+
+local function check_value(kind, value)
+  if math.type(kind) == "integer" then
+    local n = math.tointeger(tonumber(value))
+    return n and n >= 0 and n <= kind and value, ("a number from 0 to %d"):format(kind)
+  end
+  return check[kind == "list" and "string" or kind](value)
+end
+
+--- One `-smbios type=N,key=value,…` as a table, checked; "file=" gives whole structures. A doubled comma is one in a value; value= and
+--- path= of type 11 may be given several times and are lists.
 ---@param argument string
 ---@return table? override
 ---@return string? message
 function smbios.parse(argument)
+  local function wrong(format, ...) return nil, ("-smbios %s: " .. format):format(argument, ...) end
   local out = {}
-  for part in argument:gmatch "[^,]+" do
+  for _, part in ipairs(text.commas(argument)) do
     local key, value = part:match "^([%w_-]+)=(.*)$"
-    if not key then return nil, ("-smbios %s: %q is not key=value"):format(argument, part) end
-    if out[key] and key ~= "value" then return nil, ("-smbios %s: %s is given twice"):format(argument, key) end
-    out[key] = value
+    if not key then return wrong("%q is not key=value", part) end
+    if key == "value" or key == "path" then
+      out[key] = out[key] or {}
+      table.insert(out[key], value)
+    elseif out[key] then
+      return wrong("%s is given twice", key)
+    else
+      out[key] = value
+    end
   end
-  if out.file then return out end
-  local kind = math.tointeger(tonumber(out.type))
-  local keys = smbios.KEYS[kind]
-  if not keys then return nil, ("-smbios %s: type is one of 0, 1, 2, 3, 4, 11, 17"):format(argument) end
+  if out.file then
+    if next(out, next(out)) then return wrong "file= stands alone" end
+    return out
+  end
+  local number = math.tointeger(tonumber(out.type))
+  local keys = smbios.KEYS[number]
+  if not keys then return wrong "type is one of 0, 1, 2, 3, 4, 8, 11, 17" end
   local names = {}
   for name in pairs(keys) do names[#names + 1] = name end
   table.sort(names)
-  for key in pairs(out) do
-    if key ~= "type" and not keys[key] then return nil, ("-smbios %s: %s"):format(argument, text.unknown("key", key, names)) end
+  for key, value in pairs(out) do
+    local kind = keys[key]
+    if key ~= "type" then
+      if not kind then return wrong("%s", text.unknown("key", key, names)) end
+      for _, one in ipairs(kind == "list" and value or { value }) do
+        local ok, expected = check_value(kind, one)
+        if not ok then return wrong("%s: expected %s, got %q", key, expected, one) end
+      end
+    end
   end
-  if out.uuid and not uuid_bytes(out.uuid) then return nil, ("-smbios %s: %q is no UUID"):format(argument, out.uuid) end
-  out.type = kind
+  out.type = number
   return out
 end
 
@@ -92,6 +131,18 @@ local SPEC = {
     ranges = "table",
   uuid = "string", product = "string", overrides = "table", raw = "table", entry = "string",
 }
+
+-- Values and the contents of files, in this order, onto a list.
+local function oem_strings(list, o)
+  for _, value in ipairs(type(o.value) == "table" and o.value or { o.value }) do list[#list + 1] = value end
+  for _, path in ipairs(type(o.path) == "table" and o.path or { o.path }) do
+    local bytes, err = text.read_file(path, 0xffff)
+    if not bytes then error("-smbios: " .. err, 0) end
+    if bytes:find "\0" or bytes == "" then error(("-smbios: %s: a text is expected"):format(path), 0) end
+    list[#list + 1] = bytes
+  end
+  if #list > 255 then error("-smbios: type 11 takes up to 255 texts", 0) end
+end
 
 local function checksum(bytes)
   local sum = 0
@@ -116,10 +167,12 @@ end
 ---@return { tables: string, anchor: string, place: fun(base: integer): string }
 function smbios.build(config)
   local c = strict.check("smbios", config, SPEC)
-  local set = { [0] = {}, {}, {}, {}, {}, [11] = { values = {} }, [17] = {} }
+  local set = { [0] = {}, {}, {}, {}, {}, [8] = {}, [11] = {}, [17] = {} }
   for _, o in ipairs(c.overrides or {}) do
-    if o.type == 11 then
-      table.insert(set[11].values, o.value)
+    if o.type == 8 then
+      table.insert(set[8], o)
+    elseif o.type == 11 then
+      oem_strings(set[11], o)
     elseif o.type then
       for k, v in pairs(o) do set[o.type][k] = v end
     end
@@ -131,7 +184,8 @@ function smbios.build(config)
   if next(b) then
     local major, minor = (b.release or "0.0"):match "^(%d+)%.(%d+)$"
     add(0, 0, function(str)
-      return pack("<I1I1I2I1I1i8I1I1I1I1I1I1", str(b.vendor), str(b.version), 0xe800, str(b.date), 0, 8, 0, b.uefi == "on" and 0x1c or 0x14,
+      return pack("<I1I1I2I1I1i8I1I1I1I1I1I1", str(b.vendor), str(b.version), 0xe800, str(b.date), 0, 8, 0,
+        text.boolean(b.uefi or "off") and 0x1c or 0x14,
         number(major, 0) & 0xff, number(minor, 0) & 0xff, 0xff, 0xff)
     end)
   end
@@ -157,18 +211,26 @@ function smbios.build(config)
   end)
   local p = set[4]
   local cores, threads = c.cores or 1, c.threads or 1
+  local identity = number(p["processor-id"], (c.signature or 0) | (c.features or 0) << 32)
+  local id_low, id_high = identity & 0xffffffff, identity >> 32
   for socket = 0, (c.cpus + cores * threads - 1) // (cores * threads) - 1 do
     add(4, 0x400 + socket, function(str)
       return pack("<I1I1I1I1I4I4I1I1I2I2I2I1I1I2I2I2I1I1I1I1I1I1I2I2I2I2I2", str((p.sock_pfx or "CPU ") .. socket), 3, 0x01,
-        str(p.manufacturer or "vmlua"), c.signature or 0, c.features or 0, str(p.version or "1.0"), 0, 0, number(p["max-speed"], 2000),
+        str(p.manufacturer or "vmlua"), id_low, id_high, str(p.version or "1.0"), 0, 0, number(p["max-speed"], 2000),
         number(p["current-speed"], 2000), 0x41, 1, 0xffff, 0xffff, 0xffff, str(p.serial), str(p.asset), str(p.part), math.min(cores, 255),
         math.min(cores, 255), math.min(cores * threads, 255), 2, 1, cores, cores, cores * threads)
     end)
   end
-  if #set[11].values > 0 then
+  for n, port in ipairs(set[8]) do
+    add(8, 0x800 + n - 1, function(str)
+      return pack("<I1I1I1I1I1", str(port.internal_reference), 0, str(port.external_reference), number(port.connector_type, 0),
+        number(port.port_type, 0))
+    end)
+  end
+  if #set[11] > 0 then
     add(11, 0x0e00, function(str)
-      for _, v in ipairs(set[11].values) do str(v) end
-      return pack("<I1", #set[11].values)
+      for _, v in ipairs(set[11]) do str(v) end
+      return pack("<I1", #set[11])
     end)
   end
   local module_size = 16 << 30

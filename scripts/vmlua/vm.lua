@@ -64,8 +64,20 @@ function get.mouse(m) return require("vmlua.input").mouse(m) end
 
 --- The machine's RAM as a region, of the size that was asked for: m.memory:add(0, m.ram).
 ---@return memory-region
+-- RAM in pieces, each a back end's: one after another.
+local function ram_of_pieces(m, backends)
+  local whole, at = m:region { kind = "container", name = "ram", size = m.ram_size }, 0
+  for i, backend in ipairs(backends) do
+    local piece = m:region { kind = "ram", name = ("ram.%d"):format(i - 1), size = backend.size, backend = backend }
+    whole:add(at, piece)
+    at = at + backend.size
+  end
+  return whole
+end
+
 function get.ram(m)
   local data = api.data(m)
+  if not data.ram and data.ram_backends then data.ram = ram_of_pieces(m, data.ram_backends) end
   if not data.ram then
     local ok, region, err = pcall(m.region, m, { kind = "ram", name = "ram", size = m.ram_size, backend = data.ram_backend })
     if not ok then region, err = nil, text.without_place(region) end

@@ -109,11 +109,39 @@ test("-numa makes nodes of memory and processors, with their distances", functio
   t.raises("the nodes have 1M of memory, the machine 16M", board, t, { ram = "16M", numa = { { kind = "node", mem = 1 << 20 } } })
 end)
 
+test("the memory of nodes is that of back ends which are named", function(t)
+  local function object(id, size) return { "memory-backend-ram", id = id, size = size } end
+  local function node(id) return { kind = "node", memdev = id } end
+  local conf = { ram = "64M", object = { object("a", "48M"), object("b", "16M") }, numa = { node "a", node "b" } }
+  local vm = board(t, conf)
+  local domain, _, first, size = string.unpack("<I4I2i8i8", tables_of(vm).SRAT, 48 + 16 + 40 + 3)
+  t.eq({ domain, first, size }, { 1, 48 << 20, 16 << 20 })
+  vm.memory:write((48 << 20) - 4, "abcdefgh")
+  t.eq(vm.memory:read((48 << 20) - 4, 8), "abcdefgh")
+  local s <close> = vm:snapshot()
+  vm.memory:write((48 << 20) - 4, "ABCDEFGH")
+  vm:restore(s)
+  t.eq(vm.memory:read((48 << 20) - 4, 8), "abcdefgh")
+  local function refused(pattern, more)
+    local other = {}
+    for k, v in pairs(conf) do other[k] = v end
+    for k, v in pairs(more) do other[k] = v end
+    t.raises(pattern, board, t, other)
+  end
+  refused("the nodes have 64M of memory, the machine 32M", { ram = "32M" })
+  refused("all nodes have memdev=, or none", { numa = { node "a", { kind = "node" } } })
+  refused("memdev=a is in two nodes", { numa = { node "a", node "a" } })
+  refused('unknown memory back end "c"', { numa = { node "a", node "c" } })
+end)
+
 test("-smbios and -acpitable add to the tables", function(t)
   local smbios = require "vmlua.smbios"
   local path = t.file("table", "TEST" .. string.pack("<I4I1I1c6c8I4c4I4", 40, 1, 0, "ME", "MINE", 1, "ME", 1) .. "abcd")
   local vm = board(t, { ram = "16M", smbios = { assert(smbios.parse "type=1,serial=S-42") }, acpitable = { path } })
   t.match(vm.memory:read(0xf0000, 2048), "S%-42")
+  t.match(vm.memory:read(0xf0000, 5), "^_SM_")
+  t.eq(board(t, { ram = "16M", smbios_entry_point_type = "64" }).memory:read(0xf0000, 5), "_SM3_")
+  t.raises("32 or 64 expected", board, t, { ram = "16M", smbios_entry_point_type = "48" })
   t.eq(tables_of(vm).TEST:sub(-4), "abcd")
   t.raises("no ACPI table, by its length", board, t, { acpitable = { t.file("bad", "TEST") } })
 end)

@@ -62,10 +62,32 @@ test("dmidecode reads what was set", function(t)
   end
 end)
 
+test("texts may have commas, come several at once, and from files", function(t)
+  local one = assert(smbios.parse "type=11,value=a,,b=c,value=two")
+  t.eq(one.value, { "a,b=c", "two" })
+  local two = assert(smbios.parse("type=11,path=" .. t.file("text", "of a file")))
+  t.match(build({ overrides = { one, two } }).tables, "\11\5\0\14\3a,b=c\0two\0of a file\0\0")
+  t.raises("No such file", build, { overrides = { assert(smbios.parse "type=11,path=/no/such") } })
+  t.raises("a text is expected", build, { overrides = { assert(smbios.parse("type=11,path=" .. t.file("bytes", "a\0b"))) } })
+end)
+
+test("port connectors are listed, and a processor may have another identity", function(t)
+  local set = build { cpus = 1, overrides = {
+    assert(smbios.parse "type=8,internal_reference=J1,external_reference=COM,connector_type=8,port_type=9"),
+    assert(smbios.parse "type=8,external_reference=LPT"), assert(smbios.parse "type=4,processor-id=0x1122334455667788") } }
+  t.match(set.tables, "\8\9\0\8\1\0\2\8\9J1\0COM\0\0\8\9\1\8\0\0\1\0\0LPT\0\0")
+  t.match(set.tables, "\x88\x77\x66\x55\x44\x33\x22\x11")
+end)
+
 test("a wrong -smbios is refused by name", function(t)
+  t.refuses("release: expected two numbers", smbios.parse, "type=0,release=1")
+  t.refuses("uefi: expected on or off", smbios.parse, "type=0,uefi=maybe")
+  t.refuses("speed: expected a number from 0 to 65535, got \"fast\"", smbios.parse, "type=17,speed=fast")
+  t.refuses("serial: expected a text of up to 255 bytes", smbios.parse, "type=1,serial=" .. ("x"):rep(256))
+  t.refuses("file= stands alone", smbios.parse, "file=x,type=1")
   t.refuses("type is one of 0, 1", smbios.parse, "type=9,x=1")
   t.refuses('unknown key "seriel" %(did you mean "serial"%?%)', smbios.parse, "type=1,seriel=1")
   t.refuses('"serial" is not key=value', smbios.parse, "type=1,serial")
   t.refuses("serial is given twice", smbios.parse, "type=1,serial=1,serial=2")
-  t.refuses("no UUID", smbios.parse, "type=1,uuid=1234")
+  t.refuses("uuid: expected a UUID", smbios.parse, "type=1,uuid=1234")
 end)
