@@ -73,6 +73,17 @@ void object_initialize(void *data, size_t size, const char *type_name)
     object_init_instance(data, klass);
 }
 
+/* Out of the tree; drops the parent's reference. */
+static void object_detach(Object *obj)
+{
+    Object *parent = obj->parent;
+
+    obj->parent = NULL;
+    g_hash_table_remove(parent->children, obj->name);
+    g_ptr_array_remove(parent->order, obj);
+    object_unref(obj);
+}
+
 /* The steps that unparenting and the last unref share. The caller holds a reference. */
 static void object_leave(Object *obj)
 {
@@ -84,7 +95,13 @@ static void object_leave(Object *obj)
         obj->klass->unparent(obj);
     }
     while (obj->order && obj->order->len) {
-        object_unparent(obj->order->pdata[obj->order->len - 1]);
+        Object *child = obj->order->pdata[obj->order->len - 1];
+
+        if (child->leaving) {
+            object_detach(child); /* it is its hook, or a notification of it, that ends us */
+        } else {
+            object_unparent(child);
+        }
     }
     obj->gone = true;
     while (obj->notify) {
@@ -245,6 +262,11 @@ bool object_add_child(Object *parent, const char *name, Object *child, GError **
                     name, object_get_name(parent), object_get_name(parent->gone ? parent : child));
         return false;
     }
+    if (parent->leaving) { /* what its going adds would have to go before it, without an end */
+        g_set_error(error, OBJECT_ERROR, OBJECT_ERROR_FAILED, "cannot add '%s' to %s: %s is going",
+                    name, object_get_name(parent), object_get_name(parent));
+        return false;
+    }
     if (child->parent || child == root) {
         g_set_error(error, OBJECT_ERROR, OBJECT_ERROR_FAILED,
                     "cannot add '%s' to %s: it is in the tree already", name,
@@ -284,19 +306,13 @@ bool object_add_child(Object *parent, const char *name, Object *child, GError **
 
 void object_unparent(Object *obj)
 {
-    Object *parent;
-
     if (!obj || obj->gone || obj->leaving) {
         return;
     }
     object_ref(obj);
     object_leave(obj);
-    parent = obj->parent;
-    if (parent) {
-        obj->parent = NULL;
-        g_hash_table_remove(parent->children, obj->name);
-        g_ptr_array_remove(parent->order, obj);
-        object_unref(obj);
+    if (obj->parent) {
+        object_detach(obj);
     }
     object_unref(obj);
 }

@@ -212,7 +212,8 @@ bool object_add_child(Object *parent, const char *name, Object *child, GError **
 /* Takes the object and all below it out of the tree for good: its class' `unparent` runs, then its
  * children leave (last added first), `gone` becomes true, notifications run, link properties that
  * point at it become NULL (so cycles of links go away), the parent's reference is dropped. Safe to
- * call twice, and on an object that was never in the tree. */
+ * call twice, on an object that was never in the tree, and on what is above from a hook or
+ * notification of one that goes. Nothing is added below an object that is going. */
 void object_unparent(Object *obj);
 Object *object_get_root(void); /* "/", process-wide */
 /* The object at a path below `root` ("machines"), made of TYPE_CONTAINERs where it is missing. */

@@ -197,6 +197,100 @@ START_TEST(unparenting_runs_the_class_hook_then_children_then_notifications)
 }
 END_TEST
 
+/* What the hook of one that goes does, it does to this. */
+static Object *victim;
+static unsigned added;
+
+static void end_victim(Object *obj)
+{
+    note_unparent(obj);
+    object_unparent(victim);
+}
+
+static void add_to_victim(Object *obj)
+{
+    Object *n = (Object *)node_new();
+    g_autofree char *name = g_strdup_printf("again-%u", added);
+
+    /* Bounded, so that a test which fails ends. */
+    if (added < 100 && object_add_child(victim, name, n, NULL)) {
+        added++;
+    }
+    object_unref(n);
+}
+
+static void meddler_class_init(ObjectClass *klass, const void *data)
+{
+    klass->unparent = data ? add_to_victim : end_victim;
+}
+
+static Object *meddler_below(Object *parent, const void *data)
+{
+    Object *obj;
+
+    type_register_static(&(TypeInfo){ .name = "test-meddler",
+                                      .parent = TYPE_NODE,
+                                      .class_init = meddler_class_init,
+                                      .class_data = data });
+    obj = object_new("test-meddler", NULL);
+    ck_assert(object_add_child(parent, "meddler", obj, NULL));
+    object_unref(obj);
+    return obj;
+}
+
+START_TEST(one_that_goes_may_take_what_it_is_below_along)
+{
+    Object *top = (Object *)node_at(object_get_root(), "top");
+    Object *middle = (Object *)node_at(top, "middle");
+    Object *one = object_ref(meddler_below(middle, NULL));
+
+    node_at(middle, "two");
+    victim = top;
+    trace = g_string_new(NULL);
+    object_ref(top);
+    object_unparent(one);
+    ck_assert(one->gone && !one->parent && top->gone && !top->parent);
+    ck_assert_uint_eq(object_child_count(top), 0);
+    ck_assert_msg(g_str_has_prefix(trace->str, "hook-meddler(0) node-fini node-fini"), "%s",
+                  trace->str);
+    object_unref(one);
+    ck_assert_int_eq(top->ref, 1);
+    object_unref(top);
+    ck_assert_str_eq(trace->str, "hook-meddler(0) node-fini node-fini node-fini node-fini ");
+    g_string_free(trace, true);
+    trace = NULL;
+}
+END_TEST
+
+static void notified_end_victim(Object *obj, void *opaque)
+{
+    object_unparent(victim);
+}
+
+START_TEST(a_notification_may_take_what_its_object_is_below_along)
+{
+    Object *top = (Object *)node_at(object_get_root(), "top");
+    Object *one = (Object *)node_at(top, "one");
+
+    victim = top;
+    object_add_destroy_notify(one, notified_end_victim, NULL);
+    object_unparent(one);
+    ck_assert_ptr_null(object_get_child(object_get_root(), "top"));
+}
+END_TEST
+
+START_TEST(nothing_is_added_below_an_object_that_is_going)
+{
+    Object *top = (Object *)node_at(object_get_root(), "top");
+
+    victim = top;
+    meddler_below(top, "adds");
+    object_unparent(top);
+    ck_assert_uint_eq(added, 0);
+    ck_assert_ptr_null(object_get_child(object_get_root(), "top"));
+}
+END_TEST
+
 START_TEST(cycles_of_strong_links_go_away_at_teardown)
 {
     Object *box = object_get_container(object_get_root(), "box");
@@ -273,6 +367,9 @@ int main(void)
                                 SIGABRT);
     tcase_add_test(tc, attached_memory_is_freed_after_the_object_last_first);
     tcase_add_test(tc, unparenting_runs_the_class_hook_then_children_then_notifications);
+    tcase_add_test(tc, one_that_goes_may_take_what_it_is_below_along);
+    tcase_add_test(tc, a_notification_may_take_what_its_object_is_below_along);
+    tcase_add_test(tc, nothing_is_added_below_an_object_that_is_going);
     tcase_add_test(tc, cycles_of_strong_links_go_away_at_teardown);
     tcase_add_test(tc, a_weak_link_becomes_null_with_its_target);
     tcase_add_test(tc, setting_a_link_again_moves_its_reference);
