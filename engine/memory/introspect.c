@@ -29,21 +29,34 @@ void *memory_region_get_ram_ptr(MemoryRegion *mr)
     return mr && mr->ram && offset < mr->ram->size ? mr->ram->host + offset : NULL;
 }
 
-static void tree_walk(const MemoryRegion *mr, hwaddr addr, unsigned depth, MemoryTreeFn fn,
-                      void *opaque)
-{
-    fn(mr, addr, depth, opaque);
-    for (guint i = 0; mr->subregions && i < mr->subregions->len; i++) {
-        const MemoryRegion *child = g_ptr_array_index(mr->subregions, i);
+typedef struct TreeStep {
+    const MemoryRegion *mr;
+    hwaddr addr;
+    guint next; /* subregion */
+} TreeStep;
 
-        tree_walk(child, addr + child->addr, depth + 1, fn, opaque);
-    }
-}
-
+/* With a stack of its own: a script may nest containers as deep as it likes. */
 void memory_region_tree_foreach(MemoryRegion *root, MemoryTreeFn fn, void *opaque)
 {
+    g_autoptr(GArray) path = g_array_new(FALSE, FALSE, sizeof(TreeStep));
+    TreeStep step = { .mr = root, .addr = root->addr };
+
     ENGINE_LOCK_ASSERT();
-    tree_walk(root, root->addr, 0, fn, opaque);
+    fn(root, root->addr, 0, opaque);
+    g_array_append_val(path, step);
+    while (path->len) {
+        TreeStep *top = &g_array_index(path, TreeStep, path->len - 1);
+
+        if (!top->mr->subregions || top->next >= top->mr->subregions->len) {
+            g_array_set_size(path, path->len - 1);
+            continue;
+        }
+        step.mr = g_ptr_array_index(top->mr->subregions, top->next++);
+        step.addr = top->addr + step.mr->addr;
+        step.next = 0;
+        fn(step.mr, step.addr, path->len, opaque);
+        g_array_append_val(path, step);
+    }
 }
 
 char *address_space_describe(AddressSpace *as, hwaddr addr)

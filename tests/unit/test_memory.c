@@ -825,6 +825,35 @@ START_TEST(trees_and_addresses_can_be_looked_at)
 }
 END_TEST
 
+static void note_deepest(const MemoryRegion *mr, hwaddr addr, unsigned depth, void *opaque)
+{
+    unsigned *deepest = opaque;
+
+    *deepest = MAX(*deepest, depth);
+}
+
+START_TEST(a_tree_that_is_deeper_than_the_stack_is_walked)
+{
+    const unsigned n = 250000;
+    MemoryRegion *chain = g_new0(MemoryRegion, n);
+    unsigned deepest = 0;
+
+    /* From the inside out: a change costs as much as there are levels above it. */
+    for (unsigned i = 0; i < n; i++) {
+        memory_region_init(&chain[i], NULL, "link", 4096);
+        if (i) {
+            memory_region_add_subregion(&chain[i], 0, &chain[i - 1]);
+        }
+    }
+    memory_region_tree_foreach(&chain[n - 1], note_deepest, &deepest);
+    ck_assert_uint_eq(deepest, n - 1);
+    for (unsigned i = n; i-- > 0;) {
+        memory_region_finalize(&chain[i]);
+    }
+    g_free(chain);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("memory");
@@ -857,6 +886,7 @@ int main(void)
     tcase_add_test(tc, an_overlap_of_equal_priority_is_refused_with_both_names_unless_meant);
     tcase_add_test(tc, shapes_that_no_tree_can_have_are_refused);
     tcase_add_test(tc, trees_and_addresses_can_be_looked_at);
+    tcase_add_test(tc, a_tree_that_is_deeper_than_the_stack_is_walked);
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
