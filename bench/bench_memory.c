@@ -232,12 +232,12 @@ static void bench_snapshots(void)
         host[at] = 1;
     }
     start = now_ns();
-    base = ram_snapshot_take(t);
+    base = ram_snapshot_take(t, NULL);
     report("first take, every page in use", now_ns() - start, 1);
     for (unsigned i = 0; i < ROUNDS; i++) {
         dirty_pages(&mr, host, 200, i);
         start = now_ns();
-        s = ram_snapshot_take(t);
+        s = ram_snapshot_take(t, NULL);
         take += now_ns() - start;
         dirty_pages(&mr, host, 200, i);
         start = now_ns();

@@ -224,6 +224,7 @@ static Snapshot *take_snapshot(Machine *m, GError **error)
 {
     Snapshot *s;
     GBytes *devices;
+    RamSnapshot *ram;
 
     if (!machine_may_touch_state(m, "save", error)) {
         return NULL;
@@ -239,7 +240,9 @@ static Snapshot *take_snapshot(Machine *m, GError **error)
     }
     machine_hold(m);
     devices = machine_save_stopped(m, error);
-    if (!devices) {
+    ram = devices ? ram_snapshot_take(m->ram_tracker, error) : NULL;
+    if (!ram) {
+        g_clear_pointer(&devices, g_bytes_unref);
         machine_release(m);
         return NULL;
     }
@@ -250,7 +253,7 @@ static Snapshot *take_snapshot(Machine *m, GError **error)
     /* Half of a single step is none. */
     s->state = machine_stepping_cpu(m) ? RUN_STATE_PAUSED : m->state;
     s->reason = g_strdup(m->reason);
-    s->ram = ram_snapshot_take(m->ram_tracker);
+    s->ram = ram;
     g_ptr_array_add(m->priv->snapshots, s);
     log_mask(LOG_STATE, "%s: snapshot, %zu bytes of devices", OBJECT(m)->name,
              g_bytes_get_size(devices));

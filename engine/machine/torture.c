@@ -157,7 +157,12 @@ static bool torture_stopped(Machine *m, TortureKind kind, GError **error)
         RamSnapshot *old = m->priv->torture;
 
         /* The old one is freed after: while one is alive, only what was written since is copied. */
-        m->priv->torture = ram_snapshot_take(m->ram_tracker);
+        RamSnapshot *fresh = ram_snapshot_take(m->ram_tracker, error);
+
+        if (!fresh) {
+            return false;
+        }
+        m->priv->torture = fresh;
         ram_snapshot_free(m->ram_tracker, old);
     }
     ok = spoil(m, kind, error) &&

@@ -244,14 +244,14 @@ static void bring_up_to_date(RamTracker *t)
 
 /* ---- take -------------------------------------------------------------------------------- */
 
-/* Brings one entry of the base up to date with RAM. */
-static void take_page(RamTracker *t, TrackedBlock *b, uint64_t page, CopyRun *run)
+/* Brings one entry of the base up to date with RAM. false and errno: no room for a copy. */
+static bool take_page(RamTracker *t, TrackedBlock *b, uint64_t page, CopyRun *run)
 {
     uint64_t index = page / CHUNK_PAGES;
     unsigned at = page % CHUNK_PAGES;
     const uint8_t *from = b->ram->host + (page << RAM_PAGE_BITS);
     RamChunk *chunk = ram_table_chunk(&b->base, index);
-    RamPage old = chunk ? chunk->page[at] : 0;
+    RamPage old = chunk ? chunk->page[at] : 0, fresh;
 
     if (page_is_zero(from)) {
         if (old) {
@@ -259,48 +259,64 @@ static void take_page(RamTracker *t, TrackedBlock *b, uint64_t page, CopyRun *ru
             ram_page_unref(t->store, old);
             b->base.held--;
         }
-        return;
+        return true;
     }
     if (old && !memcmp(ram_page_data(t->store, old), from, RAM_PAGE_SIZE)) {
-        return;
+        return true;
     }
     chunk = ram_table_own_chunk(&b->base, index);
     if (old && ram_page_count(t->store, old) == 1) {
         /* No snapshot has it: overwrite. */
         run_add(run, ram_page_data(t->store, old), from);
-        return;
+        return true;
     }
-    chunk->page[at] = ram_page_new(t->store);
+    fresh = ram_page_new(t->store);
+    if (!fresh) {
+        return false;
+    }
+    chunk->page[at] = fresh;
     if (old) {
         ram_page_unref(t->store, old);
     } else {
         b->base.held++;
     }
-    run_add(run, ram_page_data(t->store, chunk->page[at]), from);
+    run_add(run, ram_page_data(t->store, fresh), from);
+    return true;
 }
 
-static void take_block(RamTracker *t, TrackedBlock *b)
+static bool take_block(RamTracker *t, TrackedBlock *b, GError **error)
 {
     CopyRun run = { 0 };
+    bool ok = true;
 
-    for (uint64_t w = 0; w < block_chunks(b) && b->logging; w++) {
+    for (uint64_t w = 0; ok && w < block_chunks(b) && b->logging; w++) {
         unsigned long bits = take_dirty_word(b->ram, w);
 
-        for (; bits; bits &= bits - 1) {
-            take_page(t, b, w * CHUNK_PAGES + (unsigned)__builtin_ctzl(bits), &run);
+        for (; ok && bits; bits &= bits - 1) {
+            ok = take_page(t, b, w * CHUNK_PAGES + (unsigned)__builtin_ctzl(bits), &run);
         }
+    }
+    if (!ok) {
+        error_set_errno(error, "RAM '%s': no room for the copies of a snapshot", b->name);
     }
     run_flush(&run);
     t->pages_copied += run.pages;
+    return ok;
 }
 
-RamSnapshot *ram_snapshot_take(RamTracker *t)
+RamSnapshot *ram_snapshot_take(RamTracker *t, GError **error)
 {
     RamSnapshot *s;
 
     ENGINE_LOCK_ASSERT();
     bring_up_to_date(t);
     t->pages_copied = 0;
+    for (guint i = 0; i < t->blocks->len; i++) {
+        if (!take_block(t, g_ptr_array_index(t->blocks, i), error)) {
+            forget_all(t); /* neither base nor dirty bits say what RAM holds any more */
+            return NULL;
+        }
+    }
     s = g_malloc0(sizeof(*s) + t->blocks->len * sizeof(SavedBlock));
     s->tracker = t;
     s->store = ram_store_ref(t->store);
@@ -309,7 +325,6 @@ RamSnapshot *ram_snapshot_take(RamTracker *t)
         TrackedBlock *b = g_ptr_array_index(t->blocks, i);
         SavedBlock *saved = &s->blocks[i];
 
-        take_block(t, b);
         saved->name = g_strdup(b->name);
         saved->size = b->ram->size;
         ram_table_share(&saved->table, &b->base);

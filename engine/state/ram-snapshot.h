@@ -37,7 +37,8 @@ void ram_tracker_free(RamTracker *t); /* after its snapshots */
 void ram_tracker_add(RamTracker *t, const char *name, MemoryRegion *mr);
 void ram_tracker_remove(RamTracker *t, MemoryRegion *mr);
 
-RamSnapshot *ram_snapshot_take(RamTracker *t);
+/* NULL + error: the host has no room for the copies. */
+RamSnapshot *ram_snapshot_take(RamTracker *t, GError **error);
 /* false + error when the set of blocks or a size differs from the one at take; then nothing was
  * changed. `s` may be of another tracker (a machine of the same shape): that compares nothing, it
  * costs the copy of all pages that hold something. Other dirty clients see the pages change. */

@@ -82,11 +82,17 @@ uint64_t ram_store_bytes(const RamStore *store)
 
 /* ---- pages ------------------------------------------------------------------------------- */
 
-static guint slab_new(RamStore *store)
+/* false and errno: no address space for it. */
+static bool slab_new(RamStore *store)
 {
+    uint8_t *mem = mmap(NULL, SLAB_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     Slab *slab;
     guint index;
 
+    if (mem == MAP_FAILED) {
+        return false;
+    }
     if (store->vacant->len) {
         index = g_array_index(store->vacant, guint, store->vacant->len - 1);
         g_array_set_size(store->vacant, store->vacant->len - 1);
@@ -96,17 +102,13 @@ static guint slab_new(RamStore *store)
         slab = g_new0(Slab, 1);
         g_ptr_array_add(store->slabs, slab);
     }
-    slab->mem = mmap(NULL, SLAB_BYTES, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (slab->mem == MAP_FAILED) {
-        g_error("no address space for %d pages of a snapshot", SLAB_PAGES);
-    }
+    slab->mem = mem;
     slab->used = slab->populated = 0;
     memset(slab->free, 0xff, sizeof(slab->free));
     slab->listed = true;
     g_array_append_val(store->roomy, index);
     store->empty++;
-    return index;
+    return true;
 }
 
 static void slab_release(RamStore *store, guint index)
@@ -132,8 +134,8 @@ RamPage ram_page_new(RamStore *store)
     unsigned at, w = 0;
 
     for (;;) {
-        if (!store->roomy->len) {
-            slab_new(store);
+        if (!store->roomy->len && !slab_new(store)) {
+            return 0;
         }
         index = g_array_index(store->roomy, guint, store->roomy->len - 1);
         slab = g_ptr_array_index(store->slabs, index);

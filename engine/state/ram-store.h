@@ -41,7 +41,8 @@ RamStore *ram_store_ref(RamStore *store);
 void ram_store_unref(RamStore *store);
 uint64_t ram_store_bytes(const RamStore *store); /* pages and tables in use */
 
-RamPage ram_page_new(RamStore *store); /* one reference; content undefined */
+/* One reference; content undefined. 0 and errno: the host has no room for it. */
+RamPage ram_page_new(RamStore *store);
 void ram_page_ref(RamStore *store, RamPage page);
 void ram_page_unref(RamStore *store, RamPage page);
 uint32_t ram_page_count(const RamStore *store, RamPage page);

@@ -380,7 +380,7 @@ static void use_huge_pages(void)
     host[0] = 1;
     host[4 * MiB - 1] = 2;
     ram_tracker_add(t, "ram", &mr);
-    s = ram_snapshot_take(t);
+    s = ram_snapshot_take(t, NULL);
     host[0] = 3;
     memory_region_set_dirty(&mr, 0, 1);
     ck_assert(ram_snapshot_restore(t, s, &error));

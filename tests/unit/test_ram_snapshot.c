@@ -1,8 +1,10 @@
 /* RAM snapshots: random histories against full copies, sharing, zero pages, statistics, errors. */
 #include <check.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "engine/core/error.h"
@@ -132,7 +134,7 @@ static void run_history(unsigned long seed)
 
         random_writes(ram);
         if (!c->s) {
-            c->s = ram_snapshot_take(t);
+            c->s = ram_snapshot_take(t, NULL);
             for (unsigned i = 0; i < BLOCKS; i++) {
                 c->bytes[i] = g_memdup2(ram[i].host, ram[i].size);
             }
@@ -179,14 +181,14 @@ START_TEST(a_take_copies_only_what_changed_and_shares_the_rest)
     ram_init(&ram, "ram", 4 * MiB);
     ram_tracker_add(t, "ram", &ram.mr);
     ram_fill(&ram, 0, 1024, 0x11);
-    a = ram_snapshot_take(t);
+    a = ram_snapshot_take(t, NULL);
     ck_assert_uint_eq(stats_of(t, a).pages_copied, 1024);
     ck_assert_uint_eq(stats_of(t, a).pages_held, 1024);
     held = stats_of(t, a).bytes_held;
     ck_assert_uint_ge(held, 4 * MiB);
 
     ram_fill(&ram, 10, 3, 0x22);
-    b = ram_snapshot_take(t);
+    b = ram_snapshot_take(t, NULL);
     ck_assert_uint_eq(stats_of(t, b).pages_copied, 3);
     ck_assert_uint_eq(stats_of(t, b).pages_held, 1024);
     ck_assert_uint_lt(stats_of(t, b).bytes_held, held + 8 * RAM_PAGE_SIZE);
@@ -218,7 +220,7 @@ START_TEST(pages_of_zeros_cost_nothing)
     ram_init(&ram, "ram", MiB);
     ram_tracker_add(t, "ram", &ram.mr);
     ram_fill(&ram, 0, 256, 0); /* populated, but zero */
-    s = ram_snapshot_take(t);
+    s = ram_snapshot_take(t, NULL);
     ck_assert_uint_eq(stats_of(t, s).pages_copied, 0);
     ck_assert_uint_eq(stats_of(t, s).pages_held, 0);
     ck_assert_uint_eq(stats_of(t, s).bytes_held, 0);
@@ -241,7 +243,7 @@ START_TEST(the_first_take_of_an_untouched_block_does_not_populate_it)
     ram_tracker_add(t, "big", &ram.mr);
     ram_fill(&ram, 3, 2, 1);
     ram_fill(&ram, 200000, 1, 1);
-    s = ram_snapshot_take(t);
+    s = ram_snapshot_take(t, NULL);
     ck_assert_uint_eq(stats_of(t, s).pages_copied, 3);
     ck_assert_uint_lt(ram_block_resident_bytes(ram.mr.ram), 8 * MiB);
     ram_fill(&ram, 100000, 1, 1);
@@ -271,7 +273,7 @@ START_TEST(shared_memory_is_found_through_its_file_without_populating_it)
     memory_region_init_ram_block(&mr, NULL, "shm", block);
     ram_block_unref(block);
     ram_tracker_add(t, "shm", &mr);
-    s = ram_snapshot_take(t);
+    s = ram_snapshot_take(t, NULL);
     ck_assert_uint_eq(stats_of(t, s).pages_held, 1);
     ck_assert_uint_le(ram_block_resident_bytes(block), 2 * MiB);
     block->host[100 * MiB] = 1;
@@ -293,14 +295,14 @@ START_TEST(pages_written_again_before_the_next_take_reuse_their_copy)
 
     ram_init(&ram, "ram", MiB);
     ram_tracker_add(t, "ram", &ram.mr);
-    keep = ram_snapshot_take(t);
+    keep = ram_snapshot_take(t, NULL);
     ram_fill(&ram, 0, 64, 1);
-    s = ram_snapshot_take(t);
+    s = ram_snapshot_take(t, NULL);
     held = stats_of(t, s).bytes_held;
     ram_snapshot_free(t, s);
     for (unsigned i = 2; i < 50; i++) {
         ram_fill(&ram, 0, 64, (uint8_t)i);
-        s = ram_snapshot_take(t);
+        s = ram_snapshot_take(t, NULL);
         ck_assert_uint_eq(stats_of(t, s).bytes_held, held);
         ram_snapshot_free(t, s);
     }
@@ -322,7 +324,7 @@ START_TEST(a_restore_is_seen_by_other_dirty_clients_and_logging_ends_with_the_la
     ram_tracker_add(t, "vga", &ram.mr);
     memory_region_set_log(&ram.mr, true, DIRTY_DISPLAY);
     ck_assert_uint_eq(ram.mr.dirty_clients, DIRTY_DISPLAY);
-    s = ram_snapshot_take(t);
+    s = ram_snapshot_take(t, NULL);
     ck_assert_uint_eq(ram.mr.dirty_clients, DIRTY_DISPLAY | DIRTY_SNAPSHOT);
     ram_fill(&ram, 5, 1, 1);
     ck_assert(memory_region_test_and_clear_dirty(&ram.mr, 0, MiB, DIRTY_DISPLAY));
@@ -351,7 +353,7 @@ START_TEST(the_dirty_bitmaps_are_synced_before_each_take_and_restore)
 
     ram_init(&ram, "ram", MiB);
     ram_tracker_add(t, "ram", &ram.mr);
-    s = ram_snapshot_take(t);
+    s = ram_snapshot_take(t, NULL);
     ck_assert_uint_eq(syncs, 1);
     ck_assert(ram_snapshot_restore(t, s, NULL));
     ck_assert_uint_eq(syncs, 2);
@@ -374,7 +376,7 @@ START_TEST(a_snapshot_of_another_shape_is_refused_and_changes_nothing)
     ram_init(&b, "b", MiB);
     ram_init(&c, "b", 2 * MiB);
     ram_tracker_add(t, "a", &a.mr);
-    s = ram_snapshot_take(t);
+    s = ram_snapshot_take(t, NULL);
     ram_fill(&a, 0, 1, 7);
 
     ram_tracker_add(t, "b", &b.mr);
@@ -384,7 +386,7 @@ START_TEST(a_snapshot_of_another_shape_is_refused_and_changes_nothing)
     ck_assert_uint_eq(a.host[0], 7);
     ram_snapshot_free(t, s);
 
-    s = ram_snapshot_take(t);
+    s = ram_snapshot_take(t, NULL);
     ram_fill(&a, 0, 1, 8);
     ram_tracker_remove(t, &b.mr);
     ck_assert(!ram_snapshot_restore(t, s, &error));
@@ -411,6 +413,59 @@ START_TEST(a_snapshot_of_another_shape_is_refused_and_changes_nothing)
 }
 END_TEST
 
+/* What the process has mapped, and so much more, is all it may have. */
+static void limit_memory(uint64_t more)
+{
+    struct rlimit limit;
+    unsigned long pages;
+    FILE *f = fopen("/proc/self/statm", "r");
+
+    ck_assert(f && fscanf(f, "%lu", &pages) == 1);
+    fclose(f);
+    ck_assert_int_eq(getrlimit(RLIMIT_AS, &limit), 0);
+    limit.rlim_cur = more == RLIM_INFINITY ? limit.rlim_max : pages * RAM_PAGE_SIZE + more;
+    ck_assert_int_eq(setrlimit(RLIMIT_AS, &limit), 0);
+}
+
+START_TEST(a_host_without_room_is_an_error_and_costs_nothing_that_there_was)
+{
+    RamTracker *t = ram_tracker_new(NULL, NULL);
+    GError *error = NULL;
+    RamSnapshot *old, *s;
+    Ram ram;
+
+    ram_init(&ram, "ram", 8 * MiB);
+    ram_tracker_add(t, "ram", &ram.mr);
+    ram_fill(&ram, 0, 10, 1);
+    old = ram_snapshot_take(t, NULL);
+    ram_fill(&ram, 5, 2000, 2);
+
+    limit_memory(MiB - 64 * KiB);
+    ck_assert_ptr_null(ram_snapshot_take(t, &error));
+    limit_memory(RLIM_INFINITY);
+    ck_assert_ptr_nonnull(error);
+    ck_assert_str_eq(error->message,
+                     "RAM 'ram': no room for the copies of a snapshot: Cannot allocate memory");
+    g_clear_error(&error);
+
+    ck_assert_uint_eq(ram.host[100 * RAM_PAGE_SIZE], 2);
+    s = ram_snapshot_take(t, NULL);
+    ram_fill(&ram, 0, 2048, 3);
+    ck_assert(ram_snapshot_restore(t, old, NULL));
+    ck_assert_uint_eq(ram.host[9 * RAM_PAGE_SIZE], 1);
+    ck_assert_uint_eq(ram.host[10 * RAM_PAGE_SIZE], 0);
+    ck_assert(ram_snapshot_restore(t, s, NULL));
+    ck_assert_uint_eq(ram.host[4 * RAM_PAGE_SIZE], 1);
+    ck_assert_uint_eq(ram.host[2004 * RAM_PAGE_SIZE], 2);
+    ck_assert_uint_eq(ram.host[2005 * RAM_PAGE_SIZE], 0);
+    ram_snapshot_free(t, s);
+    ram_snapshot_free(t, old);
+    ck_assert_uint_eq(stats_of(t, NULL).bytes_held, 0);
+    ram_tracker_free(t);
+    memory_region_finalize(&ram.mr);
+}
+END_TEST
+
 START_TEST(a_snapshot_can_be_restored_into_another_machine_of_the_same_shape)
 {
     RamTracker *t = ram_tracker_new(NULL, NULL), *u = ram_tracker_new(NULL, NULL);
@@ -423,11 +478,11 @@ START_TEST(a_snapshot_can_be_restored_into_another_machine_of_the_same_shape)
     ram_tracker_add(u, "ram", &b.mr);
     ram_fill(&a, 3, 2, 0x33);
     ram_fill(&b, 100, 5, 0x44);
-    s = ram_snapshot_take(t);
+    s = ram_snapshot_take(t, NULL);
     ck_assert(ram_snapshot_restore(u, s, NULL));
     ck_assert_int_eq(memcmp(a.host, b.host, MiB), 0);
     ck_assert_uint_eq(b.mr.dirty_clients, 0);
-    own = ram_snapshot_take(u);
+    own = ram_snapshot_take(u, NULL);
     ram_fill(&b, 3, 200, 0x55);
     ck_assert(ram_snapshot_restore(u, s, NULL));
     ck_assert_int_eq(memcmp(a.host, b.host, MiB), 0);
@@ -462,6 +517,7 @@ int main(void)
         tc, a_restore_is_seen_by_other_dirty_clients_and_logging_ends_with_the_last_snapshot);
     tcase_add_test(tc, the_dirty_bitmaps_are_synced_before_each_take_and_restore);
     tcase_add_test(tc, a_snapshot_of_another_shape_is_refused_and_changes_nothing);
+    tcase_add_test(tc, a_host_without_room_is_an_error_and_costs_nothing_that_there_was);
     tcase_add_test(tc, a_snapshot_can_be_restored_into_another_machine_of_the_same_shape);
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
