@@ -87,9 +87,8 @@ void script_declare(DeclKind kind, const char *name, const char *doc, const ApiF
 
 /* handle.c */
 void script_handles_open(lua_State *L);
-void script_handles_close(void);
+void script_handles_close(void); /* after the state was closed */
 void script_drain_deferred(void);
-size_t script_handles_alive(void);
 /* Calls add() for every member name of a live handle: methods, fields, members, properties,
  * children. `what` is "method", "field", "property" or "child". */
 void script_handle_members(lua_State *L, Object *obj,

@@ -21,16 +21,15 @@
 
 #define RING_MAX 1000000
 
-typedef struct HookBox {
-    struct ScriptHook *hook; /* NULL: removed */
-    uint64_t hits;           /* after removal */
-    char how[64];
-} HookBox;
+/* Of the hub while it is armed, and of its handle: neither points into the other's memory, as a
+ * finaliser may fail to run (a handle that is collected where Lua's stack is full). */
 typedef struct ScriptHook {
-    EventHook *hook;
+    unsigned ref;
+    EventHook *hook; /* NULL: removed */
     ScriptRef *fn;
     Machine *machine;
-    HookBox *box; /* NULL: its handle was collected */
+    uint64_t hits; /* after removal */
+    char how[64];
 } ScriptHook;
 
 typedef struct EventBox {
@@ -300,68 +299,76 @@ static EventAction on_event(void *opaque, VCpu *cpu, EventRecord *x)
     return action;
 }
 
+static void hook_unref(void *opaque)
+{
+    ScriptHook *h = opaque;
+    if (--h->ref == 0) {
+        g_free(h);
+    }
+}
+
+static void hook_disarmed(ScriptHook *h)
+{
+    if (h->hook) {
+        h->hits = event_hook_hits(h->hook);
+        h->hook = NULL;
+    }
+}
+
 static void hook_gone(gpointer opaque)
 {
     ScriptHook *h = opaque;
-    if (h->box) {
-        if (h->hook) {
-            h->box->hits = event_hook_hits(h->hook);
-        }
-        h->box->hook = NULL;
-    }
+    hook_disarmed(h);
     script_ref_free(h->fn);
-    g_free(h);
+    hook_unref(h);
 }
 
 static int hook_gc(lua_State *L)
 {
-    HookBox *box = lua_touserdata(L, 1);
-    if (box->hook) {
-        box->hook->box = NULL;
-        box->hook = NULL;
+    ScriptHook **box = lua_touserdata(L, 1);
+    if (*box) {
+        binding_defer(hook_unref, *box);
+        *box = NULL;
     }
     return 0;
 }
 
-static void keep_figures(HookBox *box)
+static ScriptHook *check_hook(lua_State *L)
 {
-    if (box->hook && box->hook->hook) {
-        box->hits = event_hook_hits(box->hook->hook);
+    ScriptHook **box = binding_check_userdata(L, 1, HOOK);
+    if (!*box) {
+        luaL_error(L, "this hook was finalised");
     }
+    return *box;
 }
 
 static int hook_remove(lua_State *L)
 {
-    HookBox *box = binding_check_userdata(L, 1, HOOK);
-    if (box->hook) {
-        keep_figures(box);
-        ScriptHook *h = box->hook;
-        box->hook = NULL;
-        h->box = NULL;
-        event_hook_remove(h->hook);
+    ScriptHook *h = check_hook(L);
+    if (h->hook) {
+        EventHook *hook = h->hook;
+        hook_disarmed(h);
+        event_hook_remove(hook);
     }
     return 0;
 }
 
 static int hook_get_hits(lua_State *L)
 {
-    HookBox *box = binding_check_userdata(L, 1, HOOK);
-    keep_figures(box);
-    lua_pushinteger(L, (lua_Integer)box->hits);
+    const ScriptHook *h = check_hook(L);
+    lua_pushinteger(L, (lua_Integer)(h->hook ? event_hook_hits(h->hook) : h->hits));
     return 1;
 }
 
 static int hook_get_how(lua_State *L)
 {
-    const HookBox *box = binding_check_userdata(L, 1, HOOK);
-    lua_pushstring(L, box->how);
+    lua_pushstring(L, check_hook(L)->how);
     return 1;
 }
 
 static int hook_get_armed(lua_State *L)
 {
-    const HookBox *box = binding_check_userdata(L, 1, HOOK);
-    lua_pushboolean(L, box->hook != NULL);
+    lua_pushboolean(L, check_hook(L)->hook != NULL);
     return 1;
 }
 
@@ -459,10 +466,11 @@ static int machine_hook(lua_State *L)
     luaL_checktype(L, 3, LUA_TFUNCTION);
     char what[48];
     g_snprintf(what, sizeof what, "%s hook", event_source_name(filter.source));
-    HookBox *box = binding_new_userdata(L, HOOK, sizeof *box);
+    ScriptHook **box = binding_new_userdata(L, HOOK, sizeof *box);
     /* Owned by the machine's user value: closing the machine lets go of the function. */
     ScriptRef *fn = script_ref_new(L, 3, OBJECT(m), what);
     ScriptHook *h = g_new0(ScriptHook, 1);
+    h->ref = 1;
     h->fn = fn;
     h->machine = m;
     GError *error = NULL;
@@ -472,10 +480,10 @@ static int machine_hook(lua_State *L)
         g_free(h);
         return binding_raise(L, error);
     }
-    h->box = box;
-    box->hook = h;
+    h->ref++;
+    *box = h;
     const char *how = event_hook_how(h->hook);
-    g_strlcpy(box->how, how ? how : "", sizeof box->how);
+    g_strlcpy(h->how, how ? how : "", sizeof h->how);
     return 1;
 }
 

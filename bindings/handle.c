@@ -21,6 +21,7 @@
 typedef struct HandleBox {
     Object *obj; /* NULL: inert */
     char *name;  /* for "serial0: is gone" */
+    struct HandleBox *next, **prev;
 } HandleBox;
 typedef struct Handle {
     const void *magic; /* &handle_magic: tells handles from other userdata with one compare */
@@ -38,7 +39,7 @@ static const char identity_key = 'i';
 static GHashTable *type_tables;   /* name -> TypeTables * */
 static GHashTable *metatables;    /* ObjectClass * -> GINT registry reference */
 static GHashTable *class_members; /* type name -> const BindingMembers * */
-static size_t boxes_alive;
+static HandleBox *boxes;          /* all: a handle's finaliser may fail to run, see box_new */
 
 /* ---- deferred work ------------------------------------------------------------------------- */
 
@@ -106,6 +107,22 @@ static void box_object_gone(Object *obj, void *opaque)
     binding_defer_unref(obj);
 }
 
+/* Lua gives up a finaliser that it has no stack for (of Lua's or of C's): the box of such a handle
+ * stays in the list until the state is closed. Its object goes when it leaves the tree, all the
+ * same.
+ */
+static HandleBox *box_new(void)
+{
+    HandleBox *box = g_new0(HandleBox, 1);
+    box->next = boxes;
+    box->prev = &boxes;
+    if (boxes) {
+        boxes->prev = &box->next;
+    }
+    boxes = box;
+    return box;
+}
+
 static void box_free(void *data)
 {
     HandleBox *box = data;
@@ -113,14 +130,12 @@ static void box_free(void *data)
         object_remove_destroy_notify(box->obj, box_object_gone, box);
         object_unref(box->obj);
     }
-    boxes_alive--;
+    *box->prev = box->next;
+    if (box->next) {
+        box->next->prev = box->prev;
+    }
     g_free(box->name);
     g_free(box);
-}
-
-size_t script_handles_alive(void)
-{
-    return boxes_alive;
 }
 
 static Handle *handle_at(lua_State *L, int arg)
@@ -614,16 +629,14 @@ void binding_push_object(lua_State *L, void *ptr)
     lua_rawgeti(L, LUA_REGISTRYINDEX, info->metatable);
     lua_setmetatable(L, -2);
     if (obj->gone) { /* reachable from its last callbacks: inert from the start */
-        h->box = g_new0(HandleBox, 1);
-        boxes_alive++;
+        h->box = box_new();
         h->box->name = g_strdup(obj->name ? obj->name : object_get_typename(obj));
         lua_remove(L, -2);
         return;
     }
     lua_pushvalue(L, -1);
     lua_rawsetp(L, -3, obj);
-    HandleBox *box = g_new0(HandleBox, 1);
-    boxes_alive++;
+    HandleBox *box = box_new();
     box->obj = object_ref(obj);
     object_add_destroy_notify(obj, box_object_gone, box);
     h->box = box;
@@ -648,6 +661,10 @@ void script_handles_open(lua_State *L)
 
 void script_handles_close(void)
 {
+    while (boxes) {
+        box_free(boxes);
+    }
+    script_drain_deferred(); /* objects that went with them */
     g_hash_table_destroy(type_tables);
     g_hash_table_destroy(class_members);
     g_hash_table_destroy(metatables);

@@ -170,9 +170,6 @@ void bindings_close(void)
     lua_close(L);
     script_drain_deferred();
     script_refs_close();
-    if (script_handles_alive()) {
-        log_warning("%zu object handles outlived the script state", script_handles_alive());
-    }
     script_handles_close();
     self_thread = NULL;
 }

@@ -5,37 +5,41 @@
 
 #define WATCH "watch"
 
-typedef struct WatchHandle {
-    BindingWatch *watch; /* NULL: removed, or its object is gone */
-    uint64_t hits;
-} WatchHandle;
+/* A handle is a pointer to its watch and counts in it: neither points into the other's memory, as a
+ * finaliser may fail to run (a handle that is collected where Lua's stack is full). */
 
 void *binding_watch_new(lua_State *L, size_t size, Object *owner, int idx, const char *what,
                         const char *how, void (*disarm)(BindingWatch *w))
 {
     luaL_checktype(L, idx, LUA_TFUNCTION);
-    WatchHandle *handle = binding_new_userdata(L, WATCH, sizeof *handle);
+    BindingWatch **handle = binding_new_userdata(L, WATCH, sizeof(BindingWatch *));
     ScriptRef *fn = script_ref_new(L, idx, owner, what);
     BindingWatch *w = g_malloc0(size);
     w->fn = fn;
     w->owner = object_ref(owner);
-    w->handle = handle;
+    w->ref = 2;
     w->how = how;
     w->disarm = disarm;
-    handle->watch = w;
+    *handle = w;
     return w;
 }
 
-static void watch_free(BindingWatch *w)
+static void watch_unref(void *opaque)
 {
-    if (w->handle) {
-        w->handle->hits = w->hits;
-        w->handle->watch = NULL;
+    BindingWatch *w = opaque;
+    if (--w->ref == 0) {
+        g_free(w);
     }
+}
+
+static void watch_disarm(BindingWatch *w)
+{
     w->disarm(w);
     object_unref(w->owner);
+    w->owner = NULL;
     script_ref_free(w->fn);
-    g_free(w);
+    w->fn = NULL;
+    watch_unref(w);
 }
 
 void binding_watch_gone(BindingWatch *w)
@@ -43,7 +47,7 @@ void binding_watch_gone(BindingWatch *w)
     if (w->in_call) {
         w->dead = true;
     } else {
-        watch_free(w);
+        watch_disarm(w);
     }
 }
 
@@ -55,17 +59,17 @@ void binding_watch_pin(BindingWatch *w)
 void binding_watch_unpin(BindingWatch *w)
 {
     if (--w->in_call == 0 && w->dead) {
-        watch_free(w);
+        watch_disarm(w);
     }
 }
 
 lua_State *binding_watch_enter(BindingWatch *w)
 {
     lua_State *L = binding_state();
-    w->hits++;
-    if (!script_ref_push(L, w->fn)) {
+    if (w->dead || !script_ref_push(L, w->fn)) {
         return NULL;
     }
+    w->hits++;
     binding_watch_pin(w);
     return L;
 }
@@ -99,22 +103,32 @@ void binding_watch_leave(BindingWatch *w, lua_State *L, int nargs)
 
 static int handle_gc(lua_State *L)
 {
-    WatchHandle *h = lua_touserdata(L, 1);
-    if (h->watch) {
-        h->watch->handle = NULL;
-        h->watch = NULL;
+    BindingWatch **h = lua_touserdata(L, 1);
+    if (*h) {
+        binding_defer(watch_unref, *h);
+        *h = NULL;
     }
     return 0;
 }
 
+static BindingWatch *check_watch(lua_State *L)
+{
+    BindingWatch **h = binding_check_userdata(L, 1, WATCH);
+    if (!*h) {
+        luaL_error(L, "this watch was finalised");
+    }
+    return *h;
+}
+
+static bool is_armed(const BindingWatch *w)
+{
+    return w->owner && !w->dead;
+}
+
 static int handle_remove(lua_State *L)
 {
-    WatchHandle *h = binding_check_userdata(L, 1, WATCH);
-    BindingWatch *w = h->watch;
-    if (w) {
-        h->hits = w->hits;
-        h->watch = NULL;
-        w->handle = NULL;
+    BindingWatch *w = check_watch(L);
+    if (is_armed(w)) {
         binding_watch_gone(w);
     }
     return 0;
@@ -122,22 +136,20 @@ static int handle_remove(lua_State *L)
 
 static int handle_get_hits(lua_State *L)
 {
-    const WatchHandle *h = binding_check_userdata(L, 1, WATCH);
-    lua_pushinteger(L, (lua_Integer)(h->watch ? h->watch->hits : h->hits));
+    lua_pushinteger(L, (lua_Integer)check_watch(L)->hits);
     return 1;
 }
 
 static int handle_get_how(lua_State *L)
 {
-    const WatchHandle *h = binding_check_userdata(L, 1, WATCH);
-    lua_pushstring(L, h->watch ? h->watch->how : "removed");
+    const BindingWatch *w = check_watch(L);
+    lua_pushstring(L, is_armed(w) ? w->how : "removed");
     return 1;
 }
 
 static int handle_get_armed(lua_State *L)
 {
-    const WatchHandle *h = binding_check_userdata(L, 1, WATCH);
-    lua_pushboolean(L, h->watch != NULL);
+    lua_pushboolean(L, is_armed(check_watch(L)));
     return 1;
 }
 

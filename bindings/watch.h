@@ -16,11 +16,11 @@ typedef struct BindingWatch BindingWatch;
 struct BindingWatch {
     Object *owner; /* one reference while armed; NULL: disarmed */
     ScriptRef *fn;
-    struct WatchHandle *handle; /* NULL: collected */
-    const char *how;            /* how it is served: static */
+    unsigned ref;    /* one while armed, one of its handle */
+    const char *how; /* how it is served: static */
     uint64_t hits;
     unsigned in_call;
-    bool dead; /* to be freed when its callback has returned */
+    bool dead; /* to be disarmed when its callback has returned */
     /* Takes it off its source; called once, with `owner` still there. */
     void (*disarm)(BindingWatch *w);
 };

@@ -242,3 +242,56 @@ test("room of a chardev's front that is no number is an error", function(t)
   chr:write "x"
   t.match(vm.reason, "whole number expected, got a table")
 end)
+
+-- A program that collects handles where Lua has no room left to run their finalisers, at every depth up to the limit.
+local lost_handles = [[
+local machine = require "vmlua.machine"
+local qom = require "vmlua.core.qom"
+machine.define {
+  name = "lost-board", ram = "1M",
+  init = function(m)
+    m.memory:add(0, m.ram)
+    m:device("isa-serial", { iobase = 0x3f8, irq = 4, chardev = m:serial(0) })
+  end,
+}
+local vm = machine.new("lost-board", { serial = "null" })
+local calls = 0
+local function count() calls = calls + 1 end
+local handles = {}
+for i = 1, 250 do
+  handles[i] = { vm:pio { port = 1 }:on(count), vm:pio { port = 1 }:trace(2), vm.serial[1]:on_data(count),
+    vm.serial[1]:text "x":trace(1), qom.new "isa-serial" }
+end
+local depth, lost = 0, 0
+local function dig()
+  depth = depth + 1
+  handles[depth] = setmetatable({}, { __gc = function() lost = lost - 1 end })
+  lost = lost + 1
+  handles[depth] = nil
+  pcall(collectgarbage)
+  pcall(string.gsub, "x", "x", dig)
+end
+dig()
+-- What the handles were made of is used again: a hook or watch that still knew one would write into these.
+local others = {}
+for size = 8, 200 do
+  for i = 1, 40 do others[#others + 1] = ("%d."):format(i):rep(size):sub(1, size) end
+end
+vm.io:write_u8(1, 1)
+vm.io:write_u8(0x3f8, 0x78)
+vm:close()
+collectgarbage()
+local at = 0
+for size = 8, 200 do
+  for i = 1, 40 do
+    at = at + 1
+    assert(others[at] == ("%d."):format(i):rep(size):sub(1, size), "a string was written into")
+  end
+end
+print(depth > 20, lost > 0, calls > 20)
+]]
+
+test("handles whose finalisers had no stack to run on are no more than forgotten", function(t)
+  local r = t.vmlua { t.file("lost.lua", lost_handles) }
+  t.eq({ r.status, r.err, r.out }, { 0, "", "true\ttrue\ttrue\n" })
+end)
