@@ -17,8 +17,11 @@ typedef struct PolicyBox {
 static int policy_gc(lua_State *L)
 {
     PolicyBox *box = lua_touserdata(L, 1);
-    g_free(box->policy);
-    box->policy = NULL;
+    /* Later: a script may call this from a finaliser or metamethod while somebody reads it. */
+    if (box->policy) {
+        binding_defer(g_free, box->policy);
+        box->policy = NULL;
+    }
     return 0;
 }
 

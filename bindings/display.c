@@ -36,38 +36,57 @@ static int con_text(lua_State *L)
     return 1;
 }
 
-static void push_cell(lua_State *L, const Console *con, const ConsoleCell *cell)
+/* A character, copied: a finaliser of a script may make the screen's own anew in any allocation. */
+typedef struct ShownCell {
+    gunichar c;
+    ConsoleCell cell;
+} ShownCell;
+
+static void copy_cells(const Console *con, const ConsoleText *text, GByteArray *copy)
+{
+    for (size_t i = 0; i < (size_t)text->rows * text->columns; i++) {
+        const ConsoleCell *cell = &text->cells[i];
+        const ShownCell shown = { console_cell_unicode(con, cell), *cell };
+        g_byte_array_append(copy, (const guint8 *)&shown, sizeof shown);
+    }
+}
+
+static void push_cell(lua_State *L, const ShownCell *shown)
 {
     char utf8[8];
-    const int n = g_unichar_to_utf8(console_cell_unicode(con, cell), utf8);
+    const int n = g_unichar_to_utf8(shown->c, utf8);
     lua_createtable(L, 0, 6);
     lua_pushlstring(L, utf8, (size_t)n);
     lua_setfield(L, -2, "char");
-    lua_pushinteger(L, cell->code);
+    lua_pushinteger(L, shown->cell.code);
     lua_setfield(L, -2, "code");
-    lua_pushinteger(L, cell->fg);
+    lua_pushinteger(L, shown->cell.fg);
     lua_setfield(L, -2, "fg");
-    lua_pushinteger(L, cell->bg);
+    lua_pushinteger(L, shown->cell.bg);
     lua_setfield(L, -2, "bg");
-    lua_pushboolean(L, cell->flags & CELL_BLINK);
+    lua_pushboolean(L, shown->cell.flags & CELL_BLINK);
     lua_setfield(L, -2, "blink");
-    lua_pushboolean(L, cell->flags & CELL_UNDERLINE);
+    lua_pushboolean(L, shown->cell.flags & CELL_UNDERLINE);
     lua_setfield(L, -2, "underline");
 }
 
 static int con_cells(lua_State *L)
 {
     Console *con = check_console(L);
+    GByteArray *copy = binding_scratch(L);
     const ConsoleText *text = console_text(con);
     if (!text) {
         console_refresh(con);
         return no_text(L, con);
     }
-    lua_createtable(L, (int)text->rows, 0);
-    for (unsigned row = 0; row < text->rows; row++) {
-        lua_createtable(L, (int)text->columns, 0);
-        for (unsigned col = 0; col < text->columns; col++) {
-            push_cell(L, con, &text->cells[row * text->columns + col]);
+    const unsigned rows = text->rows, columns = text->columns;
+    copy_cells(con, text, copy);
+    const ShownCell *shown = (const ShownCell *)(const void *)copy->data;
+    lua_createtable(L, (int)rows, 0);
+    for (unsigned row = 0; row < rows; row++) {
+        lua_createtable(L, (int)columns, 0);
+        for (unsigned col = 0; col < columns; col++) {
+            push_cell(L, shown++);
             lua_rawseti(L, -2, (lua_Integer)col + 1);
         }
         lua_rawseti(L, -2, (lua_Integer)row + 1);
@@ -175,12 +194,12 @@ static int con_hash(lua_State *L)
 {
     const Console *con = refreshed(L);
     const Box box = check_box(L, 2, con);
-    luaL_Buffer b;
-    char *to = luaL_buffinitsize(L, &b, 65);
-    char *hash = picture_hash(con->surface, box.x, box.y, box.width, box.height);
-    g_strlcpy(to, hash, 65);
-    g_free(hash);
-    luaL_pushresultsize(&b, 64);
+    char hash[65];
+    /* Before Lua is asked for memory: a finaliser could change the picture's size. */
+    char *text = picture_hash(con->surface, box.x, box.y, box.width, box.height);
+    g_strlcpy(hash, text, sizeof hash);
+    g_free(text);
+    lua_pushstring(L, hash);
     return 1;
 }
 
@@ -231,10 +250,10 @@ static pixman_image_t *read_part(const char *path, const Console *con, const Box
 /* screen:_compare(file, roi, mask, tolerance) -> compared, different, worst, x, y */
 static int con_compare(lua_State *L)
 {
-    const Console *con = refreshed(L);
     const char *path = luaL_checkstring(L, 2);
-    const Box box = check_box(L, 3, con);
     const char *mask_path = luaL_optstring(L, 4, NULL);
+    const Console *con = refreshed(L);
+    const Box box = check_box(L, 3, con);
     const unsigned tolerance = (unsigned)binding_check_range(L, 5, 0, 255, "tolerance");
     GError *error = NULL;
     PictureDiff diff = { 0 };

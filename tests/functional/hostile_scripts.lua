@@ -243,6 +243,17 @@ test("room of a chardev's front that is no number is an error", function(t)
   t.match(vm.reason, "whole number expected, got a table")
 end)
 
+test("a processor's description that a metamethod collects while it is written is not freed under the writer", function(t)
+  local policy = new(t).cpus[1].cpuid
+  local collected = 0
+  policy:set(setmetatable({ ["function"] = 0x40000000, eax = 1 }, { __index = function()
+    if collected == 0 then getmetatable(policy).__gc(policy) end
+    collected = collected + 1
+  end }))
+  t.ok(collected > 0)
+  t.raises("given away", policy.list, policy)
+end)
+
 -- A program that collects handles where Lua has no room left to run their finalisers, at every depth up to the limit.
 local lost_handles = [[
 local machine = require "vmlua.machine"

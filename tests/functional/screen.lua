@@ -409,3 +409,49 @@ test("a machine without a display has no screen", function(t)
   t.eq(vm.screen, nil)
   t.eq(#vm.screens, 0)
 end)
+
+-- Runs fn() with a collector that is always at work, and meddle() as a finaliser of what it finds.
+local function while_collected(t, meddle, fn)
+  local active, runs = true, 0
+  local function arm()
+    setmetatable({}, { __gc = function()
+      if not active then return end
+      runs = runs + 1
+      meddle(runs)
+      arm()
+    end })
+  end
+  local mode = collectgarbage "incremental"
+  local pause, multiplier = collectgarbage("setpause", 1), collectgarbage("setstepmul", 1000)
+  t.cleanup(function()
+    active = false
+    collectgarbage("setpause", pause)
+    collectgarbage("setstepmul", multiplier)
+    collectgarbage(mode)
+  end)
+  arm()
+  local result = fn()
+  active = false
+  return result, runs
+end
+
+test("what a script's finaliser does to the screen meanwhile does no harm", function(t)
+  local vm = machine(t)
+  put(vm, 1, 1, "hello")
+  -- Columns displayed, less one: the characters are laid out anew, in other memory.
+  local function other_size(n)
+    vm.io:write_u16(0x3d4, 0x0e11) -- protects the others no more
+    vm.io:write_u16(0x3d4, ({ [0] = 79, 99, 119, 39 })[n % 4] << 8 | 1)
+    vm.screen:text()
+  end
+  local cells, runs = while_collected(t, other_size, function()
+    other_size(0)
+    return vm.screen:text { cells = true }
+  end)
+  t.ok(runs > 0)
+  local columns = {}
+  for _, row in ipairs(cells) do columns[#row] = true end
+  t.eq(columns, { [#cells[1]] = true })
+  other_size(0)
+  t.eq(vm.screen:text { rows = true }[1], "hello")
+end)
