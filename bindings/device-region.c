@@ -45,8 +45,8 @@ static uint64_t region_read(void *opaque, hwaddr addr, unsigned size)
         return UINT64_MAX;
     }
     if (!r->read) {
-        log_mask(LOG_GUEST, "%s: read of %u bytes at %s+%#" PRIx64 ", which is write-only",
-                 object_get_name((Object *)dev), size, r->mr.name, addr);
+        log_of(dev, LOG_GUEST, "%s: read of %u bytes at %s+%#" PRIx64 ", which is write-only",
+               object_get_name((Object *)dev), size, r->mr.name, addr);
         return UINT64_MAX;
     }
     L = binding_state();
@@ -87,8 +87,8 @@ static void region_write(void *opaque, hwaddr addr, uint64_t data, unsigned size
         return;
     }
     if (!r->write) {
-        log_mask(LOG_GUEST, "%s: write of %#" PRIx64 " at %s+%#" PRIx64 ", which is read-only",
-                 object_get_name((Object *)dev), data, r->mr.name, addr);
+        log_of(dev, LOG_GUEST, "%s: write of %#" PRIx64 " at %s+%#" PRIx64 ", which is read-only",
+               object_get_name((Object *)dev), data, r->mr.name, addr);
         return;
     }
     L = binding_state();

@@ -1,4 +1,4 @@
-/* Between device.c, device-region.c and device-line.c. */
+/* Between device.c, device-region.c, device-line.c and device-log.c. */
 #pragma once
 
 #include "bindings/script-type.h"
@@ -16,5 +16,6 @@ MemoryRegion *device_region_memory(Object *region);
 void device_script_failed(DeviceState *dev, GError *error);
 void device_regions_open(lua_State *L);
 void device_lines_open(lua_State *L);
+void device_log_open(lua_State *L);
 /* pci-script.c: where a device's own accesses go, and as whose. */
 AddressSpace *device_dma_space(DeviceState *dev, MemTxAttrs *attrs);

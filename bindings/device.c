@@ -1,13 +1,12 @@
 /*
- * Class "device": life cycle, DMA, the log. Ports and MMIO are in device-region.c, lines and timers
- * in device-line.c.
+ * Class "device": life cycle, DMA. Ports and MMIO are in device-region.c, lines and timers in
+ * device-line.c, the log in device-log.c.
  */
 #include "engine/hw/core/device.h"
 
 #include "bindings/binding-priv.h"
 #include "bindings/device-script.h"
 #include "engine/core/error.h"
-#include "engine/core/log.h"
 #include "engine/core/units.h"
 
 #define DMA_CLASS "vmlua.dma"
@@ -193,26 +192,6 @@ void script_device_cleanup(DeviceState *dev)
     }
 }
 
-/* dev:log([mask,] text) */
-static int device_log(lua_State *L)
-{
-    DeviceState *dev = binding_check_object(L, 1, TYPE_DEVICE);
-    const char *text = luaL_checkstring(L, lua_isnoneornil(L, 3) ? 2 : 3);
-    uint32_t mask = LOG_SCRIPT;
-
-    if (!lua_isnoneornil(L, 3)) {
-        GError *error = NULL;
-        if (!log_parse_mask(luaL_checkstring(L, 2), &mask, &error)) {
-            return binding_raise(L, error);
-        }
-    }
-    if (log_enabled((LogMask)mask)) {
-        static LogSite site;
-        log_write((LogMask)mask, &site, "%s: %s", object_get_name((Object *)dev), text);
-    }
-    return 0;
-}
-
 static int field_machine(lua_State *L)
 {
     binding_push_object(L, ((DeviceState *)binding_check_object(L, 1, TYPE_DEVICE))->machine);
@@ -240,8 +219,6 @@ static const ApiFunction methods[] = {
     { "unrealize", device_lua_unrealize, "(self)",
       "Takes it out of the machine's address spaces, reset and saved state." },
     { "reset", device_lua_reset, "(self)", "Resets this device alone." },
-    { "log", device_log, "(self, mask: string, text: string)",
-      "A line in the log, under the mask (\"guest\", \"unimp\", …) and the device's name." },
     { NULL },
 };
 static const ApiField fields[] = {
@@ -282,4 +259,5 @@ void binding_open_device(lua_State *L)
     binding_userdata_class(L, DMA_CLASS, "Memory as a device sees it.", dma_methods, NULL, dma_gc);
     device_regions_open(L);
     device_lines_open(L);
+    device_log_open(L);
 }

@@ -1,6 +1,8 @@
 /* The last n times that something of an object happened, kept without a call into Lua: watch.h. */
 #include "bindings/watch.h"
 
+#include <string.h>
+
 #include "engine/machine/machine.h"
 
 #define RING     "text-ring"
@@ -34,9 +36,20 @@ OccurrenceRing *binding_ring_new(lua_State *L, Object *owner, int text_idx, int 
     return r;
 }
 
+void binding_ring_add_line(OccurrenceRing *r, uint64_t value, const char *text, const char *mask)
+{
+    Occurrence *x = &r->list[r->total++ % r->n];
+
+    g_free(x->text);
+    *x = (Occurrence){ .value = value,
+                       .time = r->clock ? clock_now(r->clock) : 0,
+                       .text = g_strdup(text),
+                       .mask = mask };
+}
+
 void binding_ring_add(OccurrenceRing *r, uint64_t value)
 {
-    r->list[r->total++ % r->n] = (Occurrence){ value, r->clock ? clock_now(r->clock) : 0 };
+    binding_ring_add_line(r, value, NULL, NULL);
 }
 
 void binding_ring_gone(OccurrenceRing *r)
@@ -51,8 +64,13 @@ void binding_ring_gone(OccurrenceRing *r)
 
 static void ring_free(void *opaque)
 {
-    binding_ring_gone(opaque);
-    g_free(opaque);
+    OccurrenceRing *r = opaque;
+
+    binding_ring_gone(r);
+    for (unsigned i = 0; i < r->n; i++) {
+        g_free(r->list[i].text);
+    }
+    g_free(r);
 }
 
 static int ring_gc(lua_State *L)
@@ -74,30 +92,54 @@ static OccurrenceRing *check_ring(lua_State *L)
     return *box;
 }
 
-static int ring_list(lua_State *L)
+/* What the ring holds, oldest first, as `count` Occurrences and behind them the texts of those that
+ * have one, each ended by 0. A copy: a finaliser may remove the ring in any allocation. */
+static const GByteArray *copy_ring(lua_State *L, unsigned *count)
 {
-    lua_settop(L, 1);
-    check_ring(L);
-    /* A copy: a finaliser may remove the ring in any of the allocations below. */
     GByteArray *copy = binding_scratch(L);
     const OccurrenceRing *r = check_ring(L);
-    const unsigned count = (unsigned)MIN(r->total, r->n);
-    for (uint64_t i = r->total - count; i < r->total; i++) {
+    *count = (unsigned)MIN(r->total, r->n);
+    const uint64_t first = r->total - *count;
+    for (uint64_t i = first; i < r->total; i++) {
         g_byte_array_append(copy, (const guint8 *)&r->list[i % r->n], sizeof r->list[0]);
     }
+    for (uint64_t i = first; i < r->total; i++) {
+        const char *text = r->list[i % r->n].text;
+        if (text) {
+            g_byte_array_append(copy, (const guint8 *)text, (guint)strlen(text) + 1);
+        }
+    }
+    return copy;
+}
+
+static int ring_list(lua_State *L)
+{
+    unsigned count;
+    lua_settop(L, 1);
+    check_ring(L);
+    const GByteArray *copy = copy_ring(L, &count);
+    const Occurrence *list = (const Occurrence *)(const void *)copy->data;
+    const char *own = (const char *)(list + count);
     lua_getiuservalue(L, 1, 1);
     const int text = lua_gettop(L);
     lua_createtable(L, (int)count, 0);
     for (unsigned i = 0; i < count; i++) {
-        const Occurrence x = ((const Occurrence *)(const void *)copy->data)[i];
-        lua_createtable(L, 0, 4);
-        lua_pushliteral(L, "text");
+        const Occurrence *x = &list[i];
+        lua_createtable(L, 0, 5);
+        lua_pushstring(L, x->mask ? "log" : "text");
         lua_setfield(L, -2, "kind");
-        lua_pushvalue(L, text);
+        if (x->text) {
+            lua_pushstring(L, own);
+            own += strlen(own) + 1;
+        } else {
+            lua_pushvalue(L, text);
+        }
         lua_setfield(L, -2, "text");
-        lua_pushinteger(L, (lua_Integer)x.value);
+        lua_pushstring(L, x->mask);
+        lua_setfield(L, -2, "mask");
+        lua_pushinteger(L, (lua_Integer)x->value);
         lua_setfield(L, -2, "value");
-        lua_pushinteger(L, x.time);
+        lua_pushinteger(L, x->time);
         lua_setfield(L, -2, "time");
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
@@ -130,7 +172,8 @@ static int ring_get_how(lua_State *L)
 static const ApiFunction ring_methods[] = {
     { "list", ring_list, "(): table[]",
       "What it holds, oldest first: text, time, kind, and value (of a chardev the number of the "
-      "byte after\nthe text, of a screen its generation)." },
+      "byte after\nthe text, of a screen its generation, of a device's log the number of the line, "
+      "which has a mask, too)." },
     { "remove", ring_remove, "()", "Ends and frees it." },
     { 0 },
 };

@@ -35,14 +35,16 @@ void *binding_watch_new(lua_State *L, size_t size, Object *owner, int idx, const
  * machine above the owner, and is reported where there is none. Leave may free the watch. */
 lua_State *binding_watch_enter(BindingWatch *w);
 void binding_watch_leave(BindingWatch *w, lua_State *L, int nargs);
-/* Keeps it alive from pin to unpin, whatever a callback in between does. */
+/* Keeps it armed from pin to unpin, whatever a callback in between does. */
 void binding_watch_pin(BindingWatch *w);
 void binding_watch_unpin(BindingWatch *w);
-void binding_watch_gone(BindingWatch *w); /* its source is: disarms and frees it */
+void binding_watch_gone(BindingWatch *w); /* its source is: disarms it, and may free it */
 
 typedef struct Occurrence {
     uint64_t value;
-    int64_t time; /* of the machine */
+    int64_t time;     /* of the machine */
+    char *text;       /* NULL: the ring's */
+    const char *mask; /* of a line of a log: static; NULL: it is none */
 } Occurrence;
 typedef struct OccurrenceRing OccurrenceRing;
 struct OccurrenceRing {
@@ -56,10 +58,13 @@ struct OccurrenceRing {
     Occurrence list[];
 };
 
-/* Of the text at `text_idx` (a string) with the length at `n_idx` (checked); pushes its handle. */
+/* Of the text at `text_idx` (a string; nil where each has its own) with the length at `n_idx`
+ * (checked); pushes its handle. */
 OccurrenceRing *binding_ring_new(lua_State *L, Object *owner, int text_idx, int n_idx,
                                  const char *how, void (*disarm)(OccurrenceRing *r));
 void binding_ring_add(OccurrenceRing *r, uint64_t value);
+/* A line of a log; the text is copied. */
+void binding_ring_add_line(OccurrenceRing *r, uint64_t value, const char *text, const char *mask);
 void binding_ring_gone(OccurrenceRing *r); /* its source is: keeps what it holds */
 
 struct Chardev;

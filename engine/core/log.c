@@ -10,6 +10,7 @@
 
 #include "engine/core/core_priv.h"
 #include "engine/core/error.h"
+#include "engine/core/lock.h"
 #include "engine/core/trace.h"
 #include "engine/core/units.h"
 
@@ -35,6 +36,8 @@ const LogItem log_items[] = {
 };
 
 uint32_t log_enabled_mask;
+unsigned log_followed_count;
+static LogFollower log_follower;
 
 /* A leaf lock over everything below. */
 static pthread_mutex_t log_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -289,24 +292,65 @@ static bool log_site_allows_locked(LogSite *site, LogMask mask)
     return false;
 }
 
+static bool log_allows(LogMask mask, LogSite *site)
+{
+    if (!site || !(mask & LOG_LIMITED)) {
+        return true;
+    }
+    pthread_mutex_lock(&log_mutex);
+    bool allowed = log_site_allows_locked(site, mask);
+    pthread_mutex_unlock(&log_mutex);
+    return allowed;
+}
+
+static void log_emit(LogMask mask, const char *text)
+{
+    pthread_mutex_lock(&log_mutex);
+    log_emit_locked(mask, text);
+    pthread_mutex_unlock(&log_mutex);
+}
+
 void log_write(LogMask mask, LogSite *site, const char *format, ...)
 {
-    if (site && (mask & LOG_LIMITED)) {
-        pthread_mutex_lock(&log_mutex);
-        bool allowed = log_site_allows_locked(site, mask);
-        pthread_mutex_unlock(&log_mutex);
-        if (!allowed) {
-            return;
-        }
+    if (!log_allows(mask, site)) {
+        return;
     }
     va_list ap;
     va_start(ap, format);
     g_autofree char *text = g_strdup_vprintf(format, ap);
     va_end(ap);
-    pthread_mutex_lock(&log_mutex);
-    log_emit_locked(mask, text);
-    pthread_mutex_unlock(&log_mutex);
+    log_emit(mask, text);
 }
+
+/* ---- what is said of objects --------------------------------------------------------------- */
+
+void log_set_follower(LogFollower fn, unsigned count)
+{
+    ENGINE_LOCK_ASSERT();
+    log_follower = fn;
+    __atomic_store_n(&log_followed_count, count, __ATOMIC_RELAXED);
+}
+
+void log_write_of(LogMask mask, LogSite *site, Object *subject, const char *format, ...)
+{
+    bool follow = subject && log_followed() && engine_lock_held();
+    bool show = log_enabled(mask) && log_allows(mask, site);
+    if (!follow && !show) {
+        return;
+    }
+    va_list ap;
+    va_start(ap, format);
+    g_autofree char *text = g_strdup_vprintf(format, ap);
+    va_end(ap);
+    if (follow) {
+        log_follower(mask, subject, text);
+    }
+    if (show) {
+        log_emit(mask, text);
+    }
+}
+
+/* ---- messages for the user ------------------------------------------------------------------ */
 
 static G_GNUC_PRINTF(2, 0) void log_tell(const char *what, const char *format, va_list ap)
 {

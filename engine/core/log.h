@@ -28,6 +28,7 @@ typedef enum {
     LOG_EXEC = 1 << 13,
 } LogMask;
 
+typedef struct Object Object;
 typedef struct LogItem {
     LogMask mask;
     const char *name;
@@ -74,6 +75,26 @@ void log_write(LogMask mask, LogSite *site, const char *format, ...) G_GNUC_PRIN
             log_write((mask), &log_site_, __VA_ARGS__); \
         }                                               \
     } while (0)
+/* The same, said of an object (a device, what is below it): who follows it (hw/core/device-log.h)
+ * is told too, whatever the mask, if the engine lock is held. */
+void log_write_of(LogMask mask, LogSite *site, Object *subject, const char *format, ...)
+    G_GNUC_PRINTF(4, 5);
+#define log_of(subject, mask, ...)                                              \
+    do {                                                                        \
+        if (log_enabled(mask) || log_followed()) {                              \
+            static LogSite log_site_;                                           \
+            log_write_of((mask), &log_site_, (Object *)(subject), __VA_ARGS__); \
+        }                                                                       \
+    } while (0)
+/* Told of what is said of objects, without any lock of the log, under the engine lock. Set once;
+ * `count` says how many objects are followed: at 0 nobody is called. Engine lock. */
+typedef void (*LogFollower)(LogMask mask, Object *subject, const char *text);
+void log_set_follower(LogFollower fn, unsigned count);
+extern unsigned log_followed_count; /* as log_enabled_mask */
+static inline bool log_followed(void)
+{
+    return G_UNLIKELY(__atomic_load_n(&log_followed_count, __ATOMIC_RELAXED) != 0);
+}
 /* Messages for the user, always shown, on stderr: "vmlua: warning: …". */
 void log_warning(const char *format, ...) G_GNUC_PRINTF(1, 2);
 void log_error(const char *format, ...) G_GNUC_PRINTF(1, 2);

@@ -92,6 +92,7 @@ typedef struct Target {
     const MemoryRegionOps *ops;
     void *opaque;
     const MemoryRegion *mr; /* identity and size only */
+    Object *owner;
     const char *name;
 } Target;
 
@@ -109,9 +110,9 @@ static MemTxResult call_read(const Target *t, hwaddr off, uint64_t *data, unsign
         res = ops->read_attrs(t->opaque, off, &v, size, attrs);
     } else {
         if (!attrs.debug) {
-            log_mask(LOG_GUEST,
-                     "%s: read of %u bytes at offset 0x%" PRIx64 " of a write-only region", t->name,
-                     size, off);
+            log_of(t->owner, LOG_GUEST,
+                   "%s: read of %u bytes at offset 0x%" PRIx64 " of a write-only region", t->name,
+                   size, off);
         }
         res = MEMTX_DECODE_ERROR;
     }
@@ -137,8 +138,9 @@ static MemTxResult call_write(const Target *t, hwaddr off, uint64_t data, unsign
         return ops->write_attrs(t->opaque, off, data, size, attrs);
     }
     if (!attrs.debug) {
-        log_mask(LOG_GUEST, "%s: write of %u bytes at offset 0x%" PRIx64 " of a read-only region",
-                 t->name, size, off);
+        log_of(t->owner, LOG_GUEST,
+               "%s: write of %u bytes at offset 0x%" PRIx64 " of a read-only region", t->name, size,
+               off);
     }
     return MEMTX_DECODE_ERROR;
 }
@@ -220,8 +222,8 @@ static __thread unsigned nested;
 static MemTxResult refuse_nested(const Target *t, hwaddr off, uint64_t *data, unsigned size,
                                  bool is_write)
 {
-    log_mask(LOG_GUEST, "%s: access at offset 0x%" PRIx64 " refused: handlers nest %u deep",
-             t->name, off, nested);
+    log_of(t->owner, LOG_GUEST, "%s: access at offset 0x%" PRIx64 " refused: handlers nest %u deep",
+           t->name, off, nested);
     if (!is_write) {
         *data = ones(size);
     }
@@ -241,8 +243,8 @@ static MemTxResult dispatch_io(const Target *t, hwaddr off, uint64_t *data, unsi
     }
     if (G_UNLIKELY(!access_valid(t, off, size, is_write, attrs))) {
         if (!attrs.debug) {
-            log_mask(LOG_GUEST, "%s: invalid %s of %u bytes at offset 0x%" PRIx64, t->name,
-                     is_write ? "write" : "read", size, off);
+            log_of(t->owner, LOG_GUEST, "%s: invalid %s of %u bytes at offset 0x%" PRIx64, t->name,
+                   is_write ? "write" : "read", size, off);
         }
         if (!is_write) {
             *data = ones(size);
@@ -292,8 +294,8 @@ static MemTxResult dispatch_unassigned(AddressSpace *as, hwaddr addr, uint64_t *
 MemTxResult memory_refuse_write(const FlatRange *r, hwaddr addr, unsigned size, MemTxAttrs attrs)
 {
     if (!attrs.debug) {
-        log_mask(LOG_GUEST, "%s: write of %u bytes to read-only memory at 0x%" PRIx64, r->name,
-                 size, addr);
+        log_of(r->owner, LOG_GUEST, "%s: write of %u bytes to read-only memory at 0x%" PRIx64,
+               r->name, size, addr);
     }
     return MEMTX_ERROR;
 }
@@ -453,7 +455,9 @@ MemTxResult address_space_access(AddressSpace *as, MemoryCache *cache, hwaddr ad
         if (G_UNLIKELY(!is_power_of_two(size))) {
             goto fragments;
         }
-        t = (Target){ .ops = r->ops, .opaque = r->opaque, .mr = r->mr, .name = r->name };
+        t = (Target){
+            .ops = r->ops, .opaque = r->opaque, .mr = r->mr, .owner = r->owner, .name = r->name
+        };
         off = r->offset + (addr - r->addr);
         /* Accelerators that know of eventfds never get here; the rest, and hooked ranges, do. */
         if (G_UNLIKELY(is_write && view->n_eventfds)) {

@@ -17,7 +17,7 @@ local event = {}
 ---@class Source
 ---@field machine machine
 ---@field what string for messages: "pio 0x80"
----@field private _arm fun(fn: function, once: boolean): table arms a hook; fn(cpu, x) as the user's
+---@field private _arm fun(fn: function, once: boolean, pauses: boolean): table arms a hook; fn(cpu, x) as the user's
 ---@field private _ring fun(n: integer): table
 local Source = {}
 Source.__index = Source
@@ -125,7 +125,7 @@ local function wait_once(self, limits, answer, before)
         loop.later(function() finish(seen) end)
       end
       return answer
-    end, true)
+    end, true, answer == "pause")
     if not ok then
       refused = refusal(armed)
       return wake()
@@ -198,7 +198,7 @@ end
 --- A source of another module: what it is for messages, how a hook is armed, how a ring is made.
 ---@param machine machine
 ---@param what string
----@param arm fun(fn: fun(cpu: x86-cpu?, x: table): any, once: boolean): table
+---@param arm fun(fn: fun(cpu: x86-cpu?, x: table): any, once: boolean, pauses: boolean): table
 ---@param ring fun(n: integer): table
 ---@return Source
 function event.source(machine, what, arm, ring)
@@ -484,6 +484,49 @@ function chardev:text(what)
   end
   local function ring(n) return self:_match_ring(what, n) end
   return new_source(machine, ("text %q"):format(what), arm, ring)
+end
+
+local device = api.methods "device"
+local log_spec = { mask = "string", text = "string" }
+
+local function log_source(dev, t)
+  strict.check("dev:log", t, log_spec, 3)
+  local machine, data = dev.machine, api.data(dev)
+  if not machine then error(("dev:log: %s is in no machine"):format(dev.name or dev.type), 3) end
+  local what = ("log of %s"):format(dev.name)
+  dev:_log_keep()
+  local function arm(fn, once, pauses)
+    local waited -- the lines after the one that a wait ends with are the next wait's
+    return dev:_log_watch(t.mask, t.text, function(mask, line, nr, time)
+      if waited then return end
+      if once then
+        waited = true
+        data.logged = nr + 1
+      end
+      local x = { kind = "log", mask = mask, text = line, value = nr, time = time }
+      if fn(nil, x) == "pause" then machine:pause(what .. ": " .. line) end
+    end, once and (data.logged or 0) or nil, pauses and what or nil)
+  end
+  local function ring(n) return dev:_log_ring(t.mask, t.text, n) end
+  return new_source(machine, what, arm, ring)
+end
+
+--- What a device says of its guest: with a mask ("guest", "unimp", …) and a text, a line in the log in its name.
+---
+--- With nothing, or a table, it is a source of all such lines, of models in C as of scripts, whether the log shows them or not:
+--- `dev:log{ mask = "guest" }:on(function(_, x) print(x.mask, x.text) end)`. `mask` and `text` (what the line contains) narrow
+--- it. `on` is told soon after, on the main thread, as a device that logs is in the middle of something; `run_until` pauses
+--- where it is logged. For wait and run_until, lines since the last one that was waited for count too, from the first call of
+--- log() on, 256 of them; x.value is the number of the line.
+---@param ... string|{ mask?: string, text?: string } nothing, a table; or a mask and a text
+---@return Source?
+function device:log(...)
+  local what = ...
+  if select("#", ...) == 0 or type(what) == "table" then
+    local source = log_source(self, what or {})
+    return source
+  end
+  self:_log(...)
 end
 
 return event

@@ -343,5 +343,6 @@ lazy(vm, "vmlua.block", "drive", "drives_of")
 lazy(get, "vmlua.block", "drives")
 lazy(api.methods "console", "vmlua.screen", "text", "match")
 lazy(api.methods "chardev", "vmlua.event", "text")
+lazy(api.methods "device", "vmlua.event", "log")
 
 return own

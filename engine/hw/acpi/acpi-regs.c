@@ -143,8 +143,8 @@ void acpi_pm1_write(AcpiRegs *r, unsigned offset, uint16_t value)
         write_control(r, value);
         break;
     default:
-        log_mask(LOG_GUEST, "%s: write to the PM timer or a reserved register at %#x",
-                 object_get_name(OBJECT(r->dev)), offset);
+        log_of(r->dev, LOG_GUEST, "%s: write to the PM timer or a reserved register at %#x",
+               object_get_name(OBJECT(r->dev)), offset);
         break;
     }
 }

@@ -74,7 +74,7 @@ static void pm_sleep(void *opaque, unsigned type)
         irq_raise(s->suspend_line);
         machine_request_suspend(m);
     } else {
-        log_mask(LOG_GUEST, "%s: sleep of type %u", pci_name(&s->parent), type);
+        log_of(s, LOG_GUEST, "%s: sleep of type %u", pci_name(&s->parent), type);
     }
 }
 
@@ -145,10 +145,10 @@ static void pm_write(void *opaque, hwaddr addr, uint64_t data, unsigned size)
         return;
     }
     if (addr < 16 || addr >= 0x30) {
-        log_mask(LOG_GUEST, "%s: write to PM register %#x", pci_name(&s->parent), (unsigned)addr);
+        log_of(s, LOG_GUEST, "%s: write to PM register %#x", pci_name(&s->parent), (unsigned)addr);
         return;
     }
-    log_mask(LOG_UNIMP, "%s: PM register %#x is only kept", pci_name(&s->parent), (unsigned)addr);
+    log_of(s, LOG_UNIMP, "%s: PM register %#x is only kept", pci_name(&s->parent), (unsigned)addr);
     s->pm_words[addr / 4] = (s->pm_words[addr / 4] & ~(UINT32_C(0xffff) << shift)) |
                             ((uint32_t)data & 0xffff) << shift;
 }

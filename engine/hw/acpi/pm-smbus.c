@@ -78,7 +78,7 @@ static bool transfer(PMSMBus *s)
     case 5:
         return block_transfer(s, addr, read);
     default:
-        log_mask(LOG_GUEST, "SMBus: reserved protocol %u", s->control >> 2 & 7u);
+        log_of(s->opaque, LOG_GUEST, "SMBus: reserved protocol %u", s->control >> 2 & 7u);
         return false;
     }
 }

@@ -12,7 +12,7 @@ typedef struct PMSMBus {
     uint8_t block[32];
     uint8_t index;                /* in block */
     void (*update)(void *opaque); /* status or its enable changed */
-    void *opaque;
+    void *opaque;                 /* the device that it is part of */
 } PMSMBus;
 
 bool pm_smbus_init(PMSMBus *s, DeviceState *dev, void (*update)(void *opaque), GError **error);

@@ -86,6 +86,7 @@ static bool isa_serial_realize(DeviceState *dev, GError **error)
     g_free(s->label);
     s->label = g_strdup(object_get_name(OBJECT(dev)));
     s->uart.label = s->label;
+    s->uart.owner = OBJECT(dev);
     s->uart.baudbase = s->baudbase;
     s->uart.pace = s->pace;
     s->uart.out2_gate = s->out2_gate;

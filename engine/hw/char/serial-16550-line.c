@@ -412,7 +412,7 @@ void uart_write_thr(Serial16550 *s, uint8_t value)
     if (s->tx.count < uart_fifo_capacity(s)) {
         fifo_push(&s->tx, value, 0);
     } else if (uart_fifo_mode(s)) {
-        log_mask(LOG_GUEST, "%s: THR written while the transmit FIFO is full", s->label);
+        log_of(s->owner, LOG_GUEST, "%s: THR written while the transmit FIFO is full", s->label);
     } else {
         s->tx.data[s->tx.head] = value;
     }

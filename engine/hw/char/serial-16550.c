@@ -278,7 +278,8 @@ void serial_16550_write(Serial16550 *s, unsigned reg, uint8_t value)
         s->scr = value;
         break;
     default:
-        log_mask(LOG_GUEST, "%s: write of %#x to read-only register %u", s->label, value, reg & 7);
+        log_of(s->owner, LOG_GUEST, "%s: write of %#x to read-only register %u", s->label, value,
+               reg & 7);
         break;
     }
 }

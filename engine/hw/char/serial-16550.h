@@ -90,6 +90,7 @@ typedef struct Serial16550 {
     bool out2_gate;    /* the interrupt pin only reaches `irq` while OUT2 is on, as on a PC */
     Irq *irq;          /* the embedder's output line points here */
     const char *label; /* for messages */
+    Object *owner;     /* what they are said of; may be NULL */
 
     Clock *clock;
     Chardev *chr; /* counted; NULL: nothing is connected */

@@ -105,7 +105,8 @@ static void write_seq(VgaCore *vga, uint8_t value)
     bool changed = false;
 
     if (i >= G_N_ELEMENTS(vga->seq)) {
-        log_mask(LOG_GUEST, "%s: write of %#x to sequencer register %#x", vga->label, value, i);
+        log_of(vga->dev, LOG_GUEST, "%s: write of %#x to sequencer register %#x", vga->label, value,
+               i);
         return;
     }
     set(&vga->seq[i], value & seq_mask[i], &changed);
@@ -122,7 +123,8 @@ static void write_gc(VgaCore *vga, uint8_t value)
     bool changed = false;
 
     if (i >= G_N_ELEMENTS(vga->gc)) {
-        log_mask(LOG_GUEST, "%s: write of %#x to graphics register %#x", vga->label, value, i);
+        log_of(vga->dev, LOG_GUEST, "%s: write of %#x to graphics register %#x", vga->label, value,
+               i);
         return;
     }
     set(&vga->gc[i], value & gc_mask[i], &changed);
@@ -138,7 +140,7 @@ static void write_crtc(VgaCore *vga, uint8_t value)
     bool changed = false;
 
     if (i >= G_N_ELEMENTS(vga->crtc)) {
-        log_mask(LOG_GUEST, "%s: write of %#x to CRTC register %#x", vga->label, value, i);
+        log_of(vga->dev, LOG_GUEST, "%s: write of %#x to CRTC register %#x", vga->label, value, i);
         return;
     }
     if (i <= CR_OVERFLOW && (vga->crtc[CR_VRETRACE_END] & CR_VRETRACE_PROTECT)) {
@@ -172,7 +174,8 @@ static void write_attr(VgaCore *vga, uint8_t value)
     } else if (i < G_N_ELEMENTS(vga->attr)) {
         set(&vga->attr[i], value & attr_mask[i - 16], &changed);
     } else {
-        log_mask(LOG_GUEST, "%s: write of %#x to attribute register %#x", vga->label, value, i);
+        log_of(vga->dev, LOG_GUEST, "%s: write of %#x to attribute register %#x", vga->label, value,
+               i);
     }
     vga->redraw |= changed;
 }

@@ -87,9 +87,10 @@ void vga_vbe_update(VgaCore *vga)
         VbeMode m = read_mode(vga);
 
         if (!m.on) {
-            log_mask(LOG_GUEST, "%s: VBE mode %u x %u x %u, virtual width %u, at %u,%u cannot be",
-                     vga->label, m.width, m.height, m.bpp, vga->vbe[VBE_VIRT_WIDTH],
-                     vga->vbe[VBE_X_OFFSET], vga->vbe[VBE_Y_OFFSET]);
+            log_of(vga->dev, LOG_GUEST,
+                   "%s: VBE mode %u x %u x %u, virtual width %u, at %u,%u cannot be", vga->label,
+                   m.width, m.height, m.bpp, vga->vbe[VBE_VIRT_WIDTH], vga->vbe[VBE_X_OFFSET],
+                   vga->vbe[VBE_Y_OFFSET]);
             vga->vbe[VBE_ENABLE] &= (uint16_t)~VBE_ENABLED;
             vga->mode = (VbeMode){ 0 };
         } else {
@@ -166,8 +167,8 @@ static void write_offset(VgaCore *vga, unsigned index, uint16_t value)
 
     vga->vbe[index] = value;
     if ((vga->vbe[VBE_ENABLE] & VBE_ENABLED) && !read_mode(vga).on) {
-        log_mask(LOG_GUEST, "%s: VBE %s offset %u is beyond video memory", vga->label,
-                 index == VBE_X_OFFSET ? "x" : "y", value);
+        log_of(vga->dev, LOG_GUEST, "%s: VBE %s offset %u is beyond video memory", vga->label,
+               index == VBE_X_OFFSET ? "x" : "y", value);
         vga->vbe[index] = old;
     }
 }
@@ -191,7 +192,8 @@ void vga_vbe_write(VgaCore *vga, unsigned index, uint16_t value)
     case VBE_BPP:
         value = value ? value : 8;
         if (!depth_known(value)) {
-            log_mask(LOG_GUEST, "%s: VBE modes with %u bits a pixel are none", vga->label, value);
+            log_of(vga->dev, LOG_GUEST, "%s: VBE modes with %u bits a pixel are none", vga->label,
+                   value);
             return;
         }
         break;
@@ -271,7 +273,7 @@ static void dispi_write(void *opaque, hwaddr addr, uint64_t data, unsigned size)
     VgaCore *vga = ((VgaPorts *)opaque)->vga;
 
     if (size != 2) {
-        log_mask(LOG_GUEST, "%s: VBE registers have 16 bits, not %u", vga->label, 8 * size);
+        log_of(vga->dev, LOG_GUEST, "%s: VBE registers have 16 bits, not %u", vga->label, 8 * size);
     } else if (addr == 0) {
         vga->vbe_index = (uint16_t)data;
     } else {
@@ -331,8 +333,8 @@ static MemTxResult mmio_write(void *opaque, hwaddr addr, uint64_t data, unsigned
         vga->byte_order = (uint32_t)data;
         vga->redraw = true;
     } else {
-        log_mask(LOG_GUEST, "%s: write of %u bytes at offset %#x of its registers", vga->label,
-                 size, at);
+        log_of(vga->dev, LOG_GUEST, "%s: write of %u bytes at offset %#x of its registers",
+               vga->label, size, at);
     }
     return MEMTX_OK;
 }

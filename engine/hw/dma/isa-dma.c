@@ -314,7 +314,7 @@ static void controller_write(IsaDma *s, unsigned which, unsigned reg, uint8_t va
     case REG_COMMAND:
         d->command = value;
         if (value & CMD_MEM_TO_MEM) {
-            log_mask(LOG_UNIMP, "isa-dma: memory-to-memory transfers");
+            log_of(s, LOG_UNIMP, "isa-dma: memory-to-memory transfers");
         }
         break;
     case REG_REQUEST:

@@ -280,7 +280,7 @@ void fdc_execute(Fdc *s)
         set_lock(s);
         break;
     default:
-        log_mask(LOG_GUEST, "isa-fdc: unknown command %#x", s->command[0]);
+        log_of(s, LOG_GUEST, "isa-fdc: unknown command %#x", s->command[0]);
         invalid(s);
         break;
     }

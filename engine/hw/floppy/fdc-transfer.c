@@ -138,7 +138,7 @@ static void disk_request(Fdc *s, uint64_t offset)
 
     s->wait = FDC_WAIT_DISK;
     if (len < FDC_SECTOR && s->writing) {
-        log_mask(LOG_UNIMP, "isa-fdc: a write beyond the end of an image that is cut short");
+        log_of(s, LOG_UNIMP, "isa-fdc: a write beyond the end of an image that is cut short");
         fail(s, ST1_DE, ST2_DD);
         return;
     }
@@ -326,8 +326,8 @@ static void format_sector(Fdc *s)
     s->size = s->data[3];
     if (!d->format || s->cylinder != d->track || s->side != s->head || s->size != FDC_SIZE ||
         s->sector == 0 || s->sector > d->format->sectors) {
-        log_mask(LOG_UNIMP, "isa-fdc: formatting track %u with a sector %u/%u/%u of size %u",
-                 d->track, s->cylinder, s->side, s->sector, s->size);
+        log_of(s, LOG_UNIMP, "isa-fdc: formatting track %u with a sector %u/%u/%u of size %u",
+               d->track, s->cylinder, s->side, s->sector, s->size);
         fail(s, ST1_ND, 0);
         return;
     }

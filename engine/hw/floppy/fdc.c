@@ -159,7 +159,7 @@ static uint8_t read_data(Fdc *s, bool debug)
 static void write_data(Fdc *s, uint8_t value)
 {
     if (!(s->dor & DOR_RUN) || s->in_reset_delay) {
-        log_mask(LOG_GUEST, "isa-fdc: a command while in reset");
+        log_of(s, LOG_GUEST, "isa-fdc: a command while in reset");
     } else if (s->phase == FDC_PHASE_COMMAND) {
         s->command[s->command_pos++] = value;
         if (s->command_pos >= fdc_command_length(s->command[0])) {
@@ -171,7 +171,7 @@ static void write_data(Fdc *s, uint8_t value)
             fdc_host_done(s);
         }
     } else {
-        log_mask(LOG_GUEST, "isa-fdc: a byte that it does not wait for");
+        log_of(s, LOG_GUEST, "isa-fdc: a byte that it does not wait for");
     }
 }
 

@@ -322,7 +322,7 @@ static void select_key(FWCfg *s, uint16_t key)
     s->key = key;
     s->offset = 0;
     if (!item) {
-        log_mask(LOG_GUEST, "fw_cfg: key %#x", key);
+        log_of(s, LOG_GUEST, "fw_cfg: key %#x", key);
         return;
     }
     if (!(key == FW_CFG_FILE_DIR ? make_directory(s, &error) : item_update(item, &error))) {
@@ -347,7 +347,7 @@ static void data_write(void *opaque, hwaddr addr, uint64_t data, unsigned size)
     if (addr == 0 && size == 2) {
         select_key(opaque, (uint16_t)data);
     } else {
-        log_mask(LOG_GUEST, "fw_cfg: write of %u bytes at %#x", size, (unsigned)addr);
+        log_of(opaque, LOG_GUEST, "fw_cfg: write of %u bytes at %#x", size, (unsigned)addr);
     }
 }
 
@@ -388,7 +388,7 @@ static bool dma_read(FWCfg *s, const Item *item, hwaddr addr, uint32_t len)
     uint32_t n = MIN(left, len);
 
     if (len - n > ZEROS_MAX) {
-        log_mask(LOG_GUEST, "fw_cfg: read of %u bytes from %u", len, left);
+        log_of(s, LOG_GUEST, "fw_cfg: read of %u bytes from %u", len, left);
         return false;
     }
     if (n > 0 && address_space_write(s->parent.machine->memory, addr, MEMTXATTRS_NONE,
@@ -402,7 +402,7 @@ static bool dma_read(FWCfg *s, const Item *item, hwaddr addr, uint32_t len)
 static bool dma_write(FWCfg *s, Item *item, hwaddr addr, uint32_t len)
 {
     if (!item || !item->writable || s->offset > item->len || len > item->len - s->offset) {
-        log_mask(LOG_GUEST, "fw_cfg: write of %u bytes to key %#x", len, s->key);
+        log_of(s, LOG_GUEST, "fw_cfg: write of %u bytes to key %#x", len, s->key);
         return false;
     }
     if (address_space_read(s->parent.machine->memory, addr, MEMTXATTRS_NONE, item->data + s->offset,

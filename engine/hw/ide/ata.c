@@ -549,7 +549,7 @@ static void execute_on_disk(IDEDrive *s)
         } else if ((command & 0xf0) == 0x70) {
             seek(s);
         } else {
-            log_mask(LOG_UNIMP, "%s: ATA command %#x", OBJECT(s)->name, command);
+            log_of(s, LOG_UNIMP, "%s: ATA command %#x", OBJECT(s)->name, command);
             ide_abort(s, ATA_E_ABRT);
         }
         break;

@@ -609,7 +609,7 @@ void atapi_execute(IDEDrive *s)
         s->attention &= (uint8_t) ~(reset ? ATTENTION_RESET : ATTENTION_MEDIUM);
         atapi_fail(s, SENSE_ATTENTION, reset ? 0x29 : 0x28, 0);
     } else if (!c) {
-        log_mask(LOG_UNIMP, "%s: packet command %#x", OBJECT(s)->name, s->packet[0]);
+        log_of(s, LOG_UNIMP, "%s: packet command %#x", OBJECT(s)->name, s->packet[0]);
         atapi_fail(s, SENSE_ILLEGAL, 0x20, 0);
     } else if (c->flags & NEEDS_MEDIUM && !block_inserted(s->be)) {
         atapi_fail(s, SENSE_NOT_READY, 0x3a, block_tray_open(s->be) ? 2 : 1);

@@ -197,7 +197,7 @@ static void write_command(IDEChannel *ch, uint8_t command)
         return;
     }
     if ((s->status & (ATA_BSY | ATA_DRQ)) && !(s->is_cd && command == 0x08)) {
-        log_mask(LOG_GUEST, "%s: command %#x while it is busy", OBJECT(s)->name, command);
+        log_of(s, LOG_GUEST, "%s: command %#x while it is busy", OBJECT(s)->name, command);
         return;
     }
     s->irq_pending = false;

@@ -226,8 +226,8 @@ void ide_abort(IDEDrive *s, uint8_t error)
 void ide_execute(IDEDrive *s, uint8_t command)
 {
     if (s->sleeping && command != 0x08) {
-        log_mask(LOG_GUEST, "%s: command %#x while it sleeps: only a reset wakes it",
-                 OBJECT(s)->name, command);
+        log_of(s, LOG_GUEST, "%s: command %#x while it sleeps: only a reset wakes it",
+               OBJECT(s)->name, command);
         return;
     }
     s->command = command;

@@ -47,8 +47,8 @@ OBJECT_DECLARE_TYPE(PIIX3IDE, PCIDeviceClass, PIIX3_IDE, "piix3-ide")
 
 static void bus_error(BusMaster *bm, bool *error)
 {
-    log_mask(LOG_GUEST, "%s: its bus master is off, or descriptors are nowhere",
-             OBJECT(bm->ide)->name);
+    log_of(bm->ide, LOG_GUEST, "%s: its bus master is off, or descriptors are nowhere",
+           OBJECT(bm->ide)->name);
     bm->status = (bm->status & (uint8_t)~BM_ACTIVE) | BM_ERROR;
     *error = true;
 }

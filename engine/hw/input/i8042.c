@@ -320,10 +320,10 @@ static void i8042_command(I8042State *s, uint8_t command)
         break;
     case CMD_PASSWORD_ENABLE:
     case CMD_DUMP:
-        log_mask(LOG_UNIMP, "i8042: command %#x", command);
+        log_of(s, LOG_UNIMP, "i8042: command %#x", command);
         break;
     default:
-        log_mask(LOG_GUEST, "i8042: unknown command %#x", command);
+        log_of(s, LOG_GUEST, "i8042: unknown command %#x", command);
         break;
     }
 }

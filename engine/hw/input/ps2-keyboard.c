@@ -449,7 +449,7 @@ static void keyboard_command(Ps2Keyboard *k, uint8_t byte)
         return;
     default:
         if (!takes_argument(byte)) {
-            log_mask(LOG_GUEST, "ps2-keyboard: unknown command %#x", byte);
+            log_of(k->port.opaque, LOG_GUEST, "ps2-keyboard: unknown command %#x", byte);
             ps2_port_reply(&k->port, RESEND);
             return;
         }

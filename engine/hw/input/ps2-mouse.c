@@ -237,7 +237,7 @@ static void mouse_argument(Ps2Mouse *m, uint8_t byte)
 
     m->command = 0;
     if (!good) {
-        log_mask(LOG_GUEST, "ps2-mouse: command %#x with %u", command, byte);
+        log_of(m->port.opaque, LOG_GUEST, "ps2-mouse: command %#x with %u", command, byte);
         ps2_port_reply(&m->port, NAK);
         return;
     }
@@ -262,7 +262,7 @@ static void mouse_command(Ps2Mouse *m, uint8_t byte)
         return;
     }
     if (!known(byte)) {
-        log_mask(LOG_GUEST, "ps2-mouse: unknown command %#x", byte);
+        log_of(m->port.opaque, LOG_GUEST, "ps2-mouse: unknown command %#x", byte);
         ps2_port_reply(&m->port, NAK);
         return;
     }

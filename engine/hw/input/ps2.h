@@ -20,7 +20,7 @@ typedef struct Ps2Port {
     uint8_t last; /* what was sent last, for the command Resend */
     /* set by the embedder */
     void (*changed)(void *opaque); /* there are bytes where there were none */
-    void *opaque;
+    void *opaque;                  /* the controller */
 } Ps2Port;
 
 static inline bool ps2_port_empty(const Ps2Port *p)

@@ -70,7 +70,7 @@ static void deliver_to(LocalApic *a, const ApicMessage *msg)
         a->r.extint = true;
         break;
     default:
-        log_mask(LOG_GUEST, "apic: message with the reserved delivery mode %u", msg->mode);
+        log_of(a->set, LOG_GUEST, "apic: message with the reserved delivery mode %u", msg->mode);
         return;
     }
     apic_notify(a);
@@ -133,7 +133,8 @@ void apic_write_icr(LocalApic *a)
         return; /* INIT level de-assert: only synchronized arbitration IDs, once */
     }
     if (msg.mode == MODE_RESERVED || msg.mode == MODE_EXTINT) {
-        log_mask(LOG_GUEST, "apic %u: ICR with the reserved delivery mode %u", a->id, msg.mode);
+        log_of(a->set, LOG_GUEST, "apic %u: ICR with the reserved delivery mode %u", a->id,
+               msg.mode);
         return;
     }
     if ((msg.mode == MODE_FIXED || msg.mode == MODE_LOWEST) && msg.vector < 16) {
@@ -148,7 +149,7 @@ void apic_write_icr(LocalApic *a)
         if (msg.mode == MODE_FIXED) {
             deliver_to(a, &msg);
         } else {
-            log_mask(LOG_GUEST, "apic %u: delivery mode %u to itself", a->id, msg.mode);
+            log_of(a->set, LOG_GUEST, "apic %u: delivery mode %u to itself", a->id, msg.mode);
         }
         break;
     default:

@@ -200,11 +200,11 @@ void apic_write_register(LocalApic *a, unsigned offset, uint32_t value)
     case APIC_ID:
     case APIC_APR:
     case APIC_RRD:
-        log_mask(LOG_GUEST, "apic %u: write of read-only register %#x", a->id, offset);
+        log_of(a->set, LOG_GUEST, "apic %u: write of read-only register %#x", a->id, offset);
         break;
     default:
         if (read_common(a, offset, &ignored)) {
-            log_mask(LOG_GUEST, "apic %u: write of read-only register %#x", a->id, offset);
+            log_of(a->set, LOG_GUEST, "apic %u: write of read-only register %#x", a->id, offset);
         } else {
             apic_error(a, ESR_REGISTER);
         }
@@ -302,8 +302,8 @@ static bool write_base(LocalApic *a, uint64_t value)
         return false;
     }
     if ((value & known & ~UINT64_C(0xfff)) != APIC_BASE_ADDRESS) {
-        log_mask(LOG_UNIMP, "apic %u: registers moved to %#" G_GINT64_MODIFIER "x", a->id,
-                 value & ~UINT64_C(0xfff));
+        log_of(a->set, LOG_UNIMP, "apic %u: registers moved to %#" G_GINT64_MODIFIER "x", a->id,
+               value & ~UINT64_C(0xfff));
     }
     if (apic_enabled(a) && !enabled) {
         apic_init_state(a);

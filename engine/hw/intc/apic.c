@@ -263,7 +263,8 @@ void apic_lvt_deliver(LocalApic *a, unsigned entry)
     case MODE_EXTINT: /* looked at as a level */
         break;
     default:
-        log_mask(LOG_GUEST, "apic %u: LVT entry %u has a reserved delivery mode", a->id, entry);
+        log_of(a->set, LOG_GUEST, "apic %u: LVT entry %u has a reserved delivery mode", a->id,
+               entry);
         return;
     }
     apic_notify(a);

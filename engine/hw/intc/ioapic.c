@@ -75,8 +75,8 @@ static void ioapic_service(IOApic *s, unsigned n)
         s->r.irr &= ~(1u << n);
     }
     if (mode == 3 || mode == 6) {
-        log_mask(LOG_GUEST, "%s: pin %u has the reserved delivery mode %u",
-                 object_get_name(OBJECT(s)), n, mode);
+        log_of(s, LOG_GUEST, "%s: pin %u has the reserved delivery mode %u",
+               object_get_name(OBJECT(s)), n, mode);
         return;
     }
     if (waits_for_eoi(*e)) {
@@ -186,7 +186,7 @@ static void ioapic_write_reg(IOApic *s, uint32_t value)
     } else if (s->r.select >= IOREDTBL && n < PINS) {
         ioapic_write_redir(s, n, s->r.select & 1, value);
     } else {
-        log_mask(LOG_GUEST, "%s: write of register %#x", object_get_name(OBJECT(s)), s->r.select);
+        log_of(s, LOG_GUEST, "%s: write of register %#x", object_get_name(OBJECT(s)), s->r.select);
     }
 }
 
@@ -219,7 +219,7 @@ static void ioapic_write(void *opaque, hwaddr addr, uint64_t data, unsigned size
         ioapic_eoi(&s->parent, (uint8_t)data);
         break;
     default:
-        log_mask(LOG_GUEST, "%s: write at %#x", object_get_name(OBJECT(s)), (unsigned)addr);
+        log_of(s, LOG_GUEST, "%s: write at %#x", object_get_name(OBJECT(s)), (unsigned)addr);
         break;
     }
 }

@@ -221,14 +221,14 @@ static void write_data(ISAPic *s, PicChip *c, uint8_t value)
         break;
     case PIC_INIT_ICW3:
         if (value != (c == &s->chip[0] ? 1 << PIC_CASCADE : PIC_CASCADE)) {
-            log_mask(LOG_GUEST, "%s: ICW3 %#x is not how a PC is wired", object_get_name(OBJECT(s)),
-                     value);
+            log_of(s, LOG_GUEST, "%s: ICW3 %#x is not how a PC is wired",
+                   object_get_name(OBJECT(s)), value);
         }
         c->init_state = c->icw1 & PIC_ICW1_IC4 ? PIC_INIT_ICW4 : PIC_INIT_DONE;
         break;
     case PIC_INIT_ICW4:
         if (!(value & ICW4_UPM)) {
-            log_mask(LOG_UNIMP, "%s: MCS-80 mode", object_get_name(OBJECT(s)));
+            log_of(s, LOG_UNIMP, "%s: MCS-80 mode", object_get_name(OBJECT(s)));
         }
         c->auto_eoi = value & ICW4_AEOI;
         c->special_nested = value & ICW4_SFNM;

@@ -128,8 +128,8 @@ static void program(PFlash *s, uint64_t at, const uint8_t *data, uint32_t len)
 {
     if (s->readonly || at + len > s->mem.size) {
         s->status |= STATUS_PROGRAM_ERROR | (s->readonly ? STATUS_PROTECTED : 0);
-        log_mask(LOG_GUEST, "%s: programming at %#" PRIx64 " of %s", object_get_name(OBJECT(s)), at,
-                 s->readonly ? "a chip that is read-only" : "a chip that is smaller");
+        log_of(s, LOG_GUEST, "%s: programming at %#" PRIx64 " of %s", object_get_name(OBJECT(s)),
+               at, s->readonly ? "a chip that is read-only" : "a chip that is smaller");
         return;
     }
     for (uint32_t i = 0; i < len; i++) {
@@ -177,7 +177,7 @@ static void first_byte(PFlash *s, uint64_t addr, uint8_t value)
         enter(s, CMD_ARRAY, STEP_COMMAND);
         break;
     default:
-        log_mask(LOG_GUEST, "%s: command %#x", object_get_name(OBJECT(s)), value);
+        log_of(s, LOG_GUEST, "%s: command %#x", object_get_name(OBJECT(s)), value);
         enter(s, CMD_ARRAY, STEP_COMMAND);
         break;
     }

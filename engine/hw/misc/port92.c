@@ -39,7 +39,7 @@ static void port92_write(void *opaque, hwaddr addr, uint64_t data, unsigned size
     uint8_t old = s->value;
 
     if (data & ~(uint64_t)PORT92_MASK) {
-        log_mask(LOG_GUEST, "port92: reserved bits set: %#x", (unsigned)data);
+        log_of(s, LOG_GUEST, "port92: reserved bits set: %#x", (unsigned)data);
     }
     s->value = data & PORT92_MASK;
     if ((old ^ s->value) & PORT92_ALT_A20) {

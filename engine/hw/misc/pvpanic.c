@@ -39,8 +39,8 @@ static void pvpanic_write(void *opaque, hwaddr addr, uint64_t data, unsigned siz
 
     data &= s->events;
     if (data & PVPANIC_CRASH_LOADED) {
-        log_mask(LOG_GUEST, "%s: the guest panicked, its crash kernel goes on",
-                 object_get_name(OBJECT(s)));
+        log_of(s, LOG_GUEST, "%s: the guest panicked, its crash kernel goes on",
+               object_get_name(OBJECT(s)));
     }
     if (!(data & PVPANIC_PANICKED)) {
         return;
@@ -56,7 +56,7 @@ static void pvpanic_write(void *opaque, hwaddr addr, uint64_t data, unsigned siz
         machine_request_reset(m, "guest panicked");
         break;
     default:
-        log_mask(LOG_GUEST, "%s: the guest panicked", object_get_name(OBJECT(s)));
+        log_of(s, LOG_GUEST, "%s: the guest panicked", object_get_name(OBJECT(s)));
         break;
     }
 }

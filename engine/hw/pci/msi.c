@@ -95,7 +95,7 @@ static void send(PCIDevice *dev, unsigned vector)
     log_mask(LOG_IRQ, "%s: MSI %u: %#x to %#" G_GINT64_MODIFIER "x", pci_name(dev), vector, data,
              addr);
     if (!(dev->config[PCI_COMMAND] & PCI_COMMAND_MASTER)) {
-        log_mask(LOG_GUEST, "%s: MSI without being bus master", pci_name(dev));
+        log_of(dev, LOG_GUEST, "%s: MSI without being bus master", pci_name(dev));
         return;
     }
     machine_send_msi(dev->parent.machine, addr, data);

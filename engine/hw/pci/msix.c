@@ -88,7 +88,7 @@ static void send(PCIDevice *dev, unsigned vector)
     log_mask(LOG_IRQ, "%s: MSI-X %u: %#x to %#" G_GINT64_MODIFIER "x", pci_name(dev), vector, data,
              addr);
     if (!(dev->config[PCI_COMMAND] & PCI_COMMAND_MASTER)) {
-        log_mask(LOG_GUEST, "%s: MSI-X without being bus master", pci_name(dev));
+        log_of(dev, LOG_GUEST, "%s: MSI-X without being bus master", pci_name(dev));
         return;
     }
     machine_send_msi(dev->parent.machine, addr, data);
@@ -208,7 +208,7 @@ static uint64_t pba_read(void *opaque, hwaddr addr, unsigned size)
 
 static void pba_write(void *opaque, hwaddr addr, uint64_t data, unsigned size)
 {
-    log_mask(LOG_GUEST, "%s: write to the pending bits of MSI-X", object_get_name(opaque));
+    log_of(opaque, LOG_GUEST, "%s: write to the pending bits of MSI-X", object_get_name(opaque));
 }
 
 /* 6.8.2: whole aligned dwords and qwords; anything else is undefined. */

@@ -35,8 +35,8 @@ static void address_write(void *opaque, hwaddr addr, uint64_t data, unsigned siz
     } else if (is_reset_port(addr, size) && h->reset_write) {
         h->reset_write(h->reset_opaque, (uint8_t)data);
     } else {
-        log_mask(LOG_GUEST, "CONFIG_ADDRESS: write of %u bytes at %#x", size,
-                 0xcf8 + (unsigned)addr);
+        log_of(h->address_io.owner, LOG_GUEST, "CONFIG_ADDRESS: write of %u bytes at %#x", size,
+               0xcf8 + (unsigned)addr);
     }
 }
 

@@ -355,9 +355,9 @@ MemTxAttrs pci_dma_attrs(const PCIDevice *dev)
 static MemTxResult dma_result(PCIDevice *dev, hwaddr addr, MemTxResult res)
 {
     if (res != MEMTX_OK) {
-        log_mask(LOG_GUEST, "%s: DMA at %#" PRIx64 " %s", pci_name(dev), addr,
-                 dev->config[PCI_COMMAND] & PCI_COMMAND_MASTER ? "reaches nothing"
-                                                               : "without being bus master");
+        log_of(dev, LOG_GUEST, "%s: DMA at %#" PRIx64 " %s", pci_name(dev), addr,
+               dev->config[PCI_COMMAND] & PCI_COMMAND_MASTER ? "reaches nothing"
+                                                             : "without being bus master");
     }
     return res;
 }

@@ -364,13 +364,13 @@ static void register_write(Hpet *s, hwaddr reg, uint64_t value)
         break;
     case HPET_COUNTER:
         if (runs(s)) {
-            log_mask(LOG_GUEST, "hpet: the counter is written while it runs");
+            log_of(s, LOG_GUEST, "hpet: the counter is written while it runs");
         } else {
             s->counter = value;
         }
         break;
     default:
-        log_mask(LOG_GUEST, "hpet: a write of register %#x", (unsigned)reg);
+        log_of(s, LOG_GUEST, "hpet: a write of register %#x", (unsigned)reg);
         break;
     }
 }

@@ -3,7 +3,6 @@
  *
  * Nothing counts: what the counting element holds is computed from the CLK at which it was loaded.
  */
-#include "engine/core/log.h"
 #include "engine/hw/timer/isa-pit-priv.h"
 
 unsigned pit_channel_modulus(const PitChannel *c)
@@ -87,7 +86,7 @@ static void channel_load(PitChannel *c, int64_t now)
     c->elapsed = 0;
 }
 
-static void channel_write_count(PitChannel *c, uint16_t raw, int64_t now)
+static const char *channel_write_count(PitChannel *c, uint16_t raw, int64_t now)
 {
     unsigned mode = pit_channel_mode(c);
     uint32_t count = raw;
@@ -98,9 +97,6 @@ static void channel_write_count(PitChannel *c, uint16_t raw, int64_t now)
         count %= 10000;
     }
     c->reload = count ? count : pit_channel_modulus(c);
-    if ((mode == 2 || mode == 3) && c->reload == 1) {
-        log_mask(LOG_GUEST, "isa-pit: a count of 1 in mode %u", mode);
-    }
     c->programmed = true;
     switch (mode) {
     case 0:
@@ -126,6 +122,7 @@ static void channel_write_count(PitChannel *c, uint16_t raw, int64_t now)
         c->pending = true;
         break;
     }
+    return (mode == 2 || mode == 3) && c->reload == 1 ? "a count of 1 in mode 2 or 3" : NULL;
 }
 
 void pit_channel_write_control(PitChannel *c, uint8_t value, int64_t now)
@@ -240,15 +237,13 @@ uint8_t pit_channel_read(PitChannel *c, int64_t now)
     return (uint8_t)(rw == PIT_RW_MSB ? v >> 8 : v);
 }
 
-void pit_channel_write(PitChannel *c, uint8_t value, int64_t now)
+const char *pit_channel_write(PitChannel *c, uint8_t value, int64_t now)
 {
     switch (c->control >> 4) {
     case PIT_RW_LSB:
-        channel_write_count(c, value, now);
-        break;
+        return channel_write_count(c, value, now);
     case PIT_RW_MSB:
-        channel_write_count(c, (uint16_t)(value << 8), now);
-        break;
+        return channel_write_count(c, (uint16_t)(value << 8), now);
     case PIT_RW_BOTH:
         if (!c->half_written) {
             c->low = value;
@@ -260,12 +255,11 @@ void pit_channel_write(PitChannel *c, uint8_t value, int64_t now)
             }
         } else {
             c->half_written = false;
-            channel_write_count(c, (uint16_t)(value << 8 | c->low), now);
+            return channel_write_count(c, (uint16_t)(value << 8 | c->low), now);
         }
-        break;
+        return NULL;
     default: /* no control word has come yet */
-        log_mask(LOG_GUEST, "isa-pit: a count for a counter without a mode");
-        break;
+        return "a count for a counter without a mode";
     }
 }
 

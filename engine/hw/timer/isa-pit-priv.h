@@ -18,7 +18,8 @@ void pit_channel_set_gate(PitChannel *c, bool level, int64_t now);
 uint8_t pit_channel_status(PitChannel *c, int64_t now);
 void pit_channel_latch_count(PitChannel *c, int64_t now);
 uint8_t pit_channel_read(PitChannel *c, int64_t now);
-void pit_channel_write(PitChannel *c, uint8_t value, int64_t now);
+/* What the guest did wrong, NULL: nothing. */
+const char *pit_channel_write(PitChannel *c, uint8_t value, int64_t now);
 /* The CLK of OUT's next change; -1: none comes by itself. */
 int64_t pit_channel_next_edge(const PitChannel *c, int64_t now);
 /* Whether OUT rose after `from`, up to `to`. */

@@ -15,6 +15,7 @@
 #include "engine/hw/timer/pit.h"
 
 #include "engine/core/error.h"
+#include "engine/core/log.h"
 #include "engine/hw/timer/isa-pit-priv.h"
 
 #define MIN_TIMER_NS 20000
@@ -168,7 +169,11 @@ static MemTxResult pit_write(void *opaque, hwaddr addr, uint64_t data, unsigned 
 
     pit_update(s, now);
     if (addr < 3) {
-        pit_channel_write(&s->channel[addr], value, now);
+        const char *mistake = pit_channel_write(&s->channel[addr], value, now);
+
+        if (mistake) {
+            log_of(s, LOG_GUEST, "%s: %s", object_get_name(OBJECT(s)), mistake);
+        }
     } else if (value >> 6 == PIT_READ_BACK) {
         pit_read_back(s, value, now);
     } else if ((value >> 4 & 3) == 0) {

@@ -226,8 +226,8 @@ static void write_a(RTCState *s, uint8_t value)
     if (!ran && (value & REG_A_DV) == REG_A_DV_ON) {
         restart_divider(s);
     } else if ((value & REG_A_DV) != REG_A_DV_ON && (value & REG_A_DV_RESET) != REG_A_DV_RESET) {
-        log_mask(LOG_GUEST, "mc146818rtc: divider %u stops the clock: there is a 32768 Hz crystal",
-                 value >> 4 & 7);
+        log_of(s, LOG_GUEST, "mc146818rtc: divider %u stops the clock: there is a 32768 Hz crystal",
+               value >> 4 & 7);
     }
     s->cmos[RTC_REG_A] = value & (uint8_t)~REG_A_UIP;
     s->lost = 0;
@@ -258,8 +258,8 @@ static void rtc_write_byte(RTCState *s, unsigned index, uint8_t value)
         break;
     case RTC_REG_C:
     case RTC_REG_D:
-        log_mask(LOG_GUEST, "mc146818rtc: register %c is read-only",
-                 index == RTC_REG_C ? 'C' : 'D');
+        log_of(s, LOG_GUEST, "mc146818rtc: register %c is read-only",
+               index == RTC_REG_C ? 'C' : 'D');
         break;
     default:
         s->cmos[index] = value;
