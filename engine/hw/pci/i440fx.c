@@ -7,14 +7,7 @@
  *
  * Memory: whatever is not RAM is PCI (the region "pci", below everything else). RAM is mapped by
  * the board before this device is made; what is seen at 0xc0000 and 0xa0000 then is what shadowing
- * shows. Each PAM segment (0xf0000 64 KiB; 0xc0000 … 0xeffff 16 KiB each) has two bits:
- *   RE WE  reads   writes
- *    0  0  PCI     PCI
- *    1  0  RAM     PCI      so ROM copied to RAM is write-protected
- *    0  1  PCI     RAM      how firmware copies a ROM over itself
- *    1  1  RAM     RAM
- * What the PCI side has there is looked up when a segment becomes split: ROM is read (and executed)
- * at full speed, a BAR moved below 1 MiB afterwards is not seen in it until the next change.
+ * shows: pam.h.
  * 0xa0000 … 0xbffff is PCI (the VGA's) unless SMRAM is open.
  *
  * Not emulated: SMRAM for a processor in SMM only (no accelerator here has SMM: open SMRAM is seen
@@ -27,6 +20,7 @@
 #include "engine/core/error.h"
 #include "engine/core/log.h"
 #include "engine/core/rcu.h"
+#include "engine/hw/pci/pam.h"
 #include "engine/hw/pci/pci-host.h"
 #include "engine/hw/pci/pci-priv.h"
 
@@ -40,8 +34,6 @@ enum {
     I440FX_SMRAM = 0x72,
 };
 enum {
-    PAM_READ = 1 << 0,
-    PAM_WRITE = 1 << 1,
     SMRAM_BASE_SEG = 0x02, /* read-only: the window is at 0xa0000 */
     SMRAM_ENABLE = 1 << 3,
     SMRAM_LOCKED = 1 << 4,
@@ -49,31 +41,7 @@ enum {
     SMRAM_OPEN = 1 << 6,
 };
 
-#define SEGMENTS   13
-#define LEGACY_VGA 0xa0000
-#define LEGACY_END 0x100000
-
 typedef struct I440FXState I440FXState;
-
-/* What a split segment reads: a piece of RAM or ROM of one side, whose writes go to the other. */
-typedef struct SplitPiece {
-    MemoryRegion device, window;
-    I440FXState *owner;
-    hwaddr base; /* guest address of offset 0 of `device`: what its handlers add */
-    bool writes_ram;
-    bool spare; /* taken out; waits for a grace period */
-} SplitPiece;
-
-typedef struct Segment {
-    hwaddr addr;
-    uint64_t size;
-    uint8_t mode;     /* as mapped; 0xff: not yet */
-    MemoryRegion pci; /* alias of the PCI space */
-    /* I/O below both: where the PCI side has nothing, RAM is not to be seen either. */
-    MemoryRegion through;
-    GPtrArray *pieces; /* of SplitPiece */
-    I440FXState *owner;
-} Segment;
 
 typedef struct I440FXHost {
     DeviceState parent;
@@ -85,182 +53,10 @@ OBJECT_DECLARE_TYPE(I440FXHost, DeviceClass, I440FX_HOST, TYPE_I440FX_HOST)
 
 struct I440FXState {
     PCIDevice parent;
-    PCIBus *bus; /* counted: pci_as shows a region of its owner */
-    MemoryRegion *pci;
-    AddressSpace *pci_as;       /* the PCI side alone */
-    AddressSpace *ram_as;       /* the RAM side alone */
-    MemoryRegion ram_root, ram; /* what the board mapped below 1 MiB */
-    MemoryRegion smram;         /* alias of the PCI space */
-    Segment segments[SEGMENTS];
-    Segment legacy; /* 0xa0000 … 0xbffff, of which only `through` is used */
-    bool made;
+    PCIBus *bus; /* counted: `pam` shows a region of its owner */
+    Pam pam;
 };
 OBJECT_DECLARE_TYPE(I440FXState, PCIDeviceClass, I440FX, TYPE_I440FX)
-
-/* ---- split segments ------------------------------------------------------------------------ */
-
-static MemTxResult side_read(AddressSpace *as, hwaddr addr, uint64_t *data, unsigned size,
-                             MemTxAttrs attrs)
-{
-    MemTxResult res = MEMTX_OK;
-
-    *data = address_space_ldn(as, addr, size, attrs, &res);
-    return res;
-}
-
-static MemTxResult side_write(AddressSpace *as, hwaddr addr, uint64_t data, unsigned size,
-                              MemTxAttrs attrs)
-{
-    MemTxResult res = MEMTX_OK;
-
-    address_space_stn(as, addr, data, size, attrs, &res);
-    return res;
-}
-
-static MemTxResult piece_read(void *opaque, hwaddr addr, uint64_t *data, unsigned size,
-                              MemTxAttrs attrs)
-{
-    SplitPiece *p = opaque;
-
-    return side_read(p->writes_ram ? p->owner->pci_as : p->owner->ram_as, p->base + addr, data,
-                     size, attrs);
-}
-
-static MemTxResult piece_write(void *opaque, hwaddr addr, uint64_t data, unsigned size,
-                               MemTxAttrs attrs)
-{
-    SplitPiece *p = opaque;
-
-    return side_write(p->writes_ram ? p->owner->ram_as : p->owner->pci_as, p->base + addr, data,
-                      size, attrs);
-}
-
-static const MemoryRegionOps piece_ops = {
-    .read_attrs = piece_read,
-    .write_attrs = piece_write,
-    .endianness = DEVICE_LITTLE_ENDIAN,
-    .valid = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
-    .impl = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
-};
-
-static MemTxResult through_read(void *opaque, hwaddr addr, uint64_t *data, unsigned size,
-                                MemTxAttrs attrs)
-{
-    Segment *s = opaque;
-
-    return side_read(s->mode & PAM_READ ? s->owner->ram_as : s->owner->pci_as, s->addr + addr, data,
-                     size, attrs);
-}
-
-static MemTxResult through_write(void *opaque, hwaddr addr, uint64_t data, unsigned size,
-                                 MemTxAttrs attrs)
-{
-    Segment *s = opaque;
-
-    return side_write(s->mode & PAM_WRITE ? s->owner->ram_as : s->owner->pci_as, s->addr + addr,
-                      data, size, attrs);
-}
-
-static const MemoryRegionOps through_ops = {
-    .read_attrs = through_read,
-    .write_attrs = through_write,
-    .endianness = DEVICE_LITTLE_ENDIAN,
-    .valid = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
-    .impl = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
-};
-
-/* Pieces stay until the device goes: views may show them for a while, and who flips a segment a
- * million times uses the same few again. */
-static SplitPiece *take_piece(Segment *s, RamBlock *block, hwaddr base, bool writes_ram)
-{
-    SplitPiece *p;
-
-    for (unsigned i = 0; i < s->pieces->len; i++) {
-        p = s->pieces->pdata[i];
-        if (p->spare && p->device.ram == block && p->base == base && p->writes_ram == writes_ram) {
-            p->spare = false;
-            return p;
-        }
-    }
-    p = g_new0(SplitPiece, 1);
-    p->owner = s->owner;
-    p->base = base;
-    p->writes_ram = writes_ram;
-    memory_region_init_rom_device_block(&p->device, OBJECT(s->owner), &piece_ops, p, "pam-split",
-                                        block);
-    memory_region_init_alias(&p->window, OBJECT(s->owner), "pam-split-window", &p->device, 0, 1);
-    g_ptr_array_add(s->pieces, p);
-    return p;
-}
-
-static void free_piece(void *data)
-{
-    SplitPiece *p = data;
-
-    memory_region_finalize(&p->window);
-    memory_region_finalize(&p->device);
-    g_free(p);
-}
-
-typedef struct Found {
-    RamBlock *block;
-    hwaddr addr, last, offset;
-} Found;
-
-/* RAM and ROM of one side within the segment. */
-static unsigned find_pieces(AddressSpace *as, const Segment *s, Found found[], unsigned max)
-{
-    unsigned n = 0;
-    hwaddr end = s->addr + s->size - 1;
-
-    rcu_enter();
-    const FlatView *view = address_space_flat_view(as);
-    for (unsigned i = 0; i < view->n && n < max; i++) {
-        const FlatRange *r = &view->ranges[i];
-
-        if (r->last < s->addr || r->addr > end || !r->ram ||
-            (r->kind == MEMORY_ROM_DEVICE && !r->romd)) {
-            continue;
-        }
-        found[n].addr = MAX(r->addr, s->addr);
-        found[n].last = MIN(r->last, end);
-        found[n].offset = r->offset + (found[n].addr - r->addr);
-        found[n].block = ram_block_ref(r->ram);
-        n++;
-    }
-    rcu_leave();
-    return n;
-}
-
-static void drop_pieces(Segment *s, MemoryRegion *root)
-{
-    for (unsigned i = 0; i < s->pieces->len; i++) {
-        SplitPiece *p = s->pieces->pdata[i];
-
-        if (!p->spare) {
-            memory_region_del_subregion(root, &p->window);
-            p->spare = true;
-        }
-    }
-}
-
-static void map_split(Segment *s, MemoryRegion *root)
-{
-    bool writes_ram = s->mode == PAM_WRITE;
-    Found found[16];
-    unsigned n = find_pieces(writes_ram ? s->owner->pci_as : s->owner->ram_as, s, found,
-                             G_N_ELEMENTS(found));
-
-    for (unsigned i = 0; i < n; i++) {
-        const Found *f = &found[i];
-        SplitPiece *p = take_piece(s, f->block, f->addr - f->offset, writes_ram);
-
-        memory_region_set_size(&p->window, f->last - f->addr + 1);
-        memory_region_set_alias_offset(&p->window, f->offset);
-        memory_region_add_subregion_overlap(root, f->addr, &p->window, 3);
-        ram_block_unref(f->block);
-    }
-}
 
 /* ---- PAM, SMRAM ---------------------------------------------------------------------------- */
 
@@ -275,28 +71,13 @@ static uint8_t segment_mode(const I440FXState *s, unsigned i)
 
 static void update_memory(I440FXState *s)
 {
-    MemoryRegion *root = &s->parent.parent.machine->memory_root;
     uint8_t smram = s->parent.config[I440FX_SMRAM];
 
     memory_region_transaction_begin();
-    for (unsigned i = 0; i < SEGMENTS; i++) {
-        Segment *seg = &s->segments[i];
-        uint8_t mode = segment_mode(s, i);
-
-        if (mode == seg->mode) {
-            continue;
-        }
-        drop_pieces(seg, root);
-        seg->mode = mode;
-        memory_region_set_enabled(&seg->pci, mode == 0);
-        memory_region_set_enabled(&seg->through, mode != (PAM_READ | PAM_WRITE));
-        if (mode == PAM_READ || mode == PAM_WRITE) {
-            map_split(seg, root);
-        }
+    for (unsigned i = 0; i < PAM_SEGMENTS; i++) {
+        pam_set(&s->pam, i, segment_mode(s, i));
     }
-    memory_region_set_enabled(&s->smram, !((smram & SMRAM_ENABLE) && (smram & SMRAM_OPEN)));
-    memory_region_set_enabled(&s->legacy.through,
-                              !((smram & SMRAM_ENABLE) && (smram & SMRAM_OPEN)));
+    pam_open_vga(&s->pam, (smram & SMRAM_ENABLE) && (smram & SMRAM_OPEN));
     memory_region_transaction_commit();
 }
 
@@ -341,8 +122,10 @@ static bool i440fx_post_load(void *opaque, unsigned version, GError **error)
     return true;
 }
 
-static const VMStateField i440fx_fields[] = { VMSTATE_PCI_DEVICE(parent, I440FXState),
-                                              VMSTATE_END() };
+static const VMStateField i440fx_fields[] = {
+    VMSTATE_PCI_DEVICE(parent, I440FXState),
+    VMSTATE_END(),
+};
 static const VMStateDescription vmstate_i440fx = {
     .name = TYPE_I440FX,
     .version = 1,
@@ -351,45 +134,12 @@ static const VMStateDescription vmstate_i440fx = {
     .fields = i440fx_fields,
 };
 
-static void make_segments(I440FXState *s, MemoryRegion *root)
-{
-    for (unsigned i = 0; i < SEGMENTS; i++) {
-        Segment *seg = &s->segments[i];
-
-        seg->addr = i == 0 ? 0xf0000 : 0xc0000 + (i - 1) * 0x4000u;
-        seg->size = i == 0 ? 0x10000 : 0x4000;
-        seg->mode = 0;
-        seg->owner = s;
-        seg->pieces = g_ptr_array_new_with_free_func(free_piece);
-        memory_region_init_alias(&seg->pci, OBJECT(s), "pam-pci", s->pci, seg->addr, seg->size);
-        memory_region_init_io(&seg->through, OBJECT(s), &through_ops, seg, "pam-through",
-                              seg->size);
-        memory_region_add_subregion_overlap(root, seg->addr, &seg->pci, 2);
-        memory_region_add_subregion_overlap(root, seg->addr, &seg->through, 1);
-    }
-}
-
 static void drop_regions(I440FXState *s)
 {
-    if (!s->made) {
-        return;
+    if (s->bus) {
+        pam_finalize(&s->pam);
+        object_unref(g_steal_pointer(&s->bus));
     }
-    for (unsigned i = 0; i < SEGMENTS; i++) {
-        Segment *seg = &s->segments[i];
-
-        g_ptr_array_free(seg->pieces, TRUE);
-        memory_region_finalize(&seg->pci);
-        memory_region_finalize(&seg->through);
-    }
-    memory_region_finalize(&s->smram);
-    memory_region_finalize(&s->legacy.through);
-    address_space_free(s->pci_as);
-    address_space_free(s->ram_as);
-    memory_region_finalize(&s->ram);
-    memory_region_finalize(&s->ram_root);
-    object_unref(s->bus);
-    s->bus = NULL;
-    s->made = false;
 }
 
 /* The RAM that the board mapped: its first piece reaches beyond the first MiB. */
@@ -401,7 +151,7 @@ static bool find_ram(I440FXState *s, MemoryRegion **mr, hwaddr *offset, GError *
 
     rcu_enter();
     r = flat_view_find(address_space_flat_view(as), 0);
-    found = r && r->kind == MEMORY_RAM && r->addr == 0 && r->last >= LEGACY_END - 1;
+    found = r && r->kind == MEMORY_RAM && r->addr == 0 && r->last >= PAM_END - 1;
     if (found) {
         *mr = r->mr;
         *offset = r->offset;
@@ -425,23 +175,7 @@ static bool i440fx_realize(PCIDevice *dev, GError **error)
         return false;
     }
     s->bus = PCI_BUS(object_ref(dev->bus));
-    s->pci = pci_bus_memory(dev->bus);
-    s->pci_as = address_space_new(ADDRESS_SPACE_OTHER, s->pci, "pci-memory");
-    memory_region_init(&s->ram_root, OBJECT(dev), "pam-ram", LEGACY_END);
-    memory_region_init_alias(&s->ram, OBJECT(dev), "pam-ram-low", ram, offset, LEGACY_END);
-    memory_region_add_subregion(&s->ram_root, 0, &s->ram);
-    s->ram_as = address_space_new(ADDRESS_SPACE_OTHER, &s->ram_root, "pam-ram");
-    memory_region_transaction_begin();
-    make_segments(s, &m->memory_root);
-    memory_region_init_alias(&s->smram, OBJECT(dev), "smram-window", s->pci, LEGACY_VGA, 0x20000);
-    memory_region_add_subregion_overlap(&m->memory_root, LEGACY_VGA, &s->smram, 2);
-    s->legacy.owner = s;
-    s->legacy.addr = LEGACY_VGA;
-    memory_region_init_io(&s->legacy.through, OBJECT(dev), &through_ops, &s->legacy,
-                          "smram-through", 0x20000);
-    memory_region_add_subregion_overlap(&m->memory_root, LEGACY_VGA, &s->legacy.through, 1);
-    memory_region_transaction_commit();
-    s->made = true;
+    pam_init(&s->pam, OBJECT(dev), &m->memory_root, pci_bus_memory(dev->bus), ram, offset);
 
     dev->config[I440FX_RAM_SIZE] = (uint8_t)MIN(units, 255);
     memset(dev->wmask + PCI_CONFIG_HEADER, 0xff, PCI_CONFIG_SIZE - PCI_CONFIG_HEADER);
@@ -451,18 +185,7 @@ static bool i440fx_realize(PCIDevice *dev, GError **error)
 /* Out of the address space; freed when nobody looks any more. */
 static void i440fx_exit(PCIDevice *dev)
 {
-    I440FXState *s = I440FX(dev);
-    MemoryRegion *root = &dev->parent.machine->memory_root;
-
-    memory_region_transaction_begin();
-    for (unsigned i = 0; i < SEGMENTS; i++) {
-        drop_pieces(&s->segments[i], root);
-        memory_region_del_subregion(root, &s->segments[i].pci);
-        memory_region_del_subregion(root, &s->segments[i].through);
-    }
-    memory_region_del_subregion(root, &s->smram);
-    memory_region_del_subregion(root, &s->legacy.through);
-    memory_region_transaction_commit();
+    pam_unmap(&I440FX(dev)->pam);
 }
 
 static void i440fx_reset(PCIDevice *dev)
