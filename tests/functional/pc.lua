@@ -220,6 +220,14 @@ test("suspended to RAM, no CPU runs until the power button wakes the machine, an
   t.ok(not vm.suspended)
 end)
 
+-- The system that firmware goes on with when it is woken: code at 0x9000, by the table that says where.
+local function set_waking(vm, code)
+  local top = vm.ram_size - 0x10000
+  local facs = assert(vm.memory:read(top, 0x10000):find("FACS", 1, true))
+  vm.memory:write_u32(top + facs - 1 + 12, 0x9000)
+  vm.memory:write(0x9000, code)
+end
+
 test("the clock's alarm and a key end suspension to RAM, each as what it is", { timeout = 200 }, function(t)
   local RTC_STS, WAK_STS = 1 << 10, 1 << 15
   for _, way in ipairs { "alarm", "key" } do
@@ -231,10 +239,7 @@ test("the clock's alarm and a key end suspension to RAM, each as what it is", { 
     vm:pause()
     for index = 1, 5, 2 do cmos(index, 0xff) end -- whenever the seconds are what they are told to be
     -- The system that firmware goes on with: it writes to port 0x80 and halts.
-    local top = vm.ram_size - 0x10000
-    local facs = assert(vm.memory:read(top, 0x10000):find("FACS", 1, true))
-    vm.memory:write_u32(top + facs - 1 + 12, 0x9000)
-    vm.memory:write(0x9000, "\xb0\x55\xe6\x80\xfa\xf4")
+    set_waking(vm, "\xb0\x55\xe6\x80\xfa\xf4")
     local status
     vm:pio { port = 0x80, write = true, value = 0x55 }:on(function() status = vm.io:read_u16(0x600) end)
     if way == "alarm" then
@@ -252,6 +257,35 @@ test("the clock's alarm and a key end suspension to RAM, each as what it is", { 
     t.eq(status & (RTC_STS | WAK_STS), way == "alarm" and RTC_STS | WAK_STS or WAK_STS)
     vm:close()
   end
+end)
+
+-- SeaBIOS computes what of its shadow RAM it protects when it is woken out of memory that it has given to the system: in the end it
+-- protected its own stack, on which it begins when it is woken the next time.
+test("firmware wakes a system that uses all the memory it was given, again and again", { timeout = 120 }, function(t)
+  local vm = boot(t, { ram = "16M" })
+  local host = vm.pci:devices()[1]
+  local before = host:config_read(0x5c, 4)
+  t.eq(before >> 24, 0x33) -- firmware's stack and variables, from 0xe8000 on
+  vm:pause()
+  local last = tonumber(t.match(log_of(vm):history(), ": 0000000000100000 %- (%x+) = 1 RAM"), 16)
+  t.ok(last > 0xf00000 and last < vm.ram_size)
+  vm.memory:write(0x100000, ("\xff"):rep(last - 0x100000))
+  set_waking(vm, "\xb0\x55\xe6\x80\xfa\xf4")
+  vm:resume()
+  for _ = 1, 3 do
+    local awake = vm:pio { port = 0x80, write = true, value = 0x55 }
+    vm.io:write_u16(0x604, 0x2400)
+    vm:powerdown()
+    t.ok(awake:wait { rt = 30 }, "it is not woken; firmware said:\n%s", log_of(vm):history():sub(-500))
+    t.eq(host:config_read(0x5c, 4), before)
+  end
+  -- After a reset all is PCI again, and firmware as free as ever.
+  vm:pause()
+  vm:reset()
+  t.eq(host:config_read(0x5c, 4), 0)
+  host:config_write(0x5f, 0x33, 1)
+  host:config_write(0x5f, 0x11, 1)
+  t.eq(host:config_read(0x5f, 1), 0x11)
 end)
 
 test("OVMF starts from flash and its variables persist", { long = true, timeout = 600 }, function(t)

@@ -12,6 +12,13 @@
  *
  * Not emulated: SMRAM for a processor in SMM only (no accelerator here has SMM: open SMRAM is seen
  * by everybody, closed by nobody), DRAM timing (the registers keep what is written), ECC, parity.
+ *
+ * Suspended to RAM the controller keeps its registers, and from a wake-up on until the next reset a
+ * segment does not lose access to RAM that it had then. For SeaBIOS (1.16) locks its shadow RAM
+ * again when it is woken, by a bound that it reads from memory that it had given to the system:
+ * where that was used meanwhile, 0xe8000 and up become read-only, and the next wake-up begins on a
+ * stack there.
+ *
  * The register at 0x57 has the RAM's size in units of 8 MiB, as firmware for virtual boards of this
  * kind knows it.
  */
@@ -55,6 +62,7 @@ struct I440FXState {
     PCIDevice parent;
     PCIBus *bus; /* counted: `pam` shows a region of its owner */
     Pam pam;
+    uint8_t woken[I440FX_PAM_COUNT]; /* the PAM registers as a wake-up found them; else 0 */
 };
 OBJECT_DECLARE_TYPE(I440FXState, PCIDeviceClass, I440FX, TYPE_I440FX)
 
@@ -81,6 +89,13 @@ static void update_memory(I440FXState *s)
     memory_region_transaction_commit();
 }
 
+static void write_pam(I440FXState *s)
+{
+    for (unsigned i = 0; i < I440FX_PAM_COUNT; i++) {
+        s->parent.config[I440FX_PAM + i] |= s->woken[i];
+    }
+}
+
 static void write_smram(I440FXState *s, uint8_t old)
 {
     uint8_t *reg = &s->parent.config[I440FX_SMRAM];
@@ -102,6 +117,9 @@ static void i440fx_config_write(PCIDevice *dev, uint32_t addr, uint32_t value, u
     if (pci_config_touches(addr, len, I440FX_SMRAM, 1)) {
         write_smram(s, smram);
     }
+    if (pci_config_touches(addr, len, I440FX_PAM, I440FX_PAM_COUNT)) {
+        write_pam(s);
+    }
     if (pci_config_touches(addr, len, I440FX_PAM, I440FX_PAM_COUNT) ||
         pci_config_touches(addr, len, I440FX_SMRAM, 1)) {
         update_memory(s);
@@ -122,14 +140,22 @@ static bool i440fx_post_load(void *opaque, unsigned version, GError **error)
     return true;
 }
 
+static bool i440fx_pre_load(void *opaque, GError **error)
+{
+    memset(I440FX(opaque)->woken, 0, I440FX_PAM_COUNT);
+    return true;
+}
+
 static const VMStateField i440fx_fields[] = {
     VMSTATE_PCI_DEVICE(parent, I440FXState),
+    VMSTATE_F_(woken, I440FXState, VMS_BYTES, .since = 2),
     VMSTATE_END(),
 };
 static const VMStateDescription vmstate_i440fx = {
     .name = TYPE_I440FX,
-    .version = 1,
+    .version = 2,
     .minimum_version = 1,
+    .pre_load = i440fx_pre_load,
     .post_load = i440fx_post_load,
     .fields = i440fx_fields,
 };
@@ -195,8 +221,10 @@ static void i440fx_reset(PCIDevice *dev)
 
     if (machine_waking(dev->parent.machine)) {
         /* The memory controller stays powered in S3: firmware finds itself in shadow RAM. */
+        memcpy(s->woken, dev->config + I440FX_PAM, I440FX_PAM_COUNT);
         return;
     }
+    memset(s->woken, 0, sizeof(s->woken));
 
     memset(dev->config + PCI_CONFIG_HEADER, 0, PCI_CONFIG_SIZE - PCI_CONFIG_HEADER);
     dev->config[I440FX_RAM_SIZE] = ram_size;
