@@ -110,6 +110,29 @@ START_TEST(the_interrupt_comes_with_the_end_of_the_acknowledgement)
 }
 END_TEST
 
+/* The host's timers do not run here at all: only time goes on. */
+START_TEST(a_guest_that_polls_waits_for_no_timer_of_the_host)
+{
+    uint8_t buf[8];
+
+    strobe('A', 0x1c);
+    now_ns += 7000;
+    ck_assert_uint_eq(inb(0x379), 0x1f);
+    ck_assert_uint_eq(rises, 0);
+    now_ns += 3000;
+    ck_assert_uint_eq(inb(0x379), 0xdf);
+    ck_assert_uint_eq(rises, 1); /* and was answered by that read */
+    ck_assert_int_eq(level, 0);
+    strobe('B', 0x1c);
+    now_ns += 20000;
+    strobe('C', 0x1c); /* the printer is ready for it, whether it was asked or not */
+    ck_assert_uint_eq(printed(buf, 8), 3);
+    ck_assert_uint_eq(rises, 2);
+    run_until(now_ns + 10000);
+    ck_assert_uint_eq(inb(0x379), 0xdf);
+}
+END_TEST
+
 START_TEST(init_resets_the_printer)
 {
     strobe('A', 0x1c);
@@ -175,6 +198,7 @@ static void add(TCase *tc)
     tcase_add_test(tc, registers_read_back_what_they_keep);
     tcase_add_test(tc, a_strobe_sends_the_byte_and_the_printer_acknowledges);
     tcase_add_test(tc, the_interrupt_comes_with_the_end_of_the_acknowledgement);
+    tcase_add_test(tc, a_guest_that_polls_waits_for_no_timer_of_the_host);
     tcase_add_test(tc, init_resets_the_printer);
     tcase_add_test(tc, state_saved_while_the_printer_is_busy_goes_on);
     tcase_add_test(tc, the_index_chooses_ports_and_mistakes_are_named);

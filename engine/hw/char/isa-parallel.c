@@ -9,7 +9,8 @@
  *
  * The rising edge of the strobe bit sends the byte to the chardev. The printer is busy for 5 us of
  * the machine's time, and for as long as the chardev is congested; then it acknowledges for 5 us.
- * The interrupt is raised when the acknowledgement ends, and falls when the status is read.
+ * The interrupt is raised when the acknowledgement ends, and falls when the status is read. A guest
+ * that looks finds the printer where it is by then, however late the host's timers are.
  *
  * Not emulated: EPP and ECP; a read with bit 5 of control finds a bus that nobody drives.
  */
@@ -67,21 +68,19 @@ static void update_line(ParallelPort *s)
     }
 }
 
-static void step_later(ParallelPort *s)
+static int64_t port_now(ParallelPort *s)
 {
-    timer_arm(&s->timer, clock_now(device_clock(&s->parent)) + STEP_NS);
+    return clock_now(device_clock(&s->parent));
 }
 
-static void printer_step(void *opaque)
+static void printer_step(ParallelPort *s, int64_t now)
 {
-    ParallelPort *s = opaque;
-
     if (s->printer == PRINTER_BUSY) {
         if (s->chr && chardev_congested(s->chr)) {
             return; /* goes on when the outside takes bytes */
         }
         s->printer = PRINTER_ACK;
-        step_later(s);
+        timer_arm(&s->timer, now + STEP_NS);
     } else if (s->printer == PRINTER_ACK) {
         s->printer = PRINTER_IDLE;
         s->interrupt = s->control & CONTROL_IRQ;
@@ -89,12 +88,32 @@ static void printer_step(void *opaque)
     }
 }
 
+/* The steps that are due, each at its own time. */
+static void printer_sync(ParallelPort *s)
+{
+    int64_t now = port_now(s);
+
+    while (timer_armed(&s->timer) && s->timer.expire <= now) {
+        int64_t at = s->timer.expire;
+
+        timer_disarm(&s->timer);
+        printer_step(s, at);
+    }
+}
+
+static void printer_timer(void *opaque)
+{
+    ParallelPort *s = opaque;
+
+    printer_step(s, port_now(s));
+}
+
 static void outside_takes_bytes(void *opaque)
 {
     ParallelPort *s = opaque;
 
     if (s->printer == PRINTER_BUSY && !timer_armed(&s->timer)) {
-        printer_step(s);
+        printer_step(s, port_now(s));
     }
 }
 
@@ -104,7 +123,7 @@ static void strobe(ParallelPort *s)
     if (s->printer == PRINTER_IDLE) {
         chardev_write(s->chr, &s->data, 1);
         s->printer = PRINTER_BUSY;
-        step_later(s);
+        timer_arm(&s->timer, port_now(s) + STEP_NS);
     }
 }
 
@@ -112,6 +131,7 @@ static void write_control(ParallelPort *s, uint8_t value)
 {
     uint8_t old = s->control;
 
+    printer_sync(s);
     s->control = value & CONTROL_WRITABLE;
     if (!(s->control & CONTROL_NO_INIT)) { /* held in reset */
         s->printer = PRINTER_IDLE;
@@ -135,6 +155,9 @@ static MemTxResult parallel_read(void *opaque, hwaddr addr, uint64_t *data, unsi
         *data = s->control & CONTROL_IN ? 0xff : s->data;
         break;
     case REG_STATUS:
+        if (!attrs.debug) {
+            printer_sync(s);
+        }
         *data = STATUS_ONES | STATUS_SELECTED | STATUS_NO_ERROR |
                 (s->printer == PRINTER_IDLE ? STATUS_READY : 0) |
                 (s->printer == PRINTER_ACK ? 0 : STATUS_NO_ACK);
@@ -181,7 +204,7 @@ static bool parallel_post_load(void *opaque, unsigned version, GError **error)
         return error_set(error, ENGINE_ERROR_CORRUPT, "the port is in an impossible state");
     }
     if (s->printer == PRINTER_BUSY && !timer_armed(&s->timer)) {
-        step_later(s); /* what it waited for was another chardev */
+        timer_arm(&s->timer, port_now(s) + STEP_NS); /* it waited for another chardev */
     }
     irq_restore_level(s->irq, s->interrupt && s->control & CONTROL_IRQ);
     return true;
@@ -215,7 +238,7 @@ static bool parallel_realize(DeviceState *dev, GError **error)
     memory_region_finalize(&s->io); /* of an earlier life */
     memory_region_init_io(&s->io, OBJECT(dev), &parallel_ops, s, object_get_name(OBJECT(dev)),
                           REGS);
-    timer_setup(&s->timer, device_clock(dev), printer_step, s);
+    timer_setup(&s->timer, device_clock(dev), printer_timer, s);
     if (!device_map_io(dev, s->iobase, &s->io, error) ||
         (chr && !chardev_attach(chr, &parallel_handlers, s, error))) {
         return false;
