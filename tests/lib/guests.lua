@@ -14,12 +14,14 @@ function guests.path(t, name, maker)
   return path
 end
 
-local function read(path)
+--- All of a file of the host.
+function guests.read(path)
   local f = assert(io.open(path, "rb"))
   local bytes = f:read "a"
   f:close()
   return bytes
 end
+local read = guests.read
 
 local INIT = [[
 #!/bin/busybox sh
@@ -57,6 +59,24 @@ function guests.shell(t, port, limit)
     end, limit or 30, ("the shell's answer to %q"):format(line))
     return (text:gsub("\r", ""):gsub("^ready> ", ""))
   end
+end
+
+--- Linux under the software CPU on the pc, with modules of its package loaded, in this order. conf is the machine's; its kernel is a folder
+--- below guests/ (linux-amd64). Answers the machine and its shell.
+function guests.linux_with(t, modules, conf)
+  local folder = conf.kernel or "linux-amd64"
+  local files = {}
+  for i, m in ipairs(modules) do files[i] = { ("m/%s.ko"):format(m), data = read(guests.path(t, ("%s/%s.ko"):format(folder, m))) } end
+  conf.accel, conf.ram, conf.append = "soft", conf.ram or "256M", "console=ttyS0 panic=-1"
+  conf.kernel = guests.path(t, folder .. "/vmlinuz")
+  conf.initrd = guests.initramfs(t, folder == "linux-686" and "busybox-i386" or "busybox", files)
+  local vm = t.machine("pc", conf)
+  vm:start()
+  t.ok(vm.serial[1]:text "ready> ":wait { rt = 240 }, "no shell came:\n%s", vm.serial[1]:history():sub(-1000))
+  local sh = guests.shell(t, vm.serial[1], 300)
+  sh "dmesg -n 1"
+  for _, m in ipairs(modules) do t.eq(sh(("insmod /m/%s.ko"):format(m)), "") end
+  return vm, sh
 end
 
 --- Ends the test as skipped where a program is not there.

@@ -7,27 +7,9 @@ local guests = dofile(here .. "/../lib/guests.lua")
 local MODULES = { "scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod", "cdrom", "sr_mod", "isofs" }
 local MiB = 1 << 20
 
-local function read(path)
-  local f = assert(io.open(path, "rb"))
-  local bytes = f:read "a"
-  f:close()
-  return bytes
-end
-
 -- Linux with these disks, its drivers loaded.
 local function boot(t, conf)
-  local more = {}
-  for _, m in ipairs(MODULES) do
-    more[#more + 1] = { ("m/%s.ko"):format(m), data = read(guests.path(t, ("linux-amd64/%s.ko"):format(m))) }
-  end
-  conf.accel, conf.ram, conf.append = "soft", "256M", "console=ttyS0 panic=-1"
-  conf.kernel, conf.initrd = guests.path(t, "linux-amd64/vmlinuz"), guests.initramfs(t, "busybox", more)
-  local vm = t.machine("pc", conf)
-  vm:start()
-  t.ok(vm.serial[1]:text "ready> ":wait { rt = 240 })
-  local sh = guests.shell(t, vm.serial[1], 120)
-  sh "dmesg -n 1"
-  for _, m in ipairs(MODULES) do t.eq(sh(("insmod /m/%s.ko"):format(m)), "") end
+  local vm, sh = guests.linux_with(t, MODULES, conf)
   -- Drives are looked for beside the loading of the driver.
   t.match(sh "i=0; until grep -q sda /proc/partitions || [ $i = 300 ]; do sleep 0.1; i=$((i+1)); done; grep -c sda /proc/partitions", "^1")
   return vm, sh
