@@ -6,27 +6,9 @@ local guests = dofile(here .. "/../lib/guests.lua")
 
 local MODULES = { "floppy", "fat", "vfat", "nls_cp437", "nls_ascii", "psmouse", "evdev", "parport", "parport_pc", "lp" }
 
-local function read(path)
-  local f = assert(io.open(path, "rb"))
-  local bytes = f:read "a"
-  f:close()
-  return bytes
-end
-
 local function boot(t, conf)
-  local more = {}
-  for _, m in ipairs(MODULES) do
-    more[#more + 1] = { ("m/%s.ko"):format(m), data = read(guests.path(t, ("linux-686/%s.ko"):format(m))) }
-  end
-  conf.accel, conf.ram, conf.append = "soft", "192M", "console=ttyS0 panic=-1"
-  conf.kernel, conf.initrd = guests.path(t, "linux-686/vmlinuz"), guests.initramfs(t, "busybox-i386", more)
-  local vm = t.machine("pc", conf)
-  vm:start()
-  t.ok(vm.serial[1]:text "ready> ":wait { rt = 240 })
-  local sh = guests.shell(t, vm.serial[1], 300)
-  sh "dmesg -n 1"
-  for _, m in ipairs(MODULES) do t.eq(sh(("insmod /m/%s.ko"):format(m)), "") end
-  return vm, sh
+  conf.kernel, conf.ram = "linux-686", "192M"
+  return guests.linux_with(t, MODULES, conf)
 end
 
 local function floppy(t, sh, image)
@@ -89,12 +71,11 @@ test("Linux uses floppy disk and mouse", { timeout = 400 }, function(t)
   t.eq(vm:wait { rt = 60 }, "shutdown")
 end)
 
--- Long for now, as it is not yet reliable: docs/pc.md, "Known faults".
-test("Linux prints", { timeout = 400, long = true }, function(t)
+test("Linux prints", { timeout = 400 }, function(t)
   local paper = t.tmpdir() .. "/paper"
   local vm, sh = boot(t, { parallel = "file:" .. paper })
   t.eq(sh "seq 1 300 >/dev/lp0; sync", "")
-  t.wait_for(function() return read(paper):find "\n300\n" end, 60, "the last line on paper")
+  t.wait_for(function() return guests.read(paper):find "\n300\n" end, 60, "the last line on paper")
   vm.serial[1]:write "poweroff -f\n"
   t.eq(vm:wait { rt = 60 }, "shutdown")
 end)
