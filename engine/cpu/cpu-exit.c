@@ -119,26 +119,27 @@ access_hooked(VCpu *cpu, EventSource source, AddressSpace *as, MemoryCache *cach
     }
 }
 
-/* INS and OUTS hand over many items at once; each is an access of its own. Where the first had to
- * take the engine lock, it is kept for the others: one page of them at most. */
-static void __attribute__((noinline)) handle_string_pio(VCpu *cpu)
+/* Many items at once, of a port (`step` 0) or of addresses `step` apart; each is an access of its
+ * own. Where the first had to take the engine lock, it is kept for the others: one page at most. */
+static void __attribute__((noinline))
+handle_string(VCpu *cpu, EventSource source, AddressSpace *as, MemoryCache *cache, unsigned step)
 {
     CpuExit *e = &cpu->exit;
+    uint64_t first = e->addr;
     uint8_t *p = e->data;
     unsigned long locks = engine_lock_count;
     bool locked = false;
 
-    for (uint32_t i = 0; i < e->count; i++, p += e->size) {
+    for (uint32_t i = 0; i < e->count; i++, p += e->size, e->addr += step) {
         uint64_t v = 0;
 
         if (e->write) {
             memcpy(&v, p, e->size);
         }
-        if (event_hub_wants(cpu->events, EVENT_PIO, e->addr, e->size, e->write, v)) {
-            access_hooked(cpu, EVENT_PIO, cpu->io, &cpu->io_cache, &v);
+        if (event_hub_wants(cpu->events, source, e->addr, e->size, e->write, v)) {
+            access_hooked(cpu, source, as, cache, &v);
         } else {
-            address_space_access(cpu->io, &cpu->io_cache, e->addr, cpu_attrs(cpu), &v, e->size,
-                                 e->write);
+            address_space_access(as, cache, e->addr, cpu_attrs(cpu), &v, e->size, e->write);
         }
         if (!e->write) {
             memcpy(p, &v, e->size);
@@ -149,6 +150,7 @@ static void __attribute__((noinline)) handle_string_pio(VCpu *cpu)
             locked = true;
         }
     }
+    e->addr = first;
     if (locked) {
         engine_unlock();
     }
@@ -320,11 +322,15 @@ static bool dispatch(VCpu *cpu)
         if (G_LIKELY(!e->data)) {
             handle_access(cpu, EVENT_PIO, cpu->io, &cpu->io_cache);
         } else {
-            handle_string_pio(cpu);
+            handle_string(cpu, EVENT_PIO, cpu->io, &cpu->io_cache, 0);
         }
         return true;
     case CPU_EXIT_MMIO:
-        handle_access(cpu, EVENT_MMIO, cpu->memory, &cpu->memory_cache);
+        if (G_LIKELY(!e->data)) {
+            handle_access(cpu, EVENT_MMIO, cpu->memory, &cpu->memory_cache);
+        } else {
+            handle_string(cpu, EVENT_MMIO, cpu->memory, &cpu->memory_cache, e->size);
+        }
         return true;
     default:
         return handle_rare(cpu);
@@ -339,7 +345,7 @@ static void answer_exit(CpuExit *e, uint64_t value)
         return;
     }
     e->value = value;
-    if (e->kind == CPU_EXIT_PIO && e->data) {
+    if ((e->kind == CPU_EXIT_PIO || e->kind == CPU_EXIT_MMIO) && e->data) {
         uint8_t *p = e->data;
 
         for (uint32_t i = 0; i < e->count; i++, p += e->size) {

@@ -37,11 +37,11 @@ typedef struct CpuExit {
     CpuExitKind kind;
     bool write;
     uint8_t size;      /* PIO, MMIO: 1 2 4 8 */
-    uint32_t count;    /* string PIO: how many items; otherwise 1 */
+    uint32_t count;    /* string PIO, and MMIO upwards: how many items; otherwise 1 */
     uint64_t addr;     /* port, address, MSR index, hypercall number */
     uint64_t value;    /* what is written, or what the reader gets */
     uint64_t args[6];  /* hypercall arguments; DEBUG: dr6, dr7, pc */
-    void *data;        /* string PIO: count * size bytes, borrowed from the accelerator; NULL when
+    void *data;        /* of those: count * size bytes, borrowed from the accelerator; NULL when
                           the access is all in `value` */
     char message[256]; /* INTERNAL_ERROR, FAIL_ENTRY, UNKNOWN */
     bool msr_fault;    /* answer of an MSR handler: inject #GP */
@@ -49,6 +49,20 @@ typedef struct CpuExit {
                      the next entry, what the CPU would have done had nobody looked. RDMSR arrives
                      with `value` (or msr_fault) already filled with that answer */
 } CpuExit;
+
+/* An exit of one access. What belongs to other kinds is left as it was. */
+static inline void cpu_exit_set_access(CpuExit *e, CpuExitKind kind, bool write, unsigned size,
+                                       uint64_t addr, uint64_t value)
+{
+    e->kind = kind;
+    e->write = write;
+    e->size = (uint8_t)size;
+    e->count = 1;
+    e->addr = addr;
+    e->value = value;
+    e->data = NULL;
+    e->message[0] = '\0';
+}
 
 /* CPU_EXIT_DEBUG: bits of `value`; `addr` is the linear address of the next instruction. Both may
  * be set when a step ends on a breakpoint. */

@@ -31,6 +31,29 @@ test("a string instruction reaches a port in one exit, and item by item where so
   t.eq({ run(true) }, { 18, 16 })
 end)
 
+test("a string of writes to a device's memory is one exit, and item by item where somebody looks", function(t)
+  local code = "\xfc\xbf\0\0\x0a\0\xb9\x40\0\0\0\xb8\x11\x22\x33\x44\xf3\xab" -- 64 dwords to 0xa0000: rep stosd
+    .. "\xbe\0\x10\x20\0\xb9\x40\0\0\0\xf3\xa4" -- and 64 bytes behind them: rep movsb
+    .. "\x66\xba\x02\x04\xb0!\xee"
+  local function run(hook)
+    local vm = board(t, {}, code)
+    vm.memory:write(0x201000, ("abcdefgh"):rep(8))
+    for _, r in ipairs { { 0x3ce, 6, 5 }, { 0x3ce, 5, 0 }, { 0x3c4, 2, 15 }, { 0x3c4, 4, 6 } } do -- four planes, no odd and even
+      vm.io:write_u8(r[1], r[2])
+      vm.io:write_u8(r[1] + 1, r[3])
+    end
+    local seen = hook and vm:mmio { addr = 0xa0000, len = 0x1000, write = true }:on(function() end)
+    local done = vm.data.debugcon:text "!"
+    vm:start()
+    t.ok(done:wait { rt = 20 })
+    vm:pause()
+    t.eq(vm.memory:read(0xa0000, 320), ("\x11\x22\x33\x44"):rep(64) .. ("abcdefgh"):rep(8))
+    return vm.cpus[1].stats.mmio, seen and seen.hits
+  end
+  t.eq(run(false), 2)
+  t.eq({ run(true) }, { 128, 128 })
+end)
+
 test("the event timers interrupt a machine that runs", function(t)
   local vm = board(t)
   t.eq(vm.memory:read_u32(HPET), 0x8086a201)

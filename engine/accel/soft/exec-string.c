@@ -108,7 +108,17 @@ static inline uint64_t run_length(const SoftCpu *c, const SoftInsn *i, unsigned 
 }
 #define RUN_WORTH 4 /* elements */
 
-/* Both return how many elements were done, 0 when the slow way has to be taken. */
+/* Writes `bytes`, whole elements, where no RAM is; 0: they have to be written one by one. */
+static uint64_t io_run(SoftCpu *c, uint64_t to, void *data, uint64_t bytes, unsigned len)
+{
+    uint64_t paddr;
+
+    return soft_is_io(c, to, (unsigned)bytes, &paddr) &&
+                   soft_mmio_string(c, paddr, data, len, (uint32_t)(bytes / len))
+               ? bytes / len
+               : 0;
+}
+/* These return how many elements were done, 0 when the slow way has to be taken. */
 static uint64_t movs_run(SoftCpu *c, const SoftInsn *i, uint64_t count, unsigned len)
 {
     if (count < RUN_WORTH || (c->flags & FLAG_DF)) {
@@ -126,10 +136,15 @@ static uint64_t movs_run(SoftCpu *c, const SoftInsn *i, uint64_t count, unsigned
     bytes = n * len;
     const uint8_t *s = soft_host(c, from, (unsigned)bytes, SOFT_READ);
     uint8_t *d = s ? soft_host(c, to, (unsigned)bytes, SOFT_WRITE) : NULL;
-    if (!d) {
+    if (s && !d) {
+        uint8_t buffer[SOFT_PAGE];
+
+        memcpy(buffer, s, bytes);
+        n = io_run(c, to, buffer, bytes, len);
+        bytes = n * len;
+    } else if (!d) {
         return 0;
-    }
-    if ((uintptr_t)d - (uintptr_t)s >= bytes) {
+    } else if ((uintptr_t)d - (uintptr_t)s >= bytes) {
         memmove(d, s, bytes);
     } else { /* the copy reads what it wrote: a pattern is repeated */
         for (uint64_t k = 0; k < bytes; k += len) {
@@ -167,10 +182,14 @@ static uint64_t stos_run(SoftCpu *c, const SoftInsn *i, uint64_t count, unsigned
         return 0;
     }
     uint8_t *d = soft_host(c, to, (unsigned)(n * len), SOFT_WRITE);
-    if (!d) {
-        return 0;
+    if (d) {
+        fill(d, v, n * len, len);
+    } else {
+        uint8_t buffer[SOFT_PAGE];
+
+        fill(buffer, v, n * len, len);
+        n = io_run(c, to, buffer, n * len, len);
     }
-    fill(d, v, n * len, len);
     advance(c, i, X86_RDI, (int64_t)(n * len));
     return n;
 }

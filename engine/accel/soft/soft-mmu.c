@@ -410,6 +410,22 @@ void *soft_host_slow(SoftCpu *c, uint64_t linear, unsigned len, unsigned access)
     return p;
 }
 
+bool soft_is_io(SoftCpu *c, uint64_t linear, unsigned len, uint64_t *paddr)
+{
+    unsigned set = soft_tlb_set_now(c);
+    const SoftTlbEntry *e;
+
+    soft_tlb_select(c);
+    check_canonical(c, linear, false);
+    e = tlb_entry(c, linear, SOFT_WRITE, set);
+    if (e->ram || c->watch[SOFT_WRITE] || (e->paddr & SOFT_TLB_HOOKED) ||
+        (linear & (SOFT_PAGE - 1)) + len > SOFT_PAGE || alignment_checked(c, set)) {
+        return false;
+    }
+    *paddr = entry_paddr(e, linear);
+    return true;
+}
+
 void soft_mmu_look(SoftCpu *c)
 {
     late_write_done(c);

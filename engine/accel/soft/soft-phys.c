@@ -204,12 +204,7 @@ static uint64_t io_access(SoftCpu *c, uint64_t paddr, uint64_t value, unsigned l
 {
     soft_need_exit(c);
     if (c->vcpu) {
-        c->vcpu->exit = (CpuExit){ .kind = CPU_EXIT_MMIO,
-                                   .write = is_write,
-                                   .size = (uint8_t)len,
-                                   .count = 1,
-                                   .addr = paddr,
-                                   .value = value };
+        cpu_exit_set_access(&c->vcpu->exit, CPU_EXIT_MMIO, is_write, len, paddr, value);
         soft_offer_exit(c);
         return c->vcpu->exit.value & ones(len);
     }
@@ -247,12 +242,7 @@ uint32_t soft_port_access(SoftCpu *c, uint16_t port, uint32_t value, unsigned le
 
     soft_need_exit(c);
     if (c->vcpu) {
-        c->vcpu->exit = (CpuExit){ .kind = CPU_EXIT_PIO,
-                                   .write = is_write,
-                                   .size = (uint8_t)len,
-                                   .count = 1,
-                                   .addr = port,
-                                   .value = value };
+        cpu_exit_set_access(&c->vcpu->exit, CPU_EXIT_PIO, is_write, len, port, value);
         soft_offer_exit(c);
         return (uint32_t)(c->vcpu->exit.value & ones(len));
     }
@@ -268,44 +258,6 @@ uint32_t soft_port_access(SoftCpu *c, uint16_t port, uint32_t value, unsigned le
         soft_rcu_enter(c);
     }
     return (uint32_t)(v & ones(len));
-}
-
-/* A hook on one of the accesses may want the guest to stop right behind it. */
-static bool string_hooked(const VCpu *cpu, uint16_t port, const uint8_t *data, unsigned len,
-                          uint32_t count, bool is_write)
-{
-    if (event_hub_armed(cpu->events, EVENT_EXIT)) {
-        return true;
-    }
-    if (!is_write) {
-        return event_hub_wants(cpu->events, EVENT_PIO, port, len, false, 0);
-    }
-    for (uint32_t n = 0; n < count; n++) {
-        if (event_hub_wants(cpu->events, EVENT_PIO, port, len, true,
-                            soft_host_load(data + (size_t)n * len, len))) {
-            return true;
-        }
-    }
-    return false;
-}
-
-bool soft_port_string(SoftCpu *c, uint16_t port, void *data, unsigned len, uint32_t count,
-                      bool is_write)
-{
-    VCpu *cpu = c->vcpu;
-
-    if (!cpu || (c->dr7 & 0xff) || string_hooked(cpu, port, data, len, count, is_write)) {
-        return false;
-    }
-    soft_need_exit(c);
-    cpu->exit = (CpuExit){ .kind = CPU_EXIT_PIO,
-                           .write = is_write,
-                           .size = (uint8_t)len,
-                           .count = count,
-                           .addr = port,
-                           .data = data };
-    soft_offer_exit(c);
-    return true;
 }
 
 /* ---- RAM --------------------------------------------------------------------------------- */
@@ -337,6 +289,62 @@ static bool range_direct(const FlatRange *r, bool is_write)
         return !is_write && r->romd;
     }
     return !is_write || !r->readonly;
+}
+
+/* ---- many accesses as one exit --------------------------------------------------------------- */
+
+/* A hook on one of them may want the guest to stop right behind it. */
+static bool string_hooked(const VCpu *cpu, EventSource source, uint64_t addr, unsigned step,
+                          const uint8_t *data, unsigned len, uint32_t count, bool is_write)
+{
+    if (event_hub_armed(cpu->events, EVENT_EXIT)) {
+        return true;
+    }
+    if (!event_hub_armed(cpu->events, source)) {
+        return false;
+    }
+    for (uint32_t n = 0; n < count; n++) {
+        uint64_t v = is_write ? soft_host_load(data + (size_t)n * len, len) : 0;
+
+        if (event_hub_wants(cpu->events, source, addr + (uint64_t)n * step, len, is_write, v)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool soft_port_string(SoftCpu *c, uint16_t port, void *data, unsigned len, uint32_t count,
+                      bool is_write)
+{
+    VCpu *cpu = c->vcpu;
+
+    if (!cpu || (c->dr7 & 0xff) ||
+        string_hooked(cpu, EVENT_PIO, port, 0, data, len, count, is_write)) {
+        return false;
+    }
+    soft_need_exit(c);
+    cpu_exit_set_access(&cpu->exit, CPU_EXIT_PIO, is_write, len, port, 0);
+    cpu->exit.count = count;
+    cpu->exit.data = data;
+    soft_offer_exit(c);
+    return true;
+}
+
+bool soft_mmio_string(SoftCpu *c, uint64_t paddr, void *data, unsigned len, uint32_t count)
+{
+    VCpu *cpu = c->vcpu;
+    const FlatRange *r = c->in_rcu ? find_range(c, paddr) : NULL;
+
+    if (!cpu || !r || range_direct(r, true) || r->last - paddr < (uint64_t)count * len - 1 ||
+        string_hooked(cpu, EVENT_MMIO, paddr, len, data, len, count, true)) {
+        return false;
+    }
+    soft_need_exit(c);
+    cpu_exit_set_access(&cpu->exit, CPU_EXIT_MMIO, true, len, paddr, 0);
+    cpu->exit.count = count;
+    cpu->exit.data = data;
+    soft_offer_exit(c);
+    return true;
 }
 
 uint8_t *soft_phys_page(SoftCpu *c, uint64_t paddr, unsigned access, RamBlock **ram)

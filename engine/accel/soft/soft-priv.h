@@ -472,6 +472,10 @@ uint32_t soft_port_access(SoftCpu *c, uint16_t port, uint32_t value, unsigned le
 /* The same for `count` values in a row, as one exit. False: they have to be done one by one. */
 bool soft_port_string(SoftCpu *c, uint16_t port, void *data, unsigned len, uint32_t count,
                       bool is_write);
+/* Writes to memory upwards from `paddr` that is no RAM. */
+bool soft_mmio_string(SoftCpu *c, uint64_t paddr, void *data, unsigned len, uint32_t count);
+/* Whether accesses to these bytes of one page are exits that nobody looks at in between; where. */
+bool soft_is_io(SoftCpu *c, uint64_t linear, unsigned len, uint64_t *paddr);
 /* A CPU_EXIT_* of another kind: c->vcpu->exit is filled, and offered; false without a vCPU. */
 bool soft_offer_exit(SoftCpu *c);
 
