@@ -27,15 +27,8 @@ RamCodePage *ram_block_code_page(RamBlock *block, uint64_t offset)
     RamCodePage *map = __atomic_load_n(&block->code, __ATOMIC_ACQUIRE);
 
     if (G_UNLIKELY(!map)) {
-        RamCodePage *none = NULL;
-
-        /* Large and mostly never touched: the host gives zero pages until then. */
-        map = g_new0(RamCodePage, block->size >> RAM_PAGE_BITS);
-        if (!__atomic_compare_exchange_n(&block->code, &none, map, false, __ATOMIC_ACQ_REL,
-                                         __ATOMIC_ACQUIRE)) {
-            g_free(map);
-            map = none;
-        }
+        map = (RamCodePage *)(void *)block->books;
+        __atomic_store_n(&block->code, map, __ATOMIC_RELEASE);
         __atomic_fetch_or(&block->dirty_active, RAM_DIRTY_CODE_MAP, __ATOMIC_SEQ_CST);
     }
     return &map[offset >> RAM_PAGE_BITS];

@@ -50,17 +50,21 @@ static bool page_span(const RamBlock *block, uint64_t offset, uint64_t len, uint
 void ram_block_enable_dirty(RamBlock *block, unsigned client)
 {
     unsigned i = ram_dirty_index(client);
-    size_t bytes = (block_pages(block) + BITS - 1) / BITS * sizeof(unsigned long);
+    uint64_t bytes = ram_block_bitmap_bytes(block);
 
     ENGINE_LOCK_ASSERT();
     if (block->log_count[i]++) {
         return;
     }
     if (!block->dirty[i]) {
-        __atomic_store_n(&block->dirty[i], g_malloc0(bytes), __ATOMIC_RELEASE);
+        uint8_t *bitmap = block->books + block_pages(block) * sizeof(RamCodePage) + i * bytes;
+
+        __atomic_store_n(&block->dirty[i], (unsigned long *)(void *)bitmap, __ATOMIC_RELEASE);
     } else {
-        for (size_t w = 0; w < bytes / sizeof(unsigned long); w++) {
-            __atomic_store_n(&block->dirty[i][w], 0, __ATOMIC_RELAXED);
+        for (uint64_t w = 0; w < bytes / sizeof(unsigned long); w++) {
+            if (__atomic_load_n(&block->dirty[i][w], __ATOMIC_RELAXED)) {
+                __atomic_store_n(&block->dirty[i][w], 0, __ATOMIC_RELAXED);
+            }
         }
     }
     __atomic_fetch_or(&block->dirty_active, (uint8_t)client, __ATOMIC_SEQ_CST);

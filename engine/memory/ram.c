@@ -92,6 +92,31 @@ static bool map_block(RamBlock *block, GError **error)
     return true;
 }
 
+/* Zeros that become memory when they are written: a block may be larger than the host's memory, and
+ * so may be what is kept of it. NULL and errno. */
+static void *map_zeros(uint64_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
+/* The code map first, as its entries are the larger ones. */
+static uint64_t books_size(const RamBlock *block)
+{
+    return (block->size >> RAM_PAGE_BITS) * sizeof(RamCodePage) +
+           DIRTY_CLIENTS * ram_block_bitmap_bytes(block);
+}
+
+static void unmap_block(RamBlock *block)
+{
+    munmap(block->host, reservation_size(block));
+    if (block->books) {
+        munmap(block->books, books_size(block));
+    }
+}
+
 static RamBlock *block_new(const char *name, uint64_t size, int fd, bool shared, bool readonly,
                            uint64_t page_size, GError **error)
 {
@@ -112,7 +137,12 @@ static RamBlock *block_new(const char *name, uint64_t size, int fd, bool shared,
     } else {
         block->size &= ~(page_size - 1);
         if (map_block(block, error)) {
-            return block;
+            block->books = map_zeros(books_size(block));
+            if (block->books) {
+                return block;
+            }
+            map_failed(block->name, block->size, errno, error);
+            unmap_block(block);
         }
     }
     g_free(block->name);
@@ -142,14 +172,10 @@ void ram_block_unref(RamBlock *block)
     if (!block || __atomic_sub_fetch(&block->ref, 1, __ATOMIC_ACQ_REL)) {
         return;
     }
-    munmap(block->host, reservation_size(block));
+    unmap_block(block);
     if (block->fd >= 0) {
         close(block->fd);
     }
-    for (unsigned i = 0; i < DIRTY_CLIENTS; i++) {
-        g_free(block->dirty[i]);
-    }
-    g_free(block->code);
     g_free(block->name);
     g_free(block);
 }
@@ -326,9 +352,13 @@ void ram_block_foreach_populated(RamBlock *block,
                                  void (*fn)(uint64_t first, uint64_t n, void *opaque), void *opaque)
 {
     uint64_t pages = block->size >> RAM_PAGE_BITS, words = (pages + BITS - 1) / BITS;
-    unsigned long *bitmap = g_new0(unsigned long, words);
+    unsigned long *bitmap = map_zeros(words * sizeof(*bitmap));
     uint64_t first = 0;
 
+    if (!bitmap) {
+        fn(0, pages, opaque); /* rather too many than too few */
+        return;
+    }
     if (block->fd >= 0) {
         mark_file_data(block, bitmap);
     }
@@ -355,7 +385,7 @@ void ram_block_foreach_populated(RamBlock *block,
         fn(first, last - first, opaque);
         first = last;
     }
-    g_free(bitmap);
+    munmap(bitmap, words * sizeof(*bitmap));
 }
 
 static void count_page(uint64_t page, void *opaque)

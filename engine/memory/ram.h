@@ -25,10 +25,11 @@ struct RamBlock {
     bool shared, readonly;
     uint64_t page_size; /* of the back end: 4 KiB, 2 MiB, 1 GiB */
     char *name;
-    unsigned long *dirty[3];  /* one bitmap a DIRTY_* client, allocated when the client first logs;
-                                 NULL otherwise. Bits are set and cleared atomically */
-    uint8_t dirty_active;     /* atomic: clients that log now */
-    unsigned log_count[3];    /* engine lock: regions that log, a client */
+    uint8_t *books;          /* room for what follows, which costs no memory before it is written */
+    unsigned long *dirty[3]; /* in `books`: one bitmap a DIRTY_* client; NULL until the client first
+                                logs. Bits are set and cleared atomically */
+    uint8_t dirty_active;    /* atomic: clients that log now */
+    unsigned log_count[3];   /* engine lock: regions that log, a client */
     struct RamCodePage *code; /* a page each; NULL until a software CPU decodes code in here */
 };
 typedef struct RamBlock RamBlock;
@@ -46,12 +47,18 @@ typedef struct RamCodePage {
     bool seen, shot; /* atomic: held code once, and stays so; all vCPUs know */
 } RamCodePage;
 #define RAM_DIRTY_CODE_MAP 0x80 /* in dirty_active: `code` is there */
-/* The page that `offset` is in; makes the map. Any thread. */
+/* The page that `offset` is in. Any thread. */
 RamCodePage *ram_block_code_page(RamBlock *block, uint64_t offset);
 /* Marks lines [first, last] as decoded; returns the generation. */
 uint32_t ram_code_page_add(RamCodePage *page, unsigned first, unsigned last);
 /* After a write; ram_block_set_dirty calls it too. Returns whether code was there. */
 bool ram_block_code_written(RamBlock *block, uint64_t offset, uint64_t len);
+
+/* Bytes of one bitmap of the block. */
+static inline uint64_t ram_block_bitmap_bytes(const RamBlock *block)
+{
+    return ((block->size >> RAM_PAGE_BITS) + 63) / 64 * sizeof(unsigned long);
+}
 
 /* Anonymous, populated on touch, with a guard page after it; `size` is rounded up to whole pages;
  * refused with the sizes when the host cannot. */

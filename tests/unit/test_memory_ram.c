@@ -111,6 +111,28 @@ static void ck_assert_taken(RamBlock *b, unsigned client, const char *expected)
     g_string_free(runs, TRUE);
 }
 
+START_TEST(what_is_kept_of_a_block_far_larger_than_the_host_takes_no_memory)
+{
+    GError *error = NULL;
+    RamBlock *b = ram_block_new_anonymous("vast", UINT64_C(16) << 40, &error);
+    RamCodePage *page;
+
+    if (!b) { /* under ThreadSanitizer there is no address space for it */
+        ck_assert_ptr_nonnull(strstr(error->message, "cannot map 17592186044416 bytes"));
+        g_error_free(error);
+        return;
+    }
+    page = ram_block_code_page(b, b->size - 1);
+    ck_assert_uint_eq(ram_code_page_add(page, 63, 63), 0);
+    ram_block_enable_dirty(b, DIRTY_DISPLAY);
+    ram_block_set_dirty(b, b->size - 1, 1);
+    ck_assert_uint_eq(page->generation, 1);
+    ck_assert(ram_block_test_and_clear_dirty(b, b->size - RAM_PAGE_SIZE, 1, DIRTY_DISPLAY));
+    ram_block_disable_dirty(b, DIRTY_DISPLAY);
+    ram_block_unref(b);
+}
+END_TEST
+
 START_TEST(dirty_pages_are_taken_in_runs_that_cross_words)
 {
     RamBlock *b = ram_block_new_anonymous("b", 200 * RAM_PAGE_SIZE, NULL);
@@ -540,6 +562,7 @@ int main(void)
     tcase_add_test(tc, a_block_is_rounded_to_pages_zero_and_not_there_until_touched);
     tcase_add_test(tc, the_page_after_a_block_faults);
     tcase_add_test(tc, impossible_sizes_are_errors_that_name_the_block_and_the_sizes);
+    tcase_add_test(tc, what_is_kept_of_a_block_far_larger_than_the_host_takes_no_memory);
     tcase_add_test(tc, dirty_pages_are_taken_in_runs_that_cross_words);
     tcase_add_test(tc, clients_are_independent_and_logging_starts_clean);
     tcase_add_test(tc, a_bitmap_is_merged_at_any_page_and_cut_at_the_end_of_the_block);
