@@ -61,6 +61,20 @@ guest("a guest whose faults end in faults without an end is paused like any othe
   t.eq({ vm.status, vm.reason }, { "paused", "enough" })
 end)
 
+guest("a machine without RAM runs, or says why it does not", function(t)
+  for _, accel in ipairs(core.accels()) do
+    if accel.available then
+      local vm = t.machine { ram = "1M", accel = accel.name, init = function(m) m.cpus[1]:set { cs = 0, rip = 0x7c00 } end }
+      if accel.name == "kvm" then
+        fails_with(t, vm, "this machine has no RAM, and KVM runs nothing without any %(%-accel soft does%) at 0000:7c00")
+      else
+        vm:start()
+        t.eq(table.pack(vm:wait { rt = 0.05 }), { nil, "timeout", n = 2 })
+      end
+    end
+  end
+end)
+
 guest("a machine starts, is paused, goes on and is stopped", function(t)
   local vm = t.machine(board(counting))
   t.eq(vm.status, "paused")

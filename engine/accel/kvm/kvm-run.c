@@ -147,6 +147,12 @@ static void run_failed(KvmVcpu *kv, int err)
                       "the host memory behind guest RAM cannot be accessed (was a file cut "
                       "short?) %s",
                       place);
+    } else if (err == ENOSPC) {
+        /* Its room for page tables is a share of what its slots hold. */
+        kvm_exit_fail(kv, CPU_EXIT_INTERNAL_ERROR,
+                      "this machine has no RAM, and KVM runs nothing without any (-accel soft "
+                      "does) %s",
+                      place);
     } else {
         kvm_exit_fail(kv, CPU_EXIT_INTERNAL_ERROR, "KVM_RUN: %s %s", g_strerror(err), place);
     }
