@@ -72,6 +72,8 @@ void script_ended_forget(void);
 ScriptRef *binding_on_signal(ScriptSignal which, ScriptRef *fn, bool ends);
 
 int script_sandbox(lua_State *L); /* sandbox.c: a function of vmlua.core.process */
+int script_pidfile(lua_State *L); /* pidfile.c: the same */
+void script_pidfile_remove(void); /* async-signal-safe */
 
 /* The list of everything declared, for api.c. */
 typedef enum { DECL_MODULE, DECL_CLASS, DECL_USERDATA } DeclKind;

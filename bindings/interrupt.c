@@ -483,6 +483,7 @@ static void end_process(int sig)
 {
     static const char message[] = "vmlua: interrupted, without waiting for what runs\n";
     tty_restore_in_signal();
+    script_pidfile_remove();
     ssize_t n = write(STDERR_FILENO, message, sizeof message - 1);
     (void)n;
     _exit(128 + sig);

@@ -484,6 +484,10 @@ static const ApiFunction functions[] = {
       "Leaves the terminal: a session of its own, standard streams on /dev/null." },
     { "runas", l_runas, "(user: string): boolean?, string?",
       "Gives up root for good and becomes this user." },
+    { "pidfile", script_pidfile, "(path?: string): boolean?, string?",
+      "Writes the process id to a file that goes when the process ends, on any way out; nil: it "
+      "goes "
+      "now." },
     { "sandbox", script_sandbox,
       "(deny: { spawn?: boolean, elevateprivileges?: boolean, resourcecontrol?: boolean }?): "
       "boolean?, string?",

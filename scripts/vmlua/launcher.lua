@@ -318,11 +318,10 @@ local function at_end(fn) return setmetatable({}, { __close = fn }) end
 
 -- The file goes with the scope that the answer is closed in.
 local function write_pidfile(path)
-  local f, err = io.open(path, "w")
-  if not f then options.usage_error("-pidfile: %s", err) end
-  f:write(require("vmlua.core.process").pid(), "\n")
-  f:close()
-  return at_end(function() os.remove(path) end)
+  local process = require "vmlua.core.process"
+  local ok, err = process.pidfile(path)
+  if not ok then options.usage_error("-pidfile: %s", err) end
+  return at_end(function() process.pidfile() end)
 end
 
 local READY = "\0vmlua is ready\0"

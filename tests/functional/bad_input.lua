@@ -266,6 +266,39 @@ test("a pidfile is there while the machine runs, and gone afterwards", function(
   t.eq(fs.stat(pidfile), nil)
 end)
 
+-- A board whose guest reaches a callback that does not come back.
+local function no_way_back(body)
+  return ([[
+    return require("vmlua.machine").define { name = "no-way-back", ram = "1M", init = function(m)
+      m.memory:add(0, m.ram)
+      m:place(0x7c00, "\xe6\x80\xeb\xfc")
+      m.cpus[1]:set { cs = 0, rip = 0x7c00 }
+      m:pio { port = 0x80 }:on(function() %s end)
+    end }]]):format(body)
+end
+
+test("a pidfile goes with a process that a script ends, and with one that no longer listens", function(t)
+  local pidfile = t.tmpdir() .. "/pid"
+  local exits = t.file("exits.lua", no_way_back(("print(io.open(%q):read 'l') io.stdout:flush() os.exit(5)"):format(pidfile)))
+  local r = t.vmlua { exits, "-pidfile", pidfile }
+  t.eq(r.status, 5)
+  t.match(r.out, "^%d+\n$")
+  t.eq(fs.stat(pidfile), nil)
+
+  local deaf = t.file("deaf.lua", no_way_back 'print "deaf" io.stdout:flush() local _ = ("a"):rep(40):find(("a-"):rep(40) .. "b")')
+  r = t.vmlua { deaf, "-pidfile", pidfile, on_start = function(child, seen)
+    t.wait_for(function() return seen.out:find "deaf" end)
+    t.ok(fs.stat(pidfile))
+    t.wait_for(function()
+      child:kill(15)
+      return not child.running
+    end)
+  end }
+  t.eq(r.status, 143)
+  t.match(r.err, "without waiting for what runs")
+  t.eq(fs.stat(pidfile), nil)
+end)
+
 test("a daemon answers when its machine is built, or with what went wrong", function(t)
   local pidfile = t.tmpdir() .. "/pid"
   local r = run(t, "bare.lua", "-kernel", t.file("spin.bin", "\xeb\xfe"), "-daemonize", "-pidfile", pidfile)

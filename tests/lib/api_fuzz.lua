@@ -18,7 +18,7 @@ local function some(list) return list[random(1, #list)] end
 
 -- What ends the process, waits for input, or changes the host, by its purpose.
 local spared = {
-  ["vmlua.core.process"] = { spawn = true, signal = true, detach = true, runas = true, sandbox = true },
+  ["vmlua.core.process"] = { spawn = true, signal = true, detach = true, runas = true, sandbox = true, pidfile = true },
   ["vmlua.core.fs"] = { unlink = true, mkdir = true, mkdtemp = true, rmtree = true, setenv = true, write = true, read = true },
   ["vmlua.core.loop"] = {
     iterate = true, limit = true, budget = true, watch = true, on_error = true, on_sigint = true, on_signal = true, shielded = true,
