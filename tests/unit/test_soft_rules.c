@@ -474,6 +474,69 @@ START_TEST(repeated_string_instructions_stop_at_a_fault_and_go_on)
 }
 END_TEST
 
+START_TEST(repeated_string_instructions_stop_at_the_end_of_their_segment)
+{
+    /* 16 words from 0xfff1 on: the eighth would go over the end. */
+    begin(REAL, 0);
+    c->gpr[X86_RAX] = 0x5a5a;
+    c->gpr[X86_RCX] = 16;
+    c->gpr[X86_RDI] = 0xfff1;
+    RUN(0xf3, 0xab, HLT);
+    ck_assert_int_eq(handler(), EXC_GP);
+    ck_assert_uint_eq(c->gpr[X86_RCX], 9);
+    ck_assert_uint_eq(c->gpr[X86_RDI], 0xffff);
+    ck_assert_uint_eq(get(0xfff0, 8), UINT64_C(0x5a5a5a5a5a5a5a00));
+    ck_assert_uint_eq(get(0xfff8, 8), UINT64_C(0x005a5a5a5a5a5a5a));
+    /* Bytes go round, in a segment that is not at 0. */
+    begin(REAL, 0);
+    for (unsigned i = X86_ES; i <= X86_DS; i += X86_DS - X86_ES) {
+        c->seg[i].selector = 0x5000;
+        c->seg[i].base = 0x50000;
+    }
+    put(0x50000 + 0x100, UINT64_C(0x1122334455667788), 8);
+    c->gpr[X86_RCX] = 8;
+    c->gpr[X86_RSI] = 0x100;
+    c->gpr[X86_RDI] = 0xfffb;
+    RUN(0xf3, 0xa4, HLT);
+    ck_assert_int_eq(handler(), -1);
+    ck_assert_uint_eq(c->gpr[X86_RDI], 3);
+    ck_assert_uint_eq(get(0x50000 + 0xfffb, 5), UINT64_C(0x4455667788));
+    ck_assert_uint_eq(get(0x50000, 3), 0x112233);
+    /* A limit in the middle of a page. */
+    begin(PROT32, 0);
+    load(X86_ES, SMALL);
+    soft_mode_changed(c);
+    c->gpr[X86_RAX] = 0x77;
+    c->gpr[X86_RCX] = 64;
+    c->gpr[X86_RDI] = 0xe0;
+    RUN(0xf3, 0xaa, HLT);
+    ck_assert_int_eq(handler(), EXC_GP);
+    ck_assert_uint_eq(c->gpr[X86_RCX], 32);
+    ck_assert_uint_eq(c->gpr[X86_RDI], 0x100);
+    ck_assert_uint_eq(get(0x1f8, 8), UINT64_C(0x7777777777777777));
+    ck_assert_uint_eq(get(0x200, 8), 0);
+    /* One that expands down has none above. */
+    begin(PROT32, 0);
+    segment(SMALL, 0x50000, 0xff, 0x97, 0x4);
+    load(X86_ES, SMALL);
+    soft_mode_changed(c);
+    c->gpr[X86_RAX] = 0x77;
+    c->gpr[X86_RCX] = 64;
+    c->gpr[X86_RDI] = 0x100;
+    RUN(0xf3, 0xaa, HLT);
+    ck_assert_int_eq(handler(), -1);
+    ck_assert_uint_eq(c->gpr[X86_RDI], 0x140);
+    ck_assert_uint_eq(get(0x50138, 8), UINT64_C(0x7777777777777777));
+    c->rip = CODE;
+    c->halted = false;
+    c->gpr[X86_RCX] = 64;
+    c->gpr[X86_RDI] = 0xe0;
+    stopped = go();
+    ck_assert_int_eq(handler(), EXC_GP);
+    ck_assert_uint_eq(c->gpr[X86_RCX], 64);
+}
+END_TEST
+
 /* ---- locked accesses ------------------------------------------------------------------------- */
 
 START_TEST(a_locked_addition_over_two_pages_is_right_and_faults_before_it_writes)
@@ -513,6 +576,7 @@ int main(void)
     tcase_add_test(tc, control_registers_decide_which_vector_instructions_run);
     tcase_add_test(tc, unmasked_exceptions_of_sse_and_x87_have_their_vectors);
     tcase_add_test(tc, repeated_string_instructions_stop_at_a_fault_and_go_on);
+    tcase_add_test(tc, repeated_string_instructions_stop_at_the_end_of_their_segment);
     tcase_add_test(tc, code_goes_on_behind_the_end_of_ram_as_ones);
     tcase_add_test(tc, tables_of_descriptors_that_lie_nowhere_or_end_early_fault);
     suite_add_tcase(s, tc);
