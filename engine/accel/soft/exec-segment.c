@@ -28,12 +28,6 @@ static void write_word(SoftCpu *c, const SoftInsn *i, uint64_t v)
     }
 }
 
-static void need_ring0(SoftCpu *c)
-{
-    if (c->cpl != 0) {
-        soft_raise_error(c, EXC_GP, 0);
-    }
-}
 static void need_segments(SoftCpu *c)
 {
     if (!soft_segmented(c)) {
@@ -133,7 +127,7 @@ static void lldt_ltr(SoftCpu *c, const SoftInsn *i)
 
     SOFT_HERE(c, i);
     need_segments(c);
-    need_ring0(c);
+    soft_need_ring0(c);
     selector = read_selector(c, i, i->dst);
     if (soft_null(selector)) {
         if (tr) {
@@ -192,7 +186,7 @@ static void lgdt_lidt(SoftCpu *c, const SoftInsn *i)
     uint16_t limit;
 
     SOFT_HERE(c, i);
-    need_ring0(c);
+    soft_need_ring0(c);
     at = soft_linear(c, i, len + 2, false);
     limit = (uint16_t)soft_load(c, at, 2);
     base = soft_load(c, at + 2, len);
@@ -217,7 +211,7 @@ static void lmsw(SoftCpu *c, const SoftInsn *i)
     uint64_t v;
 
     SOFT_HERE(c, i);
-    need_ring0(c);
+    soft_need_ring0(c);
     v = read_selector(c, i, i->dst);
     /* It can set PE, never clear it. */
     soft_set_cr0(c, (c->cr0 & ~UINT64_C(14)) | (v & 15));

@@ -139,7 +139,20 @@ void soft_drop_data_segments(SoftCpu *c);
 /* Segment registers as virtual-8086 mode has them. */
 void soft_segment_v86(X86Segment *s, uint16_t selector);
 
-/* ---- instruction handlers in two files --------------------------------------------------- */
+/* ---- the handlers of system instructions ------------------------------------------------- */
 
-struct SoftDecode;
-bool soft_decode_segment(struct SoftDecode *d, SoftInsn *out); /* exec-segment.c */
+static inline void soft_need_ring0(SoftCpu *c)
+{
+    if (c->cpl != 0) {
+        soft_raise_error(c, EXC_GP, 0);
+    }
+}
+static inline bool soft_take(SoftDecode *d, SoftInsn *out, SoftExec fn, unsigned aux, bool ends)
+{
+    out->fn = fn;
+    out->aux = (uint16_t)aux;
+    d->ends = ends;
+    return true;
+}
+bool soft_decode_control(SoftDecode *d, SoftInsn *out); /* exec-control.c */
+bool soft_decode_segment(SoftDecode *d, SoftInsn *out); /* exec-segment.c */
