@@ -3,6 +3,7 @@
  * INVLPG, INVPCID, WBINVD and INVD.
  */
 #include "engine/accel/soft/exec.h"
+#include "engine/accel/soft/soft-block.h"
 #include "engine/accel/soft/soft-mmu.h"
 #include "engine/accel/soft/soft-sys.h"
 
@@ -240,7 +241,11 @@ static void invlpg(SoftCpu *c, const SoftInsn *i)
         at += c->seg[i->seg].base;
     }
     soft_tlb_flush_page(c, at);
-    soft_end_at_next(c, i);
+    if (soft_code_dropped(c)) {
+        soft_end_early(c, i);
+        return;
+    }
+    SOFT_NEXT(c, i);
 }
 
 static void invpcid(SoftCpu *c, const SoftInsn *i)
@@ -313,7 +318,7 @@ bool soft_decode_control(SoftDecode *d, SoftInsn *out)
     case ZYDIS_MNEMONIC_CLTS:
         return soft_take(d, out, clts, 0, true);
     case ZYDIS_MNEMONIC_INVLPG:
-        return soft_take(d, out, invlpg, 0, true);
+        return soft_take(d, out, invlpg, 0, false);
     case ZYDIS_MNEMONIC_INVPCID:
         return soft_take(d, out, invpcid, 0, true);
     case ZYDIS_MNEMONIC_INVD:

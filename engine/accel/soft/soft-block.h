@@ -26,6 +26,25 @@ static inline uint64_t soft_code_linear(const SoftCpu *c)
     return c->mode.long_mode ? c->rip : (uint32_t)(c->seg[X86_CS].base + c->rip);
 }
 
+/* The translation of the page that code is fetched from is gone: what follows may be elsewhere. */
+static inline bool soft_code_dropped(const SoftCpu *c)
+{
+    uint64_t linear = soft_code_linear(c);
+
+    return c->tlb_now[SOFT_FETCH][(linear >> 12) & (SOFT_TLB_SIZE - 1)].tag !=
+           (linear & ~(SOFT_PAGE - 1));
+}
+
+/* A handler ends its block in the middle, after its instruction. */
+static inline void soft_end_early(SoftCpu *c, const SoftInsn *i)
+{
+    unsigned left = c->block->n - (unsigned)(i - c->block->insns) - 1;
+
+    c->budget += left;
+    c->icount -= left;
+    soft_end_at_next(c, i);
+}
+
 /* Whether `b` is the block at c->rip: its host address is where the TLB says the code is now. */
 static inline bool soft_block_follows(const SoftCpu *c, const SoftBlock *b, const uint8_t *host,
                                       uint32_t mode)

@@ -89,21 +89,36 @@ static unsigned handler_cpl(const SoftCpu *c, uint64_t d)
     return desc_type(d) & SEG_CONFORMING ? c->cpl : desc_dpl(d);
 }
 
-static void enter_handler(SoftCpu *c, uint16_t selector, uint64_t d, uint64_t rip, unsigned cpl,
+/* `cs`: made by handler_segment. */
+static void enter_handler(SoftCpu *c, const X86Segment *cs, uint64_t rip, unsigned cpl,
                           bool clear_if)
 {
-    X86Segment cs;
-
-    soft_segment_from_descriptor(&cs, (uint16_t)((selector & ~3) | cpl), d | UINT64_C(1) << 40, 0);
     soft_set_rflags(c, 0, FLAG_TF | FLAG_VM | FLAG_RF | FLAG_NT | (clear_if ? FLAG_IF : 0));
-    soft_enter_code(c, &cs, rip, cpl);
+    soft_enter_code_again(c, cs, rip, cpl);
+}
+
+static void handler_segment(X86Segment *cs, uint16_t selector, uint64_t d, unsigned cpl)
+{
+    soft_segment_from_descriptor(cs, (uint16_t)((selector & ~3) | cpl), d | UINT64_C(1) << 40, 0);
+}
+
+enum { FRAME_MAX = 10 };
+static unsigned common_frame(const SoftCpu *c, const Delivery *i, uint64_t *frame, unsigned n)
+{
+    frame[n++] = i->flags;
+    frame[n++] = c->seg[X86_CS].selector;
+    frame[n++] = i->next_rip;
+    if (i->has_error) {
+        frame[n++] = i->error;
+    }
+    return n;
 }
 
 static void deliver_protected(SoftCpu *c, const Delivery *i)
 {
-    uint64_t gate, d, rip, old_sp = c->gpr[X86_RSP];
-    unsigned type, size, cpl;
-    uint16_t selector, old_ss = c->seg[X86_SS].selector, old_cs = c->seg[X86_CS].selector;
+    uint64_t gate, d, rip, frame[FRAME_MAX];
+    unsigned type, size, cpl, n = 0;
+    uint16_t selector;
     bool v86 = soft_v86(c);
     SoftStack s;
     X86Segment cs, ss;
@@ -147,42 +162,38 @@ static void deliver_protected(SoftCpu *c, const Delivery *i)
         soft_stack_present(c, &s);
         ss = c->seg[X86_SS];
     }
-    soft_segment_from_descriptor(&cs, selector, d, 0);
+    handler_segment(&cs, selector, d, cpl);
     soft_check_target(c, &cs, rip, 0);
     if (v86) {
-        soft_push(c, &s, c->seg[X86_GS].selector, size);
-        soft_push(c, &s, c->seg[X86_FS].selector, size);
-        soft_push(c, &s, c->seg[X86_DS].selector, size);
-        soft_push(c, &s, c->seg[X86_ES].selector, size);
+        frame[n++] = c->seg[X86_GS].selector;
+        frame[n++] = c->seg[X86_FS].selector;
+        frame[n++] = c->seg[X86_DS].selector;
+        frame[n++] = c->seg[X86_ES].selector;
     }
     if (cpl < c->cpl) {
-        soft_push(c, &s, old_ss, size);
-        soft_push(c, &s, old_sp, size);
+        frame[n++] = c->seg[X86_SS].selector;
+        frame[n++] = c->gpr[X86_RSP];
     }
-    soft_push(c, &s, i->flags, size);
-    soft_push(c, &s, old_cs, size);
-    soft_push(c, &s, i->next_rip, size);
-    if (i->has_error) {
-        soft_push(c, &s, i->error, size);
-    }
+    n = common_frame(c, i, frame, n);
+    soft_push_all(c, &s, frame, n, size);
     soft_mark_accessed(c, selector, d);
     if (v86) {
         static const uint8_t data[] = { X86_ES, X86_DS, X86_FS, X86_GS };
 
-        for (unsigned n = 0; n < sizeof(data); n++) {
-            c->seg[data[n]] = (X86Segment){ .unusable = true };
+        for (unsigned k = 0; k < sizeof(data); k++) {
+            c->seg[data[k]] = (X86Segment){ .unusable = true };
         }
     }
     c->seg[X86_SS] = ss;
     soft_set_sp(c, &s);
-    enter_handler(c, selector, d, rip, cpl, !(type & 1));
+    enter_handler(c, &cs, rip, cpl, !(type & 1));
 }
 
 static void deliver_long(SoftCpu *c, const Delivery *i)
 {
-    uint64_t gate, high, d, rip, rsp, old_sp = c->gpr[X86_RSP];
-    unsigned type, cpl, ist;
-    uint16_t selector, old_ss = c->seg[X86_SS].selector, old_cs = c->seg[X86_CS].selector;
+    uint64_t gate, high, d, rip, rsp, frame[FRAME_MAX];
+    unsigned type, cpl, ist, n = 0;
+    uint16_t selector;
     SoftStack s;
     X86Segment cs, ss = c->seg[X86_SS];
 
@@ -209,26 +220,22 @@ static void deliver_long(SoftCpu *c, const Delivery *i)
     } else if (cpl < c->cpl) {
         rsp = soft_tss_rsp(c, 4 + cpl * 8);
     } else {
-        rsp = old_sp;
+        rsp = c->gpr[X86_RSP];
     }
     if (cpl < c->cpl) {
         soft_null_stack(&ss, cpl);
     }
     soft_stack_init(c, &s, &ss, rsp & ~UINT64_C(15), cpl, true, c->ext);
-    soft_segment_from_descriptor(&cs, selector, d, 0);
+    handler_segment(&cs, selector, d, cpl);
     soft_check_target(c, &cs, rip, 0);
-    soft_push(c, &s, old_ss, 3);
-    soft_push(c, &s, old_sp, 3);
-    soft_push(c, &s, i->flags, 3);
-    soft_push(c, &s, old_cs, 3);
-    soft_push(c, &s, i->next_rip, 3);
-    if (i->has_error) {
-        soft_push(c, &s, i->error, 3);
-    }
+    frame[n++] = c->seg[X86_SS].selector;
+    frame[n++] = c->gpr[X86_RSP];
+    n = common_frame(c, i, frame, n);
+    soft_push_all(c, &s, frame, n, 3);
     soft_mark_accessed(c, selector, d);
     c->seg[X86_SS] = ss;
     c->gpr[X86_RSP] = s.sp;
-    enter_handler(c, selector, d, rip, cpl, type == SYS_INT);
+    enter_handler(c, &cs, rip, cpl, type == SYS_INT);
 }
 
 void soft_interrupt(SoftCpu *c, unsigned vector, SoftIntKind kind, bool has_error, uint32_t error,

@@ -30,8 +30,7 @@ void soft_tlb_init(SoftCpu *c)
 {
     memset(c->tlb, 0xff, sizeof(c->tlb));
     memset(c->tlb_used, 0, sizeof(c->tlb_used));
-    c->large_first = UINT64_MAX;
-    c->large_last = 0;
+    c->large = 0;
     soft_tlb_select(c);
 }
 
@@ -80,8 +79,7 @@ void soft_tlb_flush(SoftCpu *c, bool global_too)
         }
     }
     if (global_too) {
-        c->large_first = UINT64_MAX;
-        c->large_last = 0;
+        c->large = 0;
     }
 }
 
@@ -98,11 +96,19 @@ void soft_tlb_drop_writes(SoftCpu *c)
     }
 }
 
+/* One of 64 for each GiB: a kernel's text and its view of all memory are far from each other. */
+static uint64_t large_bit(uint64_t linear)
+{
+    uint64_t gib = linear >> 30;
+
+    return UINT64_C(1) << ((gib ^ gib >> 6 ^ gib >> 12) & 63);
+}
+
 void soft_tlb_flush_page(SoftCpu *c, uint64_t linear)
 {
     uint64_t page = linear & ~(SOFT_PAGE - 1);
 
-    if (page >= c->large_first && page <= c->large_last) {
+    if (c->large & large_bit(page)) {
         /* The entry may stand for one page of a large one, which goes as a whole. */
         soft_tlb_flush(c, true);
         return;
@@ -201,8 +207,7 @@ SoftTlbEntry *soft_tlb_fill(SoftCpu *c, uint64_t linear, unsigned access, unsign
     }
     c->tlb_used[set][access] = true;
     if (found.large) {
-        c->large_first = MIN(c->large_first, page & ~UINT64_C(0x3fffffff));
-        c->large_last = MAX(c->large_last, page | UINT64_C(0x3fffffff));
+        c->large |= large_bit(page);
     }
     return e;
 }

@@ -203,11 +203,7 @@ struct SoftBlock {
 #define SOFT_TLB_SIZE (1 << SOFT_TLB_BITS)
 #define SOFT_PAGE     UINT64_C(4096)
 enum { SOFT_READ, SOFT_WRITE, SOFT_FETCH, SOFT_ACCESSES };
-enum {
-    SOFT_TLB_GLOBAL = 1,
-    SOFT_TLB_LARGE = 2,
-    SOFT_TLB_HOOKED = 4
-}; /* in the low bits of SoftTlbEntry.paddr */
+enum { SOFT_TLB_GLOBAL = 1, SOFT_TLB_HOOKED = 4 }; /* in the low bits of SoftTlbEntry.paddr */
 /* An entry answers for one page and one kind of access. `tag` is the page's linear address; with
  * bit 0 set only the translation is remembered (I/O, ROM written, watched, holding decoded code
  * when written); -1: empty. `host` is added to the linear address to give the host's. */
@@ -364,7 +360,7 @@ struct SoftCpu {
     } late_write;
     SoftTlbEntry tlb[SOFT_TLB_SETS][SOFT_ACCESSES][SOFT_TLB_SIZE];
     bool tlb_used[SOFT_TLB_SETS][SOFT_ACCESSES];
-    uint64_t large_first, large_last; /* linear addresses that large pages were seen at */
+    uint64_t large; /* of the GiBs that large pages were seen in: soft-mmu.c */
     struct SoftBlocks *blocks;
     struct SoftTranslator *translator; /* NULL: everything is interpreted */
     /* A handler called by translated code stops here: `stop` has exec_stop instead of stop_fn. */

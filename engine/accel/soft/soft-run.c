@@ -278,12 +278,14 @@ static SoftStop run_blocks(SoftCpu *c)
         if (__builtin_expect(c->budget <= 0, 0)) {
             return SOFT_STOP_BUDGET;
         }
-        if (__builtin_expect(c->look != 0 || (c->flags & (FLAG_TF | FLAG_RF)), 0)) {
+        if (__builtin_expect(c->look != 0 || (c->flags & FLAG_TF), 0)) {
             if (!run_one(c)) {
                 return SOFT_STOP_DEBUG;
             }
             continue;
         }
+        /* Good for one instruction, and nobody looks at it. */
+        c->flags &= ~(uint32_t)FLAG_RF;
         b = soft_block_next(c);
         if (__builtin_expect(b->n > c->budget, 0)) {
             /* The run ends exactly: what is left is done one by one. */

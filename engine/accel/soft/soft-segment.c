@@ -249,6 +249,16 @@ void soft_enter_code(SoftCpu *c, const X86Segment *cs, uint64_t rip, unsigned cp
     soft_mode_changed(c);
 }
 
+void soft_enter_code_again(SoftCpu *c, const X86Segment *cs, uint64_t rip, unsigned cpl)
+{
+    if (c->cpl == cpl &&
+        memcmp(cs, &c->seg[X86_CS], offsetof(X86Segment, unusable) + sizeof(bool)) == 0) {
+        c->rip = rip;
+        return;
+    }
+    soft_enter_code(c, cs, rip, cpl);
+}
+
 /* ---- stacks ------------------------------------------------------------------------------ */
 
 void soft_stack_init(SoftCpu *c, SoftStack *s, const X86Segment *ss, uint64_t sp, unsigned cpl,
@@ -310,6 +320,57 @@ uint64_t soft_pop(SoftCpu *c, SoftStack *s, unsigned size)
 
     s->sp = ((s->sp + len) & s->mask) | (s->sp & ~s->mask);
     return v;
+}
+
+/* Where `bytes` from `low` on are as one piece that nobody has to look at; NULL: the slow way. */
+static uint8_t *stack_host(SoftCpu *c, const SoftStack *s, uint64_t low, unsigned bytes,
+                           unsigned access)
+{
+    const SoftTlbEntry *set = s->cpl == c->cpl ? c->tlb_now[access]
+                                               : c->tlb[SOFT_TLB_SUPERVISOR][access];
+
+    if (low > s->mask - (bytes - 1) || !c->in_rcu) {
+        return NULL;
+    }
+    if (!s->flat) {
+        if ((s->ss.type & (SEG_CODE | 4)) == 4 || s->ss.unusable || low + bytes - 1 > s->ss.limit) {
+            return NULL;
+        }
+        low = (uint32_t)(s->ss.base + low);
+    }
+    return soft_tlb_hit(set, low, bytes);
+}
+
+void soft_push_all(SoftCpu *c, SoftStack *s, const uint64_t *values, unsigned n, unsigned size)
+{
+    unsigned len = 1u << size;
+    uint64_t low = (s->sp - (uint64_t)n * len) & s->mask;
+    uint8_t *p = stack_host(c, s, low, n * len, SOFT_WRITE);
+
+    if (!p) {
+        for (unsigned i = 0; i < n; i++) {
+            soft_push(c, s, values[i], size);
+        }
+        return;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        soft_host_store(p + (n - 1 - i) * len, values[i], len);
+    }
+    s->sp = low | (s->sp & ~s->mask);
+}
+
+void soft_pop_all(SoftCpu *c, SoftStack *s, uint64_t *values, unsigned n, unsigned size)
+{
+    unsigned len = 1u << size;
+    uint64_t low = s->sp & s->mask;
+    const uint8_t *p = stack_host(c, s, low, n * len, SOFT_READ);
+
+    for (unsigned i = 0; i < n; i++) {
+        values[i] = p ? soft_host_load(p + i * len, len) : soft_pop(c, s, size);
+    }
+    if (p) {
+        s->sp = ((low + (uint64_t)n * len) & s->mask) | (s->sp & ~s->mask);
+    }
 }
 
 void soft_set_sp(SoftCpu *c, const SoftStack *s)

@@ -112,6 +112,9 @@ void soft_set_system_type(SoftCpu *c, uint16_t selector, uint64_t d, unsigned ty
 void soft_check_target(SoftCpu *c, const X86Segment *cs, uint64_t rip, uint16_t error);
 /* CS:RIP and the CPL; mode follows. */
 void soft_enter_code(SoftCpu *c, const X86Segment *cs, uint64_t rip, unsigned cpl);
+/* The same of a transfer after which the mode is as before if CS and the CPL are: others may have
+ * changed only with these, or while 64-bit code does not look at them. */
+void soft_enter_code_again(SoftCpu *c, const X86Segment *cs, uint64_t rip, unsigned cpl);
 /* A stack segment for privilege `cpl`, with the checks of a transfer; raises `vector` (#TS, #GP;
  * not present: #SS). */
 void soft_check_stack_segment(SoftCpu *c, uint16_t selector, unsigned cpl, unsigned vector,
@@ -130,6 +133,9 @@ void soft_stack_init(SoftCpu *c, SoftStack *s, const X86Segment *ss, uint64_t sp
                      bool code64, uint32_t error);
 void soft_push(SoftCpu *c, SoftStack *s, uint64_t value, unsigned size); /* size: log2 bytes */
 uint64_t soft_pop(SoftCpu *c, SoftStack *s, unsigned size);
+/* Several, the first one first. */
+void soft_push_all(SoftCpu *c, SoftStack *s, const uint64_t *values, unsigned n, unsigned size);
+void soft_pop_all(SoftCpu *c, SoftStack *s, uint64_t *values, unsigned n, unsigned size);
 void soft_set_sp(SoftCpu *c, const SoftStack *s); /* RSP as wide as the stack is */
 /* SS:ESP of a privilege level from the TSS; raises #TS. */
 void soft_tss_stack(SoftCpu *c, unsigned cpl, uint16_t *ss, uint64_t *esp);

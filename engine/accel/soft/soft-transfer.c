@@ -43,10 +43,15 @@ static void check_direct(SoftCpu *c, uint16_t selector, uint64_t d)
     }
 }
 
+/* As it will be in CS: accessed, with the CPL. */
+static void code_segment(uint16_t selector, uint64_t d, unsigned cpl, X86Segment *cs)
+{
+    soft_segment_from_descriptor(cs, (uint16_t)((selector & ~3) | cpl), d | UINT64_C(1) << 40, 0);
+}
 static void take_code(SoftCpu *c, uint16_t selector, uint64_t d, unsigned cpl, X86Segment *cs)
 {
     soft_mark_accessed(c, selector, d);
-    soft_segment_from_descriptor(cs, (uint16_t)((selector & ~3) | cpl), d | UINT64_C(1) << 40, 0);
+    code_segment(selector, d, cpl, cs);
 }
 
 /* The code segment and entry that a call gate names. */
@@ -298,14 +303,14 @@ static void finish_return(SoftCpu *c, uint16_t selector, uint64_t d, uint64_t ri
     if (new_stack) {
         check_return_stack(c, ss_selector, cpl, to64, &ss);
     }
-    soft_segment_from_descriptor(&cs, selector, d, 0);
+    code_segment(selector, d, cpl, &cs);
     soft_check_target(c, &cs, rip, 0);
-    take_code(c, selector, d, cpl, &cs);
+    soft_mark_accessed(c, selector, d);
     soft_stack_init(c, &out, &ss, sp, cpl, to64, 0);
     out.sp = ((sp + pop_bytes) & out.mask) | (sp & ~out.mask);
     c->seg[X86_SS] = ss;
     soft_set_sp(c, &out);
-    soft_enter_code(c, &cs, rip, cpl);
+    soft_enter_code_again(c, &cs, rip, cpl);
     if (cpl > old) {
         soft_drop_data_segments(c);
     }
@@ -413,7 +418,7 @@ static void iret_to_v86(SoftCpu *c, SoftStack *s, uint64_t rip, uint16_t cs, uin
 void soft_iret(SoftCpu *c, unsigned op_size)
 {
     SoftStack s;
-    uint64_t rip, flags, d, sp, mask;
+    uint64_t rip, flags, d, sp, mask, frame[3];
     uint16_t selector, ss = 0;
     bool new_stack;
 
@@ -433,9 +438,10 @@ void soft_iret(SoftCpu *c, unsigned op_size)
         return;
     }
     soft_stack_present(c, &s);
-    rip = soft_pop(c, &s, op_size);
-    selector = (uint16_t)soft_pop(c, &s, op_size);
-    flags = soft_pop(c, &s, op_size);
+    soft_pop_all(c, &s, frame, 3, op_size);
+    rip = frame[0];
+    selector = (uint16_t)frame[1];
+    flags = frame[2];
     if (!soft_lma(c) && op_size == 2 && (flags & FLAG_VM) && c->cpl == 0) {
         iret_to_v86(c, &s, rip, selector, flags);
         return;

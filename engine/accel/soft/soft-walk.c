@@ -27,9 +27,13 @@ typedef struct Entry {
     unsigned size; /* 4 or 8 */
 } Entry;
 
-static Entry read_entry(SoftCpu *c, uint64_t paddr, unsigned size)
+static inline Entry read_entry(SoftCpu *c, uint64_t paddr, unsigned size)
 {
-    return (Entry){ paddr & c->a20_mask, soft_phys_load(c, paddr & c->a20_mask, size), size };
+    const uint8_t *p;
+
+    paddr &= c->a20_mask;
+    p = soft_phys_near(c, paddr, size);
+    return (Entry){ paddr, p ? soft_host_load(p, size) : soft_phys_load(c, paddr, size), size };
 }
 
 /* False when somebody changed the entry meanwhile: the walk starts again. */
