@@ -28,11 +28,6 @@ typedef struct Sequence {
     bool wide;
 } Sequence;
 
-static bool chance(Rng *r, unsigned percent)
-{
-    return rng_below(r, 100) < percent;
-}
-
 /* Registers that mostly point to data, and such that are mostly small. */
 static bool points(int reg)
 {
@@ -51,11 +46,12 @@ static int number(ZydisRegister reg)
 }
 
 /* Whether its memory operand will mostly be in the data pages, after its displacement was changed;
- * and whether it leaves the pointers alone. */
-static bool tame(Rng *r, Case *t, Decoded *d)
+ * and whether it leaves the pointers alone. `gs`: what GS has as its base is added. */
+static bool tame(Rng *r, Case *t, Decoded *d, bool gs)
 {
     for (unsigned n = 0; n < d->insn.operand_count_visible; n++) {
         const ZydisDecodedOperand *op = &d->ops[n];
+        int base = number(op->mem.base);
 
         if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && n == 0 && points(number(op->reg.value))) {
             return false;
@@ -63,28 +59,46 @@ static bool tame(Rng *r, Case *t, Decoded *d)
         if (op->type != ZYDIS_OPERAND_TYPE_MEMORY) {
             continue;
         }
-        if (op->mem.base == ZYDIS_REGISTER_NONE || !points(number(op->mem.base)) ||
+        if ((gs ? op->mem.base != ZYDIS_REGISTER_NONE && !counts(base)
+                : op->mem.base == ZYDIS_REGISTER_NONE || !points(base)) ||
             (op->mem.index != ZYDIS_REGISTER_NONE && !counts(number(op->mem.index))) ||
-            op->mem.segment == ZYDIS_REGISTER_GS || d->insn.address_width == 16) {
+            (op->mem.segment == ZYDIS_REGISTER_GS && !gs) || d->insn.address_width == 16) {
             return false;
         }
         if (d->insn.raw.disp.size == 32) {
-            int32_t small = (int32_t)rng_below(r, 256) - 128;
+            int32_t small = (int32_t)rng_below(r, 256) - (gs ? 8 : 128);
             memcpy(t->code + d->insn.raw.disp.offset, &small, 4);
         }
     }
     return true;
 }
 
-/* Mostly what the translator does itself, sometimes anything. */
+static bool has_memory(const Decoded *d)
+{
+    for (unsigned n = 0; n < d->insn.operand_count_visible; n++) {
+        if (d->ops[n].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Mostly what the translator does itself, sometimes anything. Data of GS in 32-bit code, too, which
+ * the host's comparison leaves out. */
 static void generate_one(Rng *r, bool wide, Case *t)
 {
     Decoded d;
-    bool wild = chance(r, 8);
+    bool wild = rng_chance(r, 8), gs = !wild && rng_chance(r, 8);
 
     do {
         generate_code(r, wide, t, &d);
-    } while (!wild && !tame(r, t, &d));
+    } while (!wild && (!tame(r, t, &d, gs) ||
+                       (gs && (!has_memory(&d) || t->len == 15 || d.insn.raw.prefix_count))));
+    if (gs) {
+        memmove(t->code + 1, t->code, t->len);
+        t->code[0] = 0x65;
+        t->len++;
+    }
 }
 
 static void generate(Rng *r, bool wide, Sequence *s)
@@ -113,45 +127,25 @@ static void generate(Rng *r, bool wide, Sequence *s)
     }
 }
 
-static uint64_t value(Rng *r)
-{
-    static const uint64_t edges[] = { 0,
-                                      1,
-                                      0x7f,
-                                      0x80,
-                                      0xff,
-                                      0x7fff,
-                                      0x8000,
-                                      0xffff,
-                                      0x7fffffff,
-                                      0x80000000,
-                                      0xffffffff,
-                                      INT64_MAX,
-                                      UINT64_C(1) << 63,
-                                      UINT64_MAX };
-    return chance(r, 40) ? edges[rng_below(r, sizeof(edges) / sizeof(edges[0]))]
-                         : rng_next(r) >> rng_below(r, 64);
-}
-
 static void generate_state_of(Rng *r, bool wide, SequenceState *s)
 {
     memset(s, 0, sizeof(*s));
     for (unsigned n = 0; n < (wide ? 16 : 8); n++) {
-        uint64_t v = value(r);
+        uint64_t v = generate_value(r);
 
-        if (points((int)n) && chance(r, 95)) {
-            v = DATA_ADDR + (chance(r, 90) ? 256 + rng_below(r, DATA_SIZE - 512)
-                                           : rng_below(r, DATA_SIZE + 64) - 32);
-        } else if (counts((int)n) && chance(r, 90)) {
+        if (points((int)n) && rng_chance(r, 95)) {
+            v = DATA_ADDR + (rng_chance(r, 90) ? 256 + rng_below(r, DATA_SIZE - 512)
+                                               : rng_below(r, DATA_SIZE + 64) - 32);
+        } else if (counts((int)n) && rng_chance(r, 90)) {
             v = rng_below(r, 24);
         }
         s->gpr[n] = wide ? v : (uint32_t)v;
     }
-    s->rflags = 0x202 | (chance(r, 10) ? FLAG_DF : 0);
+    s->rflags = 0x202 | (rng_chance(r, 10) ? FLAG_DF : 0);
     s->cc_op = (uint8_t)rng_below(r, CC_SAR + 1);
     s->cc_size = (uint8_t)rng_below(r, wide ? 4 : 3);
     s->cc_dst = rng_next(r) & (~UINT64_C(0) >> (64 - (8u << s->cc_size)));
-    s->cc_src = value(r) & (~UINT64_C(0) >> (64 - (8u << s->cc_size)));
+    s->cc_src = generate_value(r) & (~UINT64_C(0) >> (64 - (8u << s->cc_size)));
     if (s->cc_op == CC_FLAGS) {
         s->cc_dst &= FLAGS_ARITH;
     } else if (s->cc_op == CC_INC || s->cc_op == CC_DEC) {
@@ -164,7 +158,7 @@ static void generate_state_of(Rng *r, bool wide, SequenceState *s)
                                          : (uint64_t)((int64_t)(s->cc_src << spare) >> spare >> 1);
         s->cc_dst &= ~UINT64_C(0) >> spare;
     }
-    s->cold = chance(r, 50);
+    s->cold = rng_chance(r, 50);
     for (unsigned n = 0; n < DATA_SIZE; n += 8) {
         uint64_t v = rng_next(r);
         memcpy(s->data + n, &v, 8);

@@ -12,10 +12,6 @@ uint64_t rng_next(Rng *r)
     z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
     return z ^ (z >> 31);
 }
-static bool chance(Rng *r, unsigned percent)
-{
-    return rng_below(r, 100) < percent;
-}
 
 /* ---- what may be run ------------------------------------------------------------------------ */
 
@@ -151,18 +147,18 @@ void generate_code(Rng *r, bool wide, Case *t, Decoded *d)
             *p++ = (uint8_t)(rng_next(r) & ~4u);
             *p++ = vex[rng_below(r, sizeof(vex))];
         } else {
-            if (wide && chance(r, 50)) {
+            if (wide && rng_chance(r, 50)) {
                 *p++ = (uint8_t)(0x40 | rng_below(r, 16));
             }
             if (kind >= 60) {
                 *p++ = 0x0f;
                 if (kind >= 83) {
                     *p++ = 0x38;
-                    *p++ = (uint8_t)(0xf0 | rng_below(r, 2) | (chance(r, 40) ? 6 : 0));
-                } else if (chance(r, 30)) {
-                    *p++ = (uint8_t)((chance(r, 50) ? 0x40 : 0x90) | rng_below(r, 16));
-                } else if (chance(r, 15)) {
-                    *p++ = (uint8_t)((chance(r, 50) ? 0x80 : 0xc8) | rng_below(r, 8));
+                    *p++ = (uint8_t)(0xf0 | rng_below(r, 2) | (rng_chance(r, 40) ? 6 : 0));
+                } else if (rng_chance(r, 30)) {
+                    *p++ = (uint8_t)((rng_chance(r, 50) ? 0x40 : 0x90) | rng_below(r, 16));
+                } else if (rng_chance(r, 15)) {
+                    *p++ = (uint8_t)((rng_chance(r, 50) ? 0x80 : 0xc8) | rng_below(r, 8));
                 } else {
                     *p++ = two_byte[rng_below(r, sizeof(two_byte))];
                 }
@@ -195,7 +191,7 @@ static uint64_t near_data(Rng *r)
         return DATA_ADDR + 64 + rng_below(r, DATA_SIZE - 256);
     }
 }
-static uint64_t some_value(Rng *r)
+uint64_t generate_value(Rng *r)
 {
     static const uint64_t edges[] = { 0,
                                       1,
@@ -299,7 +295,7 @@ static void aim_branch(Rng *r, Case *t, const Decoded *d)
         if (d->insn.raw.imm[n].size && d->insn.raw.imm[n].is_relative) {
             unsigned bits = d->insn.raw.imm[n].size;
             int64_t v = 48 + (int64_t)rng_below(r, bits == 8 ? 80 : 0x700);
-            put_bytes(t, d->insn.raw.imm[n].offset, bits, chance(r, 50) ? v : -v);
+            put_bytes(t, d->insn.raw.imm[n].offset, bits, rng_chance(r, 50) ? v : -v);
         }
     }
 }
@@ -318,26 +314,26 @@ static void adjust(Rng *r, Case *t, const Decoded *d, uint64_t mem)
     if (category(d) == ZYDIS_CATEGORY_STRINGOP) {
         g[6] = near_data(r);
         g[7] = near_data(r);
-        if (chance(r, 95)) {
-            g[1] = rng_below(r, chance(r, 80) ? 40 : 6000);
+        if (rng_chance(r, 95)) {
+            g[1] = rng_below(r, rng_chance(r, 80) ? 40 : 6000);
             if (d->insn.address_width == 32 && t->wide) {
-                uint64_t junk = chance(r, 50) ? rng_next(r) << 32 : 0;
+                uint64_t junk = rng_chance(r, 50) ? rng_next(r) << 32 : 0;
                 g[1] |= junk;
                 g[6] |= junk;
                 g[7] |= junk;
             }
         }
-        if (chance(r, 30)) { /* runs of equal bytes to compare */
+        if (rng_chance(r, 30)) { /* runs of equal bytes to compare */
             memset(t->data, (int)g[0], DATA_SIZE);
         }
-        t->in.flags = (t->in.flags & ~(unsigned)DF) | (chance(r, 30) ? DF : 0);
+        t->in.flags = (t->in.flags & ~(unsigned)DF) | (rng_chance(r, 30) ? DF : 0);
     }
     switch (d->insn.mnemonic) {
     case M(BT):
     case M(BTS):
     case M(BTR):
     case M(BTC):
-        if (d->ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER && mem && chance(r, 85)) {
+        if (d->ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER && mem && rng_chance(r, 85)) {
             unsigned id = (unsigned)ZydisRegisterGetId(d->ops[1].reg.value);
             int64_t v = (int64_t)rng_below(r, 4096) - 2048;
             if (d->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
@@ -348,13 +344,13 @@ static void adjust(Rng *r, Case *t, const Decoded *d, uint64_t mem)
         }
         break;
     case M(CMPXCHG):
-        if (mem && chance(r, 60) && reg_number(d->ops[0].mem.base) != 0) {
+        if (mem && rng_chance(r, 60) && reg_number(d->ops[0].mem.base) != 0) {
             g[0] = peek(t, mem, len) | (len < 4 ? g[0] & ~((1ull << (8 * len)) - 1) : 0);
         }
         break;
     case M(CMPXCHG8B):
     case M(CMPXCHG16B):
-        if (mem && chance(r, 60) && reg_number(d->ops[0].mem.base) != 0 &&
+        if (mem && rng_chance(r, 60) && reg_number(d->ops[0].mem.base) != 0 &&
             reg_number(d->ops[0].mem.base) != 2) {
             g[0] = peek(t, mem, len / 2);
             g[2] = peek(t, mem + len / 2, len / 2);
@@ -362,10 +358,10 @@ static void adjust(Rng *r, Case *t, const Decoded *d, uint64_t mem)
         break;
     case M(DIV):
     case M(IDIV):
-        if (chance(r, 70)) {
-            g[2] = d->insn.mnemonic == M(DIV)           ? rng_below(r, 16)
-                   : (int64_t)g[0] < 0 && chance(r, 90) ? UINT64_MAX
-                                                        : 0;
+        if (rng_chance(r, 70)) {
+            g[2] = d->insn.mnemonic == M(DIV)               ? rng_below(r, 16)
+                   : (int64_t)g[0] < 0 && rng_chance(r, 90) ? UINT64_MAX
+                                                            : 0;
         }
         break;
     case M(POPF):
@@ -379,7 +375,7 @@ static void adjust(Rng *r, Case *t, const Decoded *d, uint64_t mem)
         }
         break;
     case M(ENTER):
-        if (chance(r, 90)) {
+        if (rng_chance(r, 90)) {
             put_bytes(t, d->insn.raw.imm[0].offset, 16, (int64_t)rng_below(r, 600));
         }
         g[5] = near_data(r);
@@ -391,15 +387,15 @@ static void adjust(Rng *r, Case *t, const Decoded *d, uint64_t mem)
         g[3] = near_data(r);
         break;
     case M(RET):
-        if (chance(r, 80)) {
+        if (rng_chance(r, 80)) {
             poke(t, g[4], code_target(r), t->wide ? 8 : 4);
         }
         break;
     case M(JMP):
     case M(CALL):
-        if (d->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER && chance(r, 80)) {
+        if (d->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER && rng_chance(r, 80)) {
             g[ZydisRegisterGetId(d->ops[0].reg.value)] = code_target(r);
-        } else if (mem && chance(r, 80)) {
+        } else if (mem && rng_chance(r, 80)) {
             poke(t, mem, code_target(r), t->wide ? 8 : 4);
         }
         break;
@@ -409,7 +405,7 @@ static void adjust(Rng *r, Case *t, const Decoded *d, uint64_t mem)
     case M(JCXZ):
     case M(JECXZ):
     case M(JRCXZ):
-        if (chance(r, 50)) {
+        if (rng_chance(r, 50)) {
             g[1] = rng_below(r, 3);
         }
         break;
@@ -423,7 +419,7 @@ void generate_state(Rng *r, Case *t, const Decoded *d)
     uint64_t mem = 0, words[DATA_SIZE / 8];
 
     for (unsigned n = 0; n < 16; n++) {
-        t->in.gpr[n] = some_value(r);
+        t->in.gpr[n] = generate_value(r);
         if (!t->wide) {
             t->in.gpr[n] = n < 8 ? (uint32_t)t->in.gpr[n] : 0;
         }
@@ -431,21 +427,21 @@ void generate_state(Rng *r, Case *t, const Decoded *d)
     t->in.gpr[4] = near_data(r);
     t->in.rip = CODE_ENTRY;
     t->in.flags = 0x202 | (unsigned)(rng_next(r) & (CF | PF | AF | ZF | SF | OF)) |
-                  (chance(r, 10) ? DF : 0);
+                  (rng_chance(r, 10) ? DF : 0);
     for (unsigned n = 0; n < DATA_SIZE / 8; n++) {
         words[n] = rng_next(r);
     }
     memcpy(t->data, words, DATA_SIZE);
     for (unsigned n = 0; n < d->insn.operand_count_visible; n++) {
         const ZydisDecodedOperand *op = &d->ops[n];
-        if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && chance(r, 95)) {
+        if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && rng_chance(r, 95)) {
             uint64_t to = near_data(r);
-            if (op->size == 128 && chance(r, 85)) {
+            if (op->size == 128 && rng_chance(r, 85)) {
                 to &= ~UINT64_C(15);
             }
             mem = aim(t, d, op, to);
-            if (chance(r, 30)) {
-                poke(t, mem, some_value(r), 8);
+            if (rng_chance(r, 30)) {
+                poke(t, mem, generate_value(r), 8);
             }
         }
     }

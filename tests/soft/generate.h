@@ -16,6 +16,13 @@ static inline uint64_t rng_below(Rng *r, uint64_t n)
     return rng_next(r) % n;
 }
 
+static inline bool rng_chance(Rng *r, unsigned percent)
+{
+    return rng_below(r, 100) < percent;
+}
+/* A register's or a memory operand's: edges of every size, small ones, addresses of data. */
+uint64_t generate_value(Rng *r);
+
 typedef struct Decoded {
     ZydisDecodedInstruction insn;
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];

@@ -110,9 +110,8 @@ static void end_of_block(SoftCpu *c, const SoftInsn *i)
 
 static void set_mode(SoftCpu *c, bool wide)
 {
-    c->mode = (SoftMode){ .code_size = 2, .stack_size = wide ? 3 : 2, .long_mode = wide, .cpl = 3 };
     x86_segment_set_flat(&c->seg[X86_CS], wide ? 0x33 : 0x23, true, wide, 3);
-    soft_tlb_select(c);
+    soft_mode_changed(c);
 }
 
 /* Decodes the code into the block; false: it is no block. */

@@ -273,7 +273,8 @@ struct SoftCpu {
     uint64_t dr[4], dr6, dr7;
     uint64_t a20_mask; /* and-ed to physical addresses */
     SoftMode mode;
-    bool flat_segments; /* CS DS ES SS have base 0 and no limit that can be hit: no checks */
+    bool flat_segments;    /* CS DS ES SS have base 0 and no limit that can be hit: no checks */
+    uint8_t open_segments; /* of FS and GS, bits by number: no limit that can be hit, writable */
     /* What the run loop must know before each block: 0 in most. */
     union {
         uint64_t look;

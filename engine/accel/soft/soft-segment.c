@@ -20,6 +20,13 @@ static bool is_flat(const X86Segment *s, bool writable)
     return !(s->type & 4) && (!writable || (s->type & SEG_WRITABLE));
 }
 
+/* Any base, but no limit that can be hit and no right that is missing. */
+static bool is_open(const X86Segment *s)
+{
+    return s->limit == UINT32_MAX && s->present && !s->unusable &&
+           (s->type & (SEG_CODE | 4 | SEG_WRITABLE)) == SEG_WRITABLE;
+}
+
 void soft_mode_changed(SoftCpu *c)
 {
     const X86Segment *cs = &c->seg[X86_CS], *ss = &c->seg[X86_SS];
@@ -38,6 +45,8 @@ void soft_mode_changed(SoftCpu *c)
                           .cpl = c->cpl };
     c->flat_segments = code64 || (is_flat(cs, false) && is_flat(ss, true) &&
                                   is_flat(&c->seg[X86_DS], true) && is_flat(&c->seg[X86_ES], true));
+    c->open_segments = (uint8_t)(is_open(&c->seg[X86_FS]) << X86_FS | is_open(&c->seg[X86_GS])
+                                                                          << X86_GS);
     soft_tlb_select(c);
 }
 

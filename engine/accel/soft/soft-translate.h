@@ -11,7 +11,7 @@ typedef struct SoftTranslator SoftTranslator;
 /* What an instruction is to the translator: SoftInsn.kind. */
 typedef enum {
     KIND_OTHER,  /* its handler is called */
-    KIND_SYSTEM, /* so is it, and the rest of the block is interpreted */
+    KIND_SYSTEM, /* so is it, and it is the last of its block */
     KIND_NOP,
     KIND_MOV,
     KIND_MOVZX,
@@ -35,10 +35,14 @@ typedef enum {
     KIND_SHL,
     KIND_SHR,
     KIND_SAR,
+    KIND_RCL,
+    KIND_RCR,
     KIND_IMUL, /* two operands */
     KIND_IMUL3,
     KIND_MUL, /* one operand */
     KIND_IMUL1,
+    KIND_DIV,
+    KIND_IDIV,
     KIND_PUSH,
     KIND_POP,
     KIND_LEAVE,
@@ -48,7 +52,12 @@ typedef enum {
     KIND_WIDEN_AD, /* CWD CDQ CQO */
     KIND_SET,
     KIND_CMOV,
-    KIND_BT,
+    KIND_BT, /* to BTC: in the encoding's order */
+    KIND_BTS,
+    KIND_BTR,
+    KIND_BTC,
+    KIND_XADD,
+    KIND_CMPXCHG,
     KIND_JCC,
     KIND_JMP,
     KIND_CALL,

@@ -18,22 +18,6 @@ static uint8_t cc_of(unsigned alu)
     }
 }
 
-/* Flags are wanted from a result in `dst`, nothing of which is stored but what LOC_STORED says. */
-static void pending(Xlate *x, unsigned cc, Loc dst, Loc src, uint32_t host)
-{
-    Flags f = { .state = FLAGS_PENDING,
-                .known = true,
-                .op = (uint8_t)cc,
-                .size = x->i->op_size,
-                .dst = dst,
-                .src = src };
-
-    if (!flags_wanted(x)) {
-        f.state = FLAGS_DEAD;
-    }
-    flags_set(x, f, host);
-}
-
 static void store_cc(Xlate *x, bool dst, unsigned reg)
 {
     emit_store(x, 3, rm_cpu(dst ? CPU_OFF(cc_dst) : CPU_OFF(cc_src)), reg);
@@ -72,7 +56,7 @@ static bool compare_memory(Xlate *x, bool test)
     mem_linear_of(x);
     mem_host_of(x, SOFT_READ, 1u << size);
     if (!flags_wanted(x)) {
-        pending(x, CC_LOGIC, loc_stored(), loc_stored(), 0);
+        flags_pending(x, CC_LOGIC, loc_stored(), loc_stored(), 0);
         return true;
     }
     if (i->ops == OPS_RM) {
@@ -93,7 +77,7 @@ static bool compare_memory(Xlate *x, bool test)
         }
     }
     store_cc(x, true, T3);
-    pending(x, test ? CC_LOGIC : CC_SUB, loc_stored(), src, ALL);
+    flags_pending(x, test ? CC_LOGIC : CC_SUB, loc_stored(), src, ALL);
     return true;
 }
 
@@ -200,7 +184,7 @@ static bool to_register(Xlate *x, unsigned alu)
     if (carry && wanted) {
         store_with_carry(x, alu);
     } else {
-        pending(x, cc_of(alu), loc_reg(n), src, ALL);
+        flags_pending(x, cc_of(alu), loc_reg(n), src, ALL);
     }
     return true;
 }
@@ -222,7 +206,7 @@ static bool to_memory(Xlate *x, unsigned alu)
         } else {
             emit_alu_to(x, size, alu, rm_mem(T1, 0), guest_in(x, src.reg, T2));
         }
-        pending(x, cc_of(alu), loc_stored(), src, 0);
+        flags_pending(x, cc_of(alu), loc_stored(), src, 0);
         return true;
     }
     emit_load(x, size, T3, rm_mem(T1, 0));
@@ -233,7 +217,7 @@ static bool to_memory(Xlate *x, unsigned alu)
     }
     emit_store(x, size, rm_mem(T1, 0), T3);
     store_cc(x, true, T3);
-    pending(x, cc_of(alu), loc_stored(), src, ALL);
+    flags_pending(x, cc_of(alu), loc_stored(), src, ALL);
     return true;
 }
 
@@ -275,7 +259,8 @@ bool translate_unary(Xlate *x)
     const SoftInsn *i = x->i;
     unsigned n = gpr_of(i->dst), size = i->op_size, reg;
     bool mem = i->ops == OPS_M, neg = i->kind == KIND_NEG;
-    bool wanted = x->live[x->k] & (neg ? ALL : ALL & ~(uint32_t)FLAG_CF);
+    /* Of memory the carry, too: on the slow way it is where the handler of INC and DEC puts it. */
+    bool wanted = x->live[x->k] & (neg || mem ? ALL : ALL & ~(uint32_t)FLAG_CF);
     uint32_t host = x->host & FLAG_CF;
     Loc src = loc_imm(0);
 
@@ -323,17 +308,17 @@ bool translate_unary(Xlate *x)
     if (!wanted) {
         x->host = host;
         if (neg) {
-            pending(x, CC_SUB, loc_stored(), loc_stored(), host);
+            flags_pending(x, CC_SUB, loc_stored(), loc_stored(), host);
         }
         return true;
     }
     if (mem) {
         store_cc(x, true, T3);
     }
-    pending(x,
-            neg                   ? CC_SUB
-            : i->kind == KIND_INC ? CC_INC
-                                  : CC_DEC,
-            mem ? loc_stored() : loc_reg(n), src, host);
+    flags_pending(x,
+                  neg                   ? CC_SUB
+                  : i->kind == KIND_INC ? CC_INC
+                                        : CC_DEC,
+                  mem ? loc_stored() : loc_reg(n), src, host);
     return true;
 }

@@ -34,7 +34,8 @@ static bool may_fault(const SoftInsn *i)
         return i->kind != KIND_LEA && i->kind != KIND_NOP;
     default:
         return i->kind == KIND_PUSH || i->kind == KIND_POP || i->kind == KIND_LEAVE ||
-               i->kind == KIND_CALL || i->kind == KIND_RET;
+               i->kind == KIND_CALL || i->kind == KIND_RET || i->kind == KIND_DIV ||
+               i->kind == KIND_IDIV;
     }
 }
 
@@ -47,6 +48,13 @@ static Effect shift_effect(const SoftInsn *i)
         return (Effect){ 0, 0 }; /* a count of 0 keeps them */
     }
     return (Effect){ 0, none ? 0 : rotates ? FLAG_CF | FLAG_OF : ALL };
+}
+
+static Effect carry_rotation_effect(const SoftInsn *i)
+{
+    bool none = i->ops != OPS_RI || !(i->imm & (i->op_size == 3 ? 63 : 31));
+
+    return (Effect){ FLAG_CF, none ? 0 : FLAG_CF | FLAG_OF };
 }
 
 static Effect effect_of(const SoftInsn *i)
@@ -70,6 +78,8 @@ static Effect effect_of(const SoftInsn *i)
     case KIND_IMUL3:
     case KIND_MUL:
     case KIND_IMUL1:
+    case KIND_XADD:
+    case KIND_CMPXCHG:
         return (Effect){ 0, ALL };
     case KIND_INC:
     case KIND_DEC:
@@ -80,7 +90,13 @@ static Effect effect_of(const SoftInsn *i)
     case KIND_SHR:
     case KIND_SAR:
         return shift_effect(i);
+    case KIND_RCL:
+    case KIND_RCR:
+        return carry_rotation_effect(i);
     case KIND_BT:
+    case KIND_BTS:
+    case KIND_BTR:
+    case KIND_BTC:
         return (Effect){ 0, FLAG_CF };
     case KIND_SET:
     case KIND_CMOV:
@@ -228,6 +244,21 @@ void flags_set(Xlate *x, Flags f, uint32_t host)
     x->flags = f;
     x->host = host;
     x->drop = false;
+}
+
+void flags_pending(Xlate *x, unsigned cc, Loc dst, Loc src, uint32_t host)
+{
+    Flags f = { .state = FLAGS_PENDING,
+                .known = true,
+                .op = (uint8_t)cc,
+                .size = x->i->op_size,
+                .dst = dst,
+                .src = src };
+
+    if (!flags_wanted(x)) {
+        f.state = FLAGS_DEAD;
+    }
+    flags_set(x, f, host);
 }
 
 /* ---- the host's flags -------------------------------------------------------------------- */

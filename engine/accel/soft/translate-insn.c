@@ -314,26 +314,6 @@ static bool move_if(Xlate *x)
     return true;
 }
 
-/* CF alone: where more is wanted of the others they would have to be put together. */
-static bool bit_test(Xlate *x)
-{
-    const SoftInsn *i = x->i;
-
-    if ((i->ops != OPS_RR && i->ops != OPS_RI) || (x->live[x->k] & ~(uint32_t)FLAG_CF)) {
-        return false;
-    }
-    if (i->ops == OPS_RI) {
-        emit_op(x, i->op_size, 0x0fba, 4, guest_rm(gpr_of(i->dst)));
-        emit8(x, (uint8_t)i->imm);
-    } else {
-        unsigned a = guest_in(x, gpr_of(i->dst), T2); /* not in memory: a bit string starts there */
-
-        emit_op(x, i->op_size, 0x0fa3, guest_in(x, gpr_of(i->src), T3), rm_reg(a));
-    }
-    flags_set(x, (Flags){ .state = FLAGS_DEAD }, FLAG_CF);
-    return true;
-}
-
 bool translate_insn(Xlate *x)
 {
     const SoftInsn *i = x->i;
@@ -341,6 +321,9 @@ bool translate_insn(Xlate *x)
 
     if (mem && i->kind != KIND_LEA && i->kind != KIND_NOP && !mem_simple(x)) {
         return false;
+    }
+    if (i->flags & SOFT_I_LOCK && i->kind != KIND_XCHG) {
+        return translate_atomic(x);
     }
     switch ((SoftKind)i->kind) {
     case KIND_NOP:
@@ -370,7 +353,10 @@ bool translate_insn(Xlate *x)
     case KIND_CMOV:
         return move_if(x);
     case KIND_BT:
-        return bit_test(x);
+    case KIND_BTS:
+    case KIND_BTR:
+    case KIND_BTC:
+        return translate_bit(x);
     case KIND_NOT:
     case KIND_NEG:
     case KIND_INC:
@@ -381,12 +367,20 @@ bool translate_insn(Xlate *x)
     case KIND_SHL:
     case KIND_SHR:
     case KIND_SAR:
+    case KIND_RCL:
+    case KIND_RCR:
         return translate_shift(x);
     case KIND_IMUL:
     case KIND_IMUL3:
     case KIND_MUL:
     case KIND_IMUL1:
         return translate_product(x);
+    case KIND_DIV:
+    case KIND_IDIV:
+        return translate_divide(x);
+    case KIND_XADD:
+    case KIND_CMPXCHG:
+        return translate_atomic(x);
     default:
         return i->kind >= KIND_ADD && i->kind <= KIND_TEST && translate_alu(x);
     }

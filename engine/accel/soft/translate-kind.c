@@ -38,6 +38,10 @@ static SoftKind arithmetic(ZydisMnemonic m, unsigned operands)
         return KIND_ROL;
     case M(ROR):
         return KIND_ROR;
+    case M(RCL):
+        return KIND_RCL;
+    case M(RCR):
+        return KIND_RCR;
     case M(SHL):
         return KIND_SHL;
     case M(SHR):
@@ -48,8 +52,22 @@ static SoftKind arithmetic(ZydisMnemonic m, unsigned operands)
         return KIND_MUL;
     case M(IMUL):
         return operands == 1 ? KIND_IMUL1 : operands == 2 ? KIND_IMUL : KIND_IMUL3;
+    case M(DIV):
+        return KIND_DIV;
+    case M(IDIV):
+        return KIND_IDIV;
     case M(BT):
         return KIND_BT;
+    case M(BTS):
+        return KIND_BTS;
+    case M(BTR):
+        return KIND_BTR;
+    case M(BTC):
+        return KIND_BTC;
+    case M(XADD):
+        return KIND_XADD;
+    case M(CMPXCHG):
+        return KIND_CMPXCHG;
     default:
         return KIND_OTHER;
     }
@@ -180,10 +198,9 @@ void soft_classify(const SoftDecode *d, bool system, SoftInsn *out)
     const ZydisDecodedInstruction *insn = d->insn;
     SoftKind kind = KIND_OTHER;
 
-    out->kind = system ? KIND_SYSTEM : KIND_OTHER;
+    out->kind = system && d->ends ? KIND_SYSTEM : KIND_OTHER;
     out->ops = OPS_NONE;
     if (system || insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
-        (insn->attributes & ZYDIS_ATTRIB_HAS_LOCK) ||
         insn->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
         return;
     }

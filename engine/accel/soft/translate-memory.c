@@ -14,7 +14,10 @@ bool mem_simple(const Xlate *x)
     if (i->flags & (SOFT_I_PLAIN | SOFT_I_FLAT32)) {
         return true;
     }
-    return x->wide && i->addr_size == 3 &&
+    if (!x->wide) {
+        return i->addr_size == 2 && i->seg >= X86_FS;
+    }
+    return i->addr_size == 3 &&
            (!(i->flags & SOFT_I_RIP_RELATIVE) || fits32((uint64_t)i->disp + i->off + i->len));
 }
 
@@ -43,6 +46,23 @@ Mem mem_of(Xlate *x)
     return m;
 }
 
+static Rm segment_base(const Xlate *x)
+{
+    return rm_cpu(CPU_OFF(seg) +
+                  (int32_t)(x->i->seg * sizeof(X86Segment) + offsetof(X86Segment, base)));
+}
+
+/* FS or GS of 32-bit code, which mostly have a base and no limit; T1: the offset. */
+static void add_base_32(Xlate *x)
+{
+    emit_op(x, 0, 0xf6, 0, rm_cpu(CPU_OFF(open_segments))); /* TEST */
+    emit8(x, 1u << x->i->seg);
+    slow_jcc(x, 4);
+    emit_alu_imm(x, 2, CMP_, rm_reg(T1), (uint64_t)INT64_C(-8));
+    slow_jcc(x, 7); /* above: it could go over the end */
+    emit_alu(x, 2, ADD_, T1, segment_base(x));
+}
+
 void mem_linear_of(Xlate *x)
 {
     Mem m = mem_of(x);
@@ -52,10 +72,12 @@ void mem_linear_of(Xlate *x)
     } else {
         emit_lea(x, x->wide ? 3 : 2, T1, m);
     }
-    if (x->wide && x->i->seg >= X86_FS) {
-        emit_alu(x, 3, ADD_, T1,
-                 rm_cpu((int32_t)offsetof(SoftCpu, seg) - CPU_BIAS +
-                        (int32_t)(x->i->seg * sizeof(X86Segment) + offsetof(X86Segment, base))));
+    if (x->i->seg >= X86_FS) {
+        if (x->wide) {
+            emit_alu(x, 3, ADD_, T1, segment_base(x));
+        } else {
+            add_base_32(x);
+        }
     }
 }
 
@@ -97,6 +119,10 @@ void slow_jcc(Xlate *x, unsigned cc)
         x->slow_open = true;
     }
     s = &x->slow[x->n_slow - 1];
+    if (s->n_from == SLOW_FROM_MAX) {
+        x->failed = true;
+        return;
+    }
     s->from[s->n_from++] = emit_jcc(x, cc);
 }
 

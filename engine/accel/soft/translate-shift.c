@@ -1,18 +1,23 @@
 /*
- * Shifts, rotations and multiplications.
+ * Shifts and rotations.
  *
- * Rotations and multiplications leave flags that follow from no result: a rotation is translated
- * where nobody wants more than its carry at once, the rest is its handler's.
+ * Rotations leave flags that follow from no result: one is translated where nobody wants more than
+ * its carry at once, the rest is its handler's.
  */
 #include "engine/accel/soft/translate.h"
 
 #define ALL FLAGS_ARITH
 
-static const uint8_t host_kind[] = { 0, 1, 4, 5, 7 }; /* from KIND_ROL on, in the encoding */
+static const uint8_t host_kind[] = { 0, 1, 4, 5, 7, 2, 3 }; /* from KIND_ROL on, in the encoding */
 
 static unsigned count_of(const SoftInsn *i)
 {
     return (unsigned)i->imm & (i->op_size == 3 ? 63 : 31);
+}
+
+static bool rotates(const SoftInsn *i)
+{
+    return i->kind == KIND_ROL || i->kind == KIND_ROR || i->kind == KIND_RCL || i->kind == KIND_RCR;
 }
 
 /* The operand in the host's register, of all its bits; written back by shift_back. */
@@ -107,6 +112,9 @@ static bool rotate(Xlate *x)
     if (i->ops != OPS_RI || (x->live[x->k] & ~(uint32_t)FLAG_CF)) {
         return false;
     }
+    if (i->kind == KIND_RCL || i->kind == KIND_RCR) {
+        flags_to_host(x, FLAG_CF);
+    }
     reg = shift_in(x, T3);
     emit_shift_imm(x, i->op_size, host_kind[i->kind - KIND_ROL], rm_reg(reg), count_of(i));
     shift_back(x, reg);
@@ -126,10 +134,9 @@ static bool shift_count(Xlate *x)
 {
     const SoftInsn *i = x->i;
     unsigned size = i->op_size, reg, n = gpr_of(i->dst);
-    bool rotates = i->kind == KIND_ROL || i->kind == KIND_ROR;
     size_t over;
 
-    if (rotates && flags_wanted(x)) {
+    if (i->kind == KIND_RCL || i->kind == KIND_RCR || (rotates(i) && flags_wanted(x))) {
         return false;
     }
     if (!flags_wanted(x)) {
@@ -165,7 +172,6 @@ static bool shift_count(Xlate *x)
 bool translate_shift(Xlate *x)
 {
     const SoftInsn *i = x->i;
-    bool rotates = i->kind == KIND_ROL || i->kind == KIND_ROR;
 
     if (i->ops == OPS_RR) { /* the count is CL */
         return shift_count(x);
@@ -173,85 +179,8 @@ bool translate_shift(Xlate *x)
     if ((i->ops != OPS_RI && i->ops != OPS_MI) || !count_of(i)) {
         return false;
     }
-    if (rotates) {
+    if (rotates(i)) {
         return rotate(x);
     }
     return i->ops == OPS_RI ? shift_register(x) : shift_memory(x);
-}
-
-/* ---- multiplications --------------------------------------------------------------------- */
-
-/* CF and OF say whether the product did not fit; the others are 0. */
-static void product_flags(Xlate *x)
-{
-    if (!flags_wanted(x)) {
-        flags_set(x, (Flags){ .state = FLAGS_DEAD }, FLAG_CF | FLAG_OF);
-        return;
-    }
-    emit_op(x, 0, 0x0f92, 0, rm_reg(T2)); /* SETC */
-    emit_load(x, 0, T2, rm_reg(T2));
-    emit_op(x, 2, 0x69, T2, rm_reg(T2));
-    emit32(x, FLAG_CF | FLAG_OF);
-    emit_store(x, 3, rm_cpu(CPU_OFF(cc_dst)), T2);
-    emit_store_imm(x, 0, rm_cpu(CPU_OFF(cc_op)), CC_FLAGS);
-    flags_set(x, (Flags){ .state = FLAGS_STORED, .known = true, .op = CC_FLAGS }, 0);
-}
-
-static Rm factor(Xlate *x, unsigned n)
-{
-    const SoftInsn *i = x->i;
-
-    if (i->ops != OPS_RM && i->ops != OPS_M) {
-        return guest_rm(n);
-    }
-    mem_linear_of(x);
-    mem_host_of(x, SOFT_READ, 1u << i->op_size);
-    return rm_mem(T1, 0);
-}
-
-/* One operand: rAX, and rDX unless it has 8 bits, which are the host's own. */
-static bool multiply_accumulator(Xlate *x)
-{
-    const SoftInsn *i = x->i;
-    Rm b = factor(x, gpr_of(i->dst));
-
-    flags_before_write(x, X86_RAX);
-    flags_before_write(x, X86_RDX);
-    emit_op(x, i->op_size, i->op_size ? 0xf7 : 0xf6, i->kind == KIND_MUL ? 4 : 5, b);
-    product_flags(x);
-    return true;
-}
-
-bool translate_product(Xlate *x)
-{
-    const SoftInsn *i = x->i;
-    unsigned n = gpr_of(i->dst), size = i->op_size, reg;
-    bool three = i->kind == KIND_IMUL3;
-    Rm b;
-
-    if (i->kind == KIND_MUL || i->kind == KIND_IMUL1) {
-        return multiply_accumulator(x);
-    }
-    b = factor(x, gpr_of(i->src));
-    flags_before_write(x, n);
-    reg = host_of[n] == NONE ? T3 : host_of[n];
-    if (reg == T3 && (!three || size == 1)) {
-        emit_load(x, 3, T3, guest_rm(n));
-    }
-    if (three) {
-        emit_op(x, size, 0x69, reg, b);
-        emit8(x, (uint8_t)i->imm);
-        emit8(x, (uint8_t)(i->imm >> 8));
-        if (size > 1) {
-            emit8(x, (uint8_t)(i->imm >> 16));
-            emit8(x, (uint8_t)(i->imm >> 24));
-        }
-    } else {
-        emit_op(x, size, 0x0faf, reg, b);
-    }
-    if (reg == T3) {
-        emit_store(x, 3, guest_rm(n), T3);
-    }
-    product_flags(x);
-    return true;
 }

@@ -14,17 +14,18 @@
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
 enum { T1 = R11, T2 = R14, T3 = R15, NONE = 0xff };
 
-#define CPU_BIAS     128
-#define CPU_OFF(f)   ((int32_t)offsetof(SoftCpu, f) - CPU_BIAS)
-#define GPR_OFF(n)   ((int32_t)((n)*8) - CPU_BIAS)
-#define JUMP_BITS    11
-#define JUMP_SIZE    (1u << JUMP_BITS)
-#define JUMP_TABLES  4
-#define CODE_SIZE    (24u << 20)
-#define LINKS_MAX    (1u << 16)  /* a power of 2 */
-#define BLOCK_ROOM   (48u << 10) /* of host code that one block may need at most */
-#define FIXUPS_MAX   8
-#define COND_FLAGS_N 8
+#define CPU_BIAS      128
+#define CPU_OFF(f)    ((int32_t)offsetof(SoftCpu, f) - CPU_BIAS)
+#define GPR_OFF(n)    ((int32_t)((n)*8) - CPU_BIAS)
+#define JUMP_BITS     11
+#define JUMP_SIZE     (1u << JUMP_BITS)
+#define JUMP_TABLES   4
+#define CODE_SIZE     (24u << 20)
+#define LINKS_MAX     (1u << 16)  /* a power of 2 */
+#define BLOCK_ROOM    (48u << 10) /* of host code that one block may need at most */
+#define FIXUPS_MAX    8
+#define COND_FLAGS_N  8
+#define SLOW_FROM_MAX 6 /* ways to one slow way */
 
 /* Where a translated block goes on in its own page: the code that is there, and the guest code that
  * it must be of. */
@@ -92,8 +93,8 @@ typedef struct Flags {
 typedef struct Slow { /* out of line: the instruction's handler instead of what was tried */
     unsigned insn;
     unsigned n_from;
-    size_t from[4]; /* jumps to it: offsets of their displacements */
-    size_t back;    /* 0: it does not come back */
+    size_t from[SLOW_FROM_MAX]; /* jumps to it: offsets of their displacements */
+    size_t back;                /* 0: it does not come back */
     Flags before;
     Flags after;
     uint32_t host_flags; /* that must be there when it comes back */
@@ -203,6 +204,9 @@ void flags_store(Xlate *x, const Flags *f);
 bool flags_lost(const Xlate *x);
 /* What the present instruction makes of them. */
 void flags_set(Xlate *x, Flags f, uint32_t host);
+/* They follow from a result in `dst` and a second operand in `src`, of which nothing is stored but
+ * what LOC_STORED says. */
+void flags_pending(Xlate *x, unsigned cc, Loc dst, Loc src, uint32_t host);
 static inline bool flags_wanted(const Xlate *x)
 {
     return x->live[x->k] != 0;
@@ -245,7 +249,10 @@ bool translate_insn(Xlate *x);    /* translate-insn.c: those not below */
 bool translate_alu(Xlate *x);     /* translate-alu.c: ADD to CMP, TEST */
 bool translate_unary(Xlate *x);   /* NOT, NEG, INC, DEC */
 bool translate_shift(Xlate *x);   /* translate-shift.c */
-bool translate_product(Xlate *x); /* MUL, IMUL */
+bool translate_product(Xlate *x); /* translate-product.c: MUL, IMUL */
+bool translate_divide(Xlate *x);  /* DIV, IDIV */
+bool translate_atomic(Xlate *x);  /* translate-atomic.c: what is locked, XADD, CMPXCHG */
+bool translate_bit(Xlate *x);     /* BT BTS BTR BTC */
 bool translate_flow(Xlate *x);    /* translate-flow.c: the last of a block */
 bool translate_is_flow(const SoftInsn *i);
 /* On to `delta` from the block's first byte; flags are saved. */
