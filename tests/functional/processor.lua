@@ -1,5 +1,7 @@
 -- The processor by programs that run on it, without firmware: tests/guests/sys. The same images give the same reports on Bochs.
 local core = require "vmlua.core.machine"
+local irqchip = require "vmlua.irqchip"
+local machine = require "vmlua.machine"
 local test = require "vmlua.test"
 
 local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
@@ -9,6 +11,8 @@ local programs = {
   { "except", "MODE", { "REAL", "PROT16", "PROT32", "V86", "LONG", "COMPAT" }, "exceptions and their error codes" },
   { "gates", "MODE", { "PROT32", "LONG", "COMPAT" }, "gates, tasks and returns" },
   { "paging", "LEVELS", { "2", "3", "4" }, "the permission matrix of paging" },
+  { "tlb", "MODE", { "PROT32", "LONG" }, "what has to forget a translation" },
+  { "a20", "MODE", { "REAL", "PROT32", "LONG" }, "the A20 gate" },
   { "misc", "MODE", { "REAL", "PROT32", "LONG" }, "debug registers, changing code, interrupt windows, strings over faults, FPU state" },
 }
 
@@ -30,8 +34,30 @@ local function kvm_with_hardware(t)
   t.skip "built without KVM"
 end
 
+-- The board: what sys.inc and the guests use, and the two parts of a PC that move the A20 gate.
+local function board(image)
+  local f = assert(io.open(image, "rb"))
+  local bytes = f:read "a"
+  f:close()
+  return {
+    ram = "8M",
+    init = function(m)
+      local rom = m:region { kind = "rom", name = "bios", size = #bytes, data = bytes }
+      m.memory:add(0, m.ram)
+      m.memory:add((4 << 30) - #bytes, rom, 1)
+      m.memory:add((1 << 20) - #bytes, m:region { kind = "alias", name = "bios-low", of = rom, offset = 0, size = #bytes }, 1)
+      irqchip.add(m)
+      m:device("port92", {}):connect("a20", 0, m:a20 "port92")
+      m:device("i8042", {}):connect("a20", 0, m:a20 "keyboard")
+      m.data.debugcon = machine.chardev("ring", m, "debugcon")
+      m:device("debugcon", { iobase = 0xe9, chardev = m.data.debugcon })
+      m:device("isa-debug-exit", { iobase = 0xf4 })
+    end,
+  }
+end
+
 local function run(t, image, accel)
-  local vm = t.machine("bare", { bios = image, ram = "8M", accel = accel })
+  local vm = t.machine(board(image), { accel = accel })
   vm:start()
   local status, reason = vm:wait { rt = 60 }
   local report = vm.data.debugcon:history()

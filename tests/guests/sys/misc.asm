@@ -1,5 +1,5 @@
 ; Debug registers, single steps, code that changes, interrupt windows, strings over faults, and the saved forms of the FPU, in
-; -DMODE=REAL, PROT32 or LONG (SDM 3A chapters 6.8 and 17, volume 1 chapters 8 to 13). A20 is in tests/functional/a20.lua.
+; -DMODE=REAL, PROT32 or LONG (SDM 3A chapters 6.8 and 17, volume 1 chapters 8 to 13). A20 is in a20.asm.
 ; Bochs reports the same.
 %include "sys.inc"
 %if KB == 64
