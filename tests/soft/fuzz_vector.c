@@ -1,29 +1,24 @@
 /*
  * Vector and x87 instructions of the software CPU against the host's own: random instructions with
- * random state, run natively in a sandboxed child and by the software CPU; registers, flags, memory
- * and exceptions must be the same.
+ * random state, run natively in a sandboxed child and by the software CPU, interpreted and from
+ * host code; registers, flags, memory and exceptions must be the same.
  *
  * fuzz-soft-vector [cases=N] [seed=N]. TAP: one test a group of instruction sets.
  */
-#include <Zydis/Zydis.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "native.h"
+#include "generate.h"
 #include "rig.h"
 
 #include "engine/core/rcu.h"
 
-static uint64_t rng;
+static Rng rng;
 static uint64_t rnd(void)
 {
-    uint64_t z = (rng += UINT64_C(0x9e3779b97f4a7c15));
-
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
+    return rng_next(&rng);
 }
 static bool chance(unsigned n)
 {
@@ -481,11 +476,11 @@ static bool compare(const Case *t, const ZydisDecodedInstruction *insn, Outcome 
     return !differ("memory", a->data, b->data, DATA_SIZE, why, size);
 }
 
-static void report(const Case *t, const char *why)
+static void report(const Case *t, const char *why, bool translated)
 {
     ZydisDisassembledInstruction text;
 
-    printf("# %d-bit:", t->wide ? 64 : 32);
+    printf("# %d-bit, %s:", t->wide ? 64 : 32, translated ? "translated" : "interpreted");
     for (unsigned n = 0; n < t->len; n++) {
         printf(" %02x", t->code[n]);
     }
@@ -499,7 +494,8 @@ static void report(const Case *t, const char *why)
            t->in.gpr[X86_RBX]);
 }
 
-static unsigned run_group(SoftRig *rig, Batch *b, int group, unsigned cases, bool *skipped)
+static unsigned run_group(SoftRig *const rigs[2], Batch *b, int group, unsigned cases,
+                          bool *skipped)
 {
     static ZydisDecodedInstruction insns[BATCH_MAX];
     static Outcome soft;
@@ -525,19 +521,21 @@ static unsigned run_group(SoftRig *rig, Batch *b, int group, unsigned cases, boo
         }
         if (broken) {
             printf("# the child died in the middle of a batch, after %u\n", b->done);
-            report(&b->cases[MIN(b->done, BATCH_MAX - 1)], "was to be next");
+            report(&b->cases[MIN(b->done, BATCH_MAX - 1)], "was to be next", false);
             return bad + 1;
         }
         for (unsigned n = 0; n < b->n; n++) {
-            char why[256];
-
-            soft_rig_run(rig, &b->cases[n], &soft);
             mnemonics += !seen[insns[n].mnemonic];
             seen[insns[n].mnemonic] = 1;
             exceptions += b->native[n].vector >= 0;
-            if (!compare(&b->cases[n], &insns[n], &b->native[n], &soft, why, sizeof(why))) {
-                report(&b->cases[n], why);
-                bad++;
+            for (unsigned k = 0; k < 2; k++) {
+                char why[256];
+
+                soft_rig_run(rigs[k], &b->cases[n], &soft);
+                if (!compare(&b->cases[n], &insns[n], &b->native[n], &soft, why, sizeof(why))) {
+                    report(&b->cases[n], why, k);
+                    bad++;
+                }
             }
         }
         done += b->n;
@@ -551,7 +549,7 @@ int main(int argc, char **argv)
     uint64_t seed = 1;
     unsigned cases = 4096, failed = 0;
     Batch *b = native_batch_new();
-    SoftRig *rig;
+    SoftRig *rigs[2];
 
     for (int n = 1; n < argc; n++) {
         if (strncmp(argv[n], "seed=", 5) == 0) {
@@ -563,19 +561,24 @@ int main(int argc, char **argv)
     ZydisDecoderInit(&decoder[0], ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
     ZydisDecoderInit(&decoder[1], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     rcu_thread_register();
-    rig = soft_rig_new();
+    rigs[0] = soft_rig_new();
+    rigs[1] = soft_rig_new();
+    if (!soft_rig_translate(rigs[1])) {
+        printf("# no executable memory: interpreted twice\n");
+    }
     printf("1..%d\n", GROUPS);
     for (int g = 0; g < GROUPS; g++) {
         bool skipped;
         unsigned bad;
 
-        rng = seed * 1000 + (uint64_t)g;
-        bad = b ? run_group(rig, b, g, cases, &skipped) : 0;
+        rng.s = seed * 1000 + (uint64_t)g;
+        bad = b ? run_group(rigs, b, g, cases, &skipped) : 0;
         printf("%sok %d - %s%s\n", bad ? "not " : "", g + 1, group_names[g],
                !b || skipped ? " # SKIP" : "");
         failed += bad != 0;
     }
-    soft_rig_free(rig);
+    soft_rig_free(rigs[0]);
+    soft_rig_free(rigs[1]);
     rcu_thread_unregister();
     return failed ? 1 : 0;
 }
