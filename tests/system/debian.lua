@@ -86,6 +86,20 @@ local function load_disks(t, sh, iso)
   t.eq(sh(("cd /; umount /w && e2fsck -fn %s >/dev/null 2>&1 || echo damaged"):format(second)), "")
 end
 
+-- Suspended to RAM, woken by the clock's alarm and by the power button.
+local function suspend(t, vm, sh)
+  local function sleeps(command, wake)
+    local woken = vm.serial[1]:text "and awake\r\n"
+    vm.serial[1]:write(command .. "; echo and awake\n")
+    t.wait_for(function() return vm.suspended end, 120, "the guest to suspend")
+    wake(vm)
+    t.ok(woken:wait { rt = 120 }, "nothing woke it; firmware said:\n%s", vm.data.debugcon:history():sub(-1000))
+  end
+  sleeps("rtcwake -m mem -s 3600 >/dev/null", guests.soon)
+  sleeps("echo mem >/sys/power/state", vm.powerdown)
+  t.match(sh "dmesg | grep -c 'PM: suspend exit'", "^2")
+end
+
 local function whole_system(t, accel)
   need_accel(t, accel)
   local disk, second = guests.debian_disk(t), t.file("second.img", ("\0"):rep(64 * MiB))
@@ -105,6 +119,7 @@ local function whole_system(t, accel)
   serial_ports(t, vm, sh)
   login_at_screen(t, vm, sh)
   load_disks(t, sh, iso)
+  suspend(t, vm, sh)
   t.eq(complaints(sh), "")
   -- What was written outlives a restart, which goes through firmware and GRUB again.
   sh "echo kept through a reboot >/root/kept"
@@ -122,7 +137,7 @@ local function whole_system(t, accel)
 end
 
 for _, accel in ipairs { "soft", "kvm" } do
-  test(("under %s Debian boots from its disk, works, restarts, and another process goes on with the disk"):format(accel),
+  test(("under %s Debian boots from its disk, works, sleeps, restarts, and another process goes on with the disk"):format(accel),
     { timeout = 1800 }, function(t)
       local disk = whole_system(t, accel)
       -- Another process, on the same disk: what `./dev demo` runs where there is no terminal.

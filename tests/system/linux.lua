@@ -83,11 +83,11 @@ test("Linux suspends to RAM, and is woken by the clock, by the power button and 
     local woken = vm.serial[1]:text "and awake\r\n"
     vm.serial[1]:write(command .. "; echo and awake\n")
     t.wait_for(function() return vm.suspended end, 60, "the guest to suspend")
-    if wake then wake() end
+    wake(vm)
     t.ok(woken:wait { rt = 60 }, "nothing woke it; firmware said:\n%s", vm.data.debugcon:history():sub(-1000))
   end
-  sleep("echo +2 >/sys/class/rtc/rtc0/wakealarm; echo mem >/sys/power/state")
-  sleep("echo mem >/sys/power/state", function() vm:powerdown() end)
+  sleep("echo +3600 >/sys/class/rtc/rtc0/wakealarm; echo mem >/sys/power/state", guests.soon)
+  sleep("echo mem >/sys/power/state", vm.powerdown)
   sleep("echo mem >/sys/power/state", function() vm:input():key("a", true) end)
   t.match(sh "dmesg | grep -c 'PM: suspend exit'", "^3")
   t.eq(sh "nproc", "2\n")
