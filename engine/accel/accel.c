@@ -175,6 +175,7 @@ Accel *accel_new(AccelClass *klass)
         .run = klass->vcpu_run,
         .finish_exit = klass->vcpu_finish_exit,
         .kick = klass->vcpu_kick,
+        .kick_suffices = klass->vcpu_kick_suffices,
         .has_work = klass->vcpu_has_work,
         .idle = klass->vcpu_idle,
         .get_state = klass->get_state,

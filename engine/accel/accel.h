@@ -82,9 +82,10 @@ typedef struct AccelClass {
     /* Without the lock: finishes a half-done access (reads of which the answer is in cpu->exit), so
      * that state is whole. */
     void (*vcpu_finish_exit)(VCpu *cpu);
-    /* Any thread, async-signal-safe: the present or next run is cut short. The thread is sent a
-     * signal besides (cpu-thread.c); its handler calls this again on the vCPU's thread. */
+    /* Any thread, async-signal-safe: the present or next run is cut short. Unless that suffices,
+     * the thread is sent a signal besides (cpu-thread.c); its handler calls this again there. */
     void (*vcpu_kick)(VCpu *cpu);
+    bool vcpu_kick_suffices; /* a vCPU that runs sees the kick by itself: no signal */
     /* The vCPU stops or halts outside of the accelerator and is about to wait; on its thread, with
      * the lock, perhaps several times. May be NULL. */
     void (*vcpu_idle)(VCpu *cpu);

@@ -75,7 +75,8 @@ void cpu_kick(VCpu *cpu)
         return;
     }
     cpu->ops->kick(cpu);
-    if (cpu != cpu_current() && __atomic_load_n(&cpu->in_guest, __ATOMIC_SEQ_CST)) {
+    if (!cpu->ops->kick_suffices && cpu != cpu_current() &&
+        __atomic_load_n(&cpu->in_guest, __ATOMIC_SEQ_CST)) {
         pthread_kill(cpu->thread, SIG_IPI);
     }
 }

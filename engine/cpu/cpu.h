@@ -53,6 +53,7 @@ typedef struct CpuOps {
     void (*run)(VCpu *cpu);
     void (*finish_exit)(VCpu *cpu);
     void (*kick)(VCpu *cpu);
+    bool kick_suffices; /* `run` never blocks in the kernel: it needs no signal to come back */
     bool (*has_work)(VCpu *cpu); /* may be NULL */
     void (*idle)(VCpu *cpu);     /* may be NULL */
     bool (*get_state)(VCpu *cpu, unsigned groups, GError **error);

@@ -582,6 +582,7 @@ static void soft_accel_class_init(ObjectClass *klass, const void *data)
     ac->vcpu_run = soft_vcpu_run;
     ac->vcpu_finish_exit = soft_vcpu_finish_exit;
     ac->vcpu_kick = soft_vcpu_kick;
+    ac->vcpu_kick_suffices = true;
     ac->vcpu_has_work = soft_vcpu_has_work;
     ac->vcpu_idle = soft_vcpu_idle;
     ac->vmstate = soft_vmstate;
