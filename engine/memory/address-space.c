@@ -352,8 +352,8 @@ void address_spaces_commit(void)
     if (!main_loop_context()) {
         drop_owners(NULL); /* no bottom half will */
     }
-    /* A callback may change the tree, a finaliser of a listener's user may close a space: look
-     * again until nothing is stale. */
+    /* A callback may change the tree, a listener's user may close a space, so that others move up
+     * in the list: look again until nothing is stale. */
     while (any_stale) {
         any_stale = false;
         for (guint i = 0; i < spaces->len; i++) {
@@ -362,6 +362,7 @@ void address_spaces_commit(void)
             if (as->stale) {
                 as->stale = false;
                 update(as);
+                any_stale |= i >= spaces->len || g_ptr_array_index(spaces, i) != as;
             }
         }
     }

@@ -189,7 +189,8 @@ static int open_file(MemoryBackend *be, const char *name, uint64_t *page_size, b
         }
         g_free(path);
     } else {
-        fd = open(be->mem_path, (be->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+        /* O_NONBLOCK: a named pipe is to be refused, not waited for. */
+        fd = open(be->mem_path, (be->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
         if (fd < 0 && errno == ENOENT && !be->readonly) {
             fd = open(be->mem_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
             *fresh = fd >= 0;

@@ -64,7 +64,7 @@ static unsigned edit_distance(const char *a, const char *b)
     unsigned row[65];
 
     if (la > 64 || lb > 64) {
-        return 64;
+        return UINT_MAX; /* nobody mistypes that: it is near nothing */
     }
     for (size_t j = 0; j <= lb; j++) {
         row[j] = (unsigned)j;

@@ -375,6 +375,44 @@ START_TEST(only_address_spaces_that_contain_the_change_are_told)
 }
 END_TEST
 
+static void free_in_commit(MemoryListener *l, const FlatView *old_view, const FlatView *new_view)
+{
+    address_space_free(g_steal_pointer(&l->opaque));
+}
+
+START_TEST(a_space_that_goes_in_a_commit_costs_no_other_its_turn)
+{
+    MemoryListener l = { .commit = free_in_commit };
+    MemoryRegion roots[3], windows[2], a;
+    AddressSpace *spaces[3];
+
+    for (unsigned i = 0; i < 3; i++) {
+        memory_region_init(&roots[i], NULL, "root", 0x1000);
+        spaces[i] = address_space_new(ADDRESS_SPACE_OTHER, &roots[i], "space");
+    }
+    io_init(&a, "a", 0x10);
+    memory_listener_register(&l, spaces[1]);
+    l.opaque = spaces[0];
+    memory_region_transaction_begin();
+    for (unsigned i = 0; i < 2; i++) {
+        memory_region_init_alias(&windows[i], NULL, "window", &a, 0, 0x10);
+        memory_region_add_subregion(&roots[i + 1], 0, &windows[i]);
+    }
+    memory_region_transaction_commit();
+    ck_assert_ptr_null(l.opaque);
+    ck_assert_uint_eq(address_space_flat_view(spaces[2])->n, 1);
+    l.commit = NULL;
+    for (unsigned i = 0; i < 3; i++) {
+        if (i) {
+            address_space_free(spaces[i]);
+            memory_region_finalize(&windows[i - 1]);
+        }
+        memory_region_finalize(&roots[i]);
+    }
+    memory_region_finalize(&a);
+}
+END_TEST
+
 START_TEST(a_struct_used_anew_within_one_transaction_is_another_region)
 {
     MemoryRegion mr;
@@ -870,6 +908,7 @@ int main(void)
     tcase_add_test(tc, a_listener_is_told_of_what_is_there_when_it_comes_and_goes);
     tcase_add_test(tc, a_change_made_by_a_listener_is_committed_after_the_present_one);
     tcase_add_test(tc, only_address_spaces_that_contain_the_change_are_told);
+    tcase_add_test(tc, a_space_that_goes_in_a_commit_costs_no_other_its_turn);
     tcase_add_test(tc, a_struct_used_anew_within_one_transaction_is_another_region);
     tcase_add_test(tc, eventfds_follow_their_region_and_only_differences_are_told);
     tcase_add_test(tc, coalesced_ranges_are_cut_to_what_is_visible);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -529,6 +530,10 @@ START_TEST(files_that_cannot_serve_are_refused_by_name)
     ck_assert_refused(
         backend(TYPE_MEMORY_BACKEND_FILE, "size", "1M", "mem-path", "/dev/null", NULL),
         ENGINE_ERROR_INVALID, "/dev/null is not a file");
+    ck_assert_int_eq(mkfifo(none, 0600), 0); /* nobody writes: opening it to read would wait */
+    ck_assert_refused(
+        backend(TYPE_MEMORY_BACKEND_FILE, "size", "1M", "mem-path", none, "readonly", "on", NULL),
+        ENGINE_ERROR_INVALID, "none is not a file");
     ck_assert(g_file_get_contents(small, &text, NULL, NULL));
     ck_assert_str_eq(text, "12345678");
     g_free(text);

@@ -74,6 +74,10 @@ START_TEST(an_unknown_type_suggests_the_nearest)
     ck_assert_ptr_null(object_new("zzzzzzzzzzzzzzzz", &error));
     ck_assert_ptr_null(strstr(error->message, "did you mean"));
     assert_error(&error, OBJECT_ERROR_UNKNOWN_TYPE, "zzzzzzzzzzzzzzzz");
+    g_autofree char *endless = g_strnfill(1000, 'x');
+    ck_assert_ptr_null(object_new(endless, &error));
+    ck_assert_ptr_null(strstr(error->message, "did you mean"));
+    assert_error(&error, OBJECT_ERROR_UNKNOWN_TYPE, "xxxxxxxxxxxxxxxx");
 }
 END_TEST
 
