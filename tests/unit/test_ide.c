@@ -1,166 +1,5 @@
-/* IDE: channels, disks and CD-ROMs, register by register; requests, errors, state, hostile guests.
- */
-#include <check.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "engine/block/block.h"
-#include "engine/core/error.h"
-#include "engine/core/lock.h"
-#include "engine/core/main-loop.h"
-#include "engine/core/rcu.h"
-#include "engine/core/units.h"
-#include "engine/hw/core/device.h"
-#include "engine/state/stream.h"
-
-enum { DATA = 0x1f0, ERROR, COUNT, LOW, MID, HIGH, DEVICE_REG, STATUS, CONTROL = 0x3f6 };
-enum { BSY = 0x80, DRDY = 0x40, DSC = 0x10, DRQ = 0x08, ERR = 0x01 };
-#define SECTORS 1024
-
-static const TypeInfo board_info = {
-    .name = "test-board",
-    .parent = TYPE_MACHINE,
-    .doc = "A machine with nothing in it",
-};
-
-static void register_test_types(void)
-{
-    type_register_static(&board_info);
-}
-type_init(register_test_types)
-
-static Machine *machine;
-static DeviceState *adapter;
-static BlockBackend *disk, *cd;
-static Irq *line;
-static unsigned edges;
-static int level;
-
-static void line_changed(void *opaque, int n, int now)
-{
-    edges += now && !level;
-    level = now;
-}
-
-static void settle(void)
-{
-    engine_unlock();
-    rcu_drain();
-    engine_lock();
-    while (main_loop_iterate(false)) {
-    }
-}
-
-static void make_machine(void)
-{
-    main_loop_init();
-    machine = machine_new("test-board", "m0", NULL);
-    object_ref(machine);
-    adapter = DEVICE(object_new("isa-ide", NULL));
-    line = irq_new(line_changed, NULL, 0);
-    ck_assert(device_connect_irq_out(adapter, "irq", 0, line, NULL));
-    ck_assert(device_realize(adapter, machine, "ide", NULL));
-    disk = cd = NULL;
-    edges = 0;
-    level = 0;
-}
-
-static BlockBackend *ram_drive(const char *id, const char *spec)
-{
-    BlockOpenOptions o = { .format = "raw", .discard = true };
-    GError *error = NULL;
-    BlockNode *node = block_open(spec, &o, &error);
-    BlockBackend *be;
-
-    ck_assert_msg(node != NULL, "%s", error ? error->message : "");
-    be = block_backend_new(OBJECT(machine), id, node, &error);
-    object_unref(node);
-    ck_assert_ptr_nonnull(be);
-    return be;
-}
-
-static DeviceState *add_drive(const char *type, const char *id, BlockBackend *be, unsigned unit)
-{
-    DeviceState *dev = DEVICE(object_new(type, NULL));
-    GError *error = NULL;
-
-    if (be) {
-        ck_assert(object_property_set_link(OBJECT(dev), "drive", OBJECT(be), &error));
-    }
-    ck_assert(object_property_set_uint(OBJECT(dev), "unit", unit, &error));
-    ck_assert_msg(device_realize(dev, machine, id, &error), "%s", error ? error->message : "");
-    object_unref(dev);
-    return dev;
-}
-
-static void setup(void)
-{
-    make_machine();
-    disk = ram_drive("d0", "ram:512K");
-    cd = ram_drive("c0", "ram:1M");
-    add_drive("ide-hd", "hd", disk, 0);
-    add_drive("ide-cd", "cd", cd, 1);
-}
-
-static void teardown(void)
-{
-    ck_assert(block_drain(NULL, NULL));
-    object_unref(adapter);
-    machine_close(machine);
-    settle();
-    object_unref(machine);
-    irq_unref(line);
-    settle();
-    main_loop_finalize();
-}
-
-static unsigned in(unsigned port)
-{
-    return (unsigned)address_space_ldn(machine->io, port, port == DATA ? 2 : 1, MEMTXATTRS_NONE,
-                                       NULL);
-}
-
-static void out(unsigned port, unsigned value)
-{
-    address_space_stn(machine->io, port, value, port == DATA ? 2 : 1, MEMTXATTRS_NONE, NULL);
-}
-
-static unsigned wait_not_busy(void)
-{
-    while (in(CONTROL)&BSY) {
-        main_loop_iterate(true);
-    }
-    return in(STATUS);
-}
-
-static void registers(unsigned count, uint64_t lba, unsigned device)
-{
-    out(DEVICE_REG, device);
-    out(COUNT, count);
-    out(LOW, lba & 0xff);
-    out(MID, lba >> 8 & 0xff);
-    out(HIGH, lba >> 16 & 0xff);
-}
-
-static unsigned command(unsigned code)
-{
-    out(STATUS, code);
-    return wait_not_busy();
-}
-
-static void read_words(uint16_t *to, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++) {
-        to[i] = (uint16_t)in(DATA);
-    }
-}
-
-static void write_words(uint16_t value, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++) {
-        out(DATA, value);
-    }
-}
+/* IDE channels and disks, register by register: requests, errors, state, hostile guests. */
+#include "tests/unit/ide_rig.h"
 
 /* ---- the channel ------------------------------------------------------------------------------
  */
@@ -458,143 +297,6 @@ START_TEST(a_reset_leaves_a_request_behind)
 }
 END_TEST
 
-/* ---- CD-ROMs -----------------------------------------------------------------------------------
- */
-
-static unsigned packet(const uint8_t *p, unsigned limit)
-{
-    out(DEVICE_REG, 0x10);
-    out(ERROR, 0);
-    out(MID, limit & 0xff);
-    out(HIGH, limit >> 8);
-    ck_assert_uint_eq(command(0xa0) & DRQ, DRQ);
-    ck_assert_uint_eq(in(COUNT)&3, 1);
-    for (unsigned i = 0; i < 6; i++) {
-        out(DATA, p[2 * i] | (unsigned)p[2 * i + 1] << 8);
-    }
-    return wait_not_busy();
-}
-
-static void clear_attention(void)
-{
-    static const uint8_t ready[12] = { 0 };
-
-    ck_assert_uint_eq(packet(ready, 0xfffe) & ERR, ERR);
-    ck_assert_uint_eq(in(ERROR) >> 4, 6);
-    ck_assert_uint_eq(packet(ready, 0xfffe) & ERR, 0);
-}
-
-START_TEST(an_identify_for_disks_is_refused_with_the_signature)
-{
-    out(DEVICE_REG, 0x10);
-    ck_assert_uint_eq(command(0xec) & ERR, ERR);
-    ck_assert_uint_eq(in(MID), 0x14);
-    ck_assert_uint_eq(in(HIGH), 0xeb);
-    ck_assert_uint_eq(command(0xa1), DRDY | DSC | DRQ);
-    ck_assert_uint_eq(in(DATA), 0x85c0);
-}
-END_TEST
-
-START_TEST(the_first_packet_after_a_reset_meets_a_unit_attention)
-{
-    static const uint8_t ready[12] = { 0 }, sense[12] = { 3, 0, 0, 0, 18 },
-                         inquiry[12] = { 0x12, 0, 0, 0, 36 };
-    uint16_t data[18];
-
-    ck_assert_uint_eq(packet(inquiry, 0xfffe) & (DRQ | ERR),
-                      DRQ); /* which this one does not mind */
-    ck_assert_uint_eq(in(MID) | in(HIGH) << 8, 36);
-    read_words(data, 18);
-    ck_assert_uint_eq(data[0], 0x8005);
-    ck_assert_uint_eq(packet(ready, 0xfffe) & ERR, ERR);
-    ck_assert_uint_eq(packet(sense, 0xfffe) & DRQ, DRQ);
-    read_words(data, 9);
-    ck_assert_uint_eq(data[1] & 15, 6);
-    ck_assert_uint_eq(data[6] & 0xff, 0x29);
-    ck_assert_uint_eq(packet(ready, 0xfffe) & ERR, 0);
-}
-END_TEST
-
-START_TEST(cd_sectors_come_in_blocks_of_the_limit)
-{
-    static const uint8_t read10[12] = { 0x28, 0, 0, 0, 0, 5, 0, 0, 3 }, capacity[12] = { 0x25 };
-    g_autofree uint8_t *content = g_malloc(3 * 2048);
-    uint16_t words[1024];
-    unsigned got = 0;
-
-    for (unsigned i = 0; i < 3 * 2048; i++) {
-        content[i] = (uint8_t)(i * 7 >> 3);
-    }
-    ck_assert(block_write_wait(cd, 5 * 2048, content, 3 * 2048, 0, NULL));
-    clear_attention();
-    ck_assert_uint_eq(packet(capacity, 0xfffe) & DRQ, DRQ);
-    read_words(words, 4);
-    ck_assert_uint_eq(words[1] >> 8 | (words[1] & 0xff) << 8, 511);
-    packet(read10, 1000);
-    while (in(CONTROL)&DRQ) {
-        unsigned n = in(MID) | in(HIGH) << 8;
-
-        ck_assert_uint_le(n, 1000);
-        ck_assert_uint_eq(in(COUNT)&3, 2);
-        read_words(words, n / 2);
-        ck_assert_int_eq(memcmp(words, content + got, n), 0);
-        got += n;
-        wait_not_busy();
-    }
-    ck_assert_uint_eq(got, 3 * 2048);
-    ck_assert_uint_eq(in(COUNT)&3, 3);
-}
-END_TEST
-
-START_TEST(what_is_not_on_the_disc_is_refused)
-{
-    static const uint8_t far[12] = { 0x28, 0, 0, 0, 2, 0, 0, 0, 1 },
-                         many[12] = { 0xa8, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff };
-    static const uint8_t unknown[12] = { 0xf7 }, capacity[12] = { 0x25 };
-    GError *error = NULL;
-
-    clear_attention();
-    ck_assert_uint_eq(packet(far, 0xfffe) & ERR, ERR);
-    ck_assert_uint_eq(in(ERROR) >> 4, 5);
-    ck_assert_uint_eq(packet(many, 0xfffe) & ERR, ERR);
-    ck_assert_uint_eq(packet(unknown, 0xfffe) & ERR, ERR);
-    ck_assert(block_eject(cd, false, &error));
-    ck_assert_uint_eq(packet(capacity, 0xfffe) & ERR, ERR);
-    ck_assert_uint_eq(in(ERROR) >> 4, 2);
-}
-END_TEST
-
-START_TEST(a_locked_door_a_change_and_the_events_of_it)
-{
-    static const uint8_t lock[12] = { 0x1e, 0, 0, 0, 1 }, unlock[12] = { 0x1e }, ready[12] = { 0 };
-    static const uint8_t events[12] = { 0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8 },
-                         eject[12] = { 0x1b, 0, 0, 0, 2 };
-    GError *error = NULL;
-    BlockNode *other = block_open("ram:2M", NULL, &error);
-    uint16_t words[4];
-
-    clear_attention();
-    packet(lock, 0xfffe);
-    ck_assert(block_medium_locked(cd));
-    ck_assert(!block_eject(cd, false, &error));
-    g_clear_error(&error);
-    packet(events, 0xfffe);
-    read_words(words, 4);
-    ck_assert_uint_eq(words[2] & 0xff, 1); /* somebody pressed the button */
-    ck_assert_uint_eq(packet(eject, 0xfffe) & ERR, ERR);
-    packet(unlock, 0xfffe);
-    ck_assert(block_change_medium(cd, other, false, &error));
-    object_unref(other);
-    ck_assert_uint_eq(packet(ready, 0xfffe) & ERR, ERR);
-    ck_assert_uint_eq(in(ERROR) >> 4, 6);
-    packet(events, 0xfffe);
-    read_words(words, 4);
-    ck_assert_uint_eq(words[2], 0x0202); /* new medium; it is there */
-    ck_assert_uint_eq(packet(eject, 0xfffe) & ERR, 0);
-    ck_assert(block_tray_open(cd));
-}
-END_TEST
-
 /* ---- state, hostile guests ---------------------------------------------------------------------
  */
 
@@ -803,13 +505,11 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("ide");
-    TCase *tc = tcase_create("ide");
-    SRunner *sr;
-    int failed;
+    Suite *suite = suite_create("ide");
+    TCase *tc = tcase_create("all");
 
-    tcase_set_timeout(tc, 60);
     tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_set_timeout(tc, 60);
     tcase_add_test(tc, after_reset_both_show_their_signature);
     tcase_add_test(tc, registers_are_written_to_both_and_read_back_with_their_past);
     tcase_add_test(tc, soft_reset_and_diagnostics_bring_the_signature_back);
@@ -825,20 +525,11 @@ int main(void)
     tcase_add_test(tc, a_sleeping_disk_is_woken_by_a_reset_only);
     tcase_add_test(tc, smart_is_well_and_needs_its_key);
     tcase_add_test(tc, a_reset_leaves_a_request_behind);
-    tcase_add_test(tc, an_identify_for_disks_is_refused_with_the_signature);
-    tcase_add_test(tc, the_first_packet_after_a_reset_meets_a_unit_attention);
-    tcase_add_test(tc, cd_sectors_come_in_blocks_of_the_limit);
-    tcase_add_test(tc, what_is_not_on_the_disc_is_refused);
-    tcase_add_test(tc, a_locked_door_a_change_and_the_events_of_it);
     tcase_add_test(tc, a_transfer_goes_on_from_saved_state);
     tcase_add_test(tc, a_request_to_the_medium_is_made_again_after_loading);
-    tcase_add_loop_test(tc, a_hostile_guest_gets_nowhere, 0, 4);
     tcase_add_loop_test(tc, a_hostile_stream_is_refused_or_harmless, 0, 8);
+    tcase_add_loop_test(tc, a_hostile_guest_gets_nowhere, 0, 4);
     tcase_add_test(tc, drives_that_cannot_be_are_refused);
-    suite_add_tcase(s, tc);
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    suite_add_tcase(suite, tc);
+    return run_suite(suite);
 }
