@@ -54,8 +54,13 @@ static bool accel_available(AccelClass *klass, GError **error)
 
 static void add_reason(GString *reasons, const char *name, GError *error)
 {
-    g_string_append_printf(reasons, "%s%s: %s", reasons->len ? "; " : "", name,
-                           error ? error->message : "no reason given");
+    const char *text = error ? error->message : "no reason given", *rest = text;
+
+    /* Most say who they are by themselves. */
+    if (g_str_has_prefix(text, name) && g_str_has_prefix(text + strlen(name), ": ")) {
+        rest = text + strlen(name) + 2;
+    }
+    g_string_append_printf(reasons, "%s%s: %s", reasons->len ? "; " : "", name, rest);
     g_clear_error(&error);
 }
 

@@ -349,7 +349,7 @@ static void test_accel_class_init(ObjectClass *klass, const void *data)
 
 static bool not_here(GError **error)
 {
-    return error_set(error, ENGINE_ERROR_UNSUPPORTED, "/dev/nothing is missing");
+    return error_set(error, ENGINE_ERROR_UNSUPPORTED, "failing: /dev/nothing is missing");
 }
 
 static bool failing_create(Accel *a, GError **error)
