@@ -12,6 +12,7 @@ local log = require "vmlua.core.log"
 local loop = require "vmlua.core.loop"
 local repl = require "vmlua.repl"
 local sched = require "vmlua.sched"
+local text = require "vmlua.text"
 
 local console = {}
 
@@ -28,8 +29,8 @@ end
 repl.width = width
 
 local function track(s)
-  local tail = s:match("[^\n]*$")
-  if s:find("\n", 1, true) then column = 0 end
+  local tail = s:match("^.*\n(.*)$")
+  if tail then column = 0 else tail = s end
   tail = tail:gsub("\27%[[%d;]*%a", "")
   for c in tail:gmatch(utf8.charpattern) do
     if c == "\r" then column = 0 elseif c == "\b" then column = math.max(0, column - 1) elseif c >= " " then column = column + 1 end
@@ -264,7 +265,7 @@ function console.start(env, opts)
     return self
   end
 
-  local rest, at_end, watch = "", false, nil
+  local at_end, watch = false, nil
   local function leave()
     if at_end and not executor.busy() then
       if session.pending then
@@ -280,6 +281,7 @@ function console.start(env, opts)
     end
   end
   local lines = {}
+  local split, rest = text.line_splitter(function(line) lines[#lines + 1] = line end)
   local function feed()
     while #lines > 0 and not executor.busy() do
       local run = session:feed(table.remove(lines, 1))
@@ -299,12 +301,11 @@ function console.start(env, opts)
     local data = fs.read(0, 65536)
     if not data or data == "" then
       watch:remove()
-      if rest ~= "" then lines[#lines + 1] = rest end
+      local last = rest()
+      if last ~= "" then lines[#lines + 1] = last end
       at_end = true
     else
-      rest = rest .. data
-      for line in rest:gmatch("([^\n]*)\n") do lines[#lines + 1] = line end
-      rest = rest:match("([^\n]*)$")
+      split(data)
     end
     feed()
   end))
@@ -334,12 +335,18 @@ function console.conversation(env, write, prompts)
     for i = 1, parts.n do parts[i] = tostring(parts[i]) end
     write(table.concat(parts, "\t") .. "\n")
   end
-  local session, executor, rest = repl.session(own, write), new_executor(), ""
+  local session, executor = repl.session(own, write), new_executor()
   local function prompt(err) write((err and err .. "\n" or "") .. (prompts and session:prompt() or "")) end
-  local self = { start = prompt }
+  local self, returned = { start = prompt }, false
+  local split, rest = text.line_splitter(function(line)
+    executor.run(function()
+      local run = session:feed(line)
+      if run then run() end
+    end, prompt)
+  end, 65536)
   function self.take(bytes)
     if bytes:find("\3", 1, true) then
-      rest = ""
+      rest()
       if executor.task then
         write "interrupted\n"
         if not executor.cancel() then write "(it does not wait: it goes on)\n" end
@@ -350,15 +357,9 @@ function console.conversation(env, write, prompts)
       end
       return
     end
-    rest = (rest .. bytes):gsub("\r\n?", "\n")
-    for line in rest:gmatch("([^\n]*)\n") do
-      executor.run(function()
-        local run = session:feed(line)
-        if run then run() end
-      end, prompt)
-    end
-    rest = rest:match("([^\n]*)$")
-    if #rest > 65536 then rest = "" end
+    if returned and bytes:sub(1, 1) == "\n" then bytes = bytes:sub(2) end -- the end of one line, in two pieces
+    returned = bytes:sub(-1) == "\r"
+    split((bytes:gsub("\r\n?", "\n")))
   end
   return self
 end
@@ -378,7 +379,7 @@ function console.listen(vm, spec, env)
         local data = dev.data
         local talk
         data.start = function()
-          talk = console.conversation(data.env, function(text) data.front:write((text:gsub("\n", "\r\n"))) end, true)
+          talk = console.conversation(data.env, function(said) data.front:write((said:gsub("\n", "\r\n"))) end, true)
           talk.start()
         end
         data.front = dev:front(dev.chardev, {

@@ -47,8 +47,30 @@ local function same(a, b, seen)
   return true
 end
 
+local SHOWN = 2000 -- bytes of a value that a message has room for
+
 local function show(v)
-  return pretty.format(v, { width = 90 })
+  local shown = pretty.format(v, { width = 90 })
+  if #shown <= SHOWN then return shown end
+  return ("%s … %s (%d bytes)"):format(shown:sub(1, SHOWN // 2), shown:sub(-SHOWN // 2), #shown)
+end
+
+-- What stands before a failure's own words.
+local function prefix(message, ...)
+  if not message then return "" end
+  return (select("#", ...) > 0 and message:format(...) or message) .. ": "
+end
+
+-- Where two long strings begin to differ, and what stands there in each.
+local function difference(got, expected)
+  local low, high = 0, math.min(#got, #expected) -- so many are equal; no more than so many can be
+  while low < high do
+    local middle = (low + high + 1) // 2
+    if got:sub(1, middle) == expected:sub(1, middle) then low = middle else high = middle - 1 end
+  end
+  local from = math.max(1, low - 20)
+  return ("%d and %d bytes that differ at byte %d: expected …%s…, got …%s…"):format(#expected, #got, low + 1,
+    show(expected:sub(from, low + 60)), show(got:sub(from, low + 60)))
 end
 
 -- Frames of this file say nothing about the test.
@@ -83,32 +105,34 @@ local function new_t(entry, env)
     return value
   end
 
-  --- Fails unless both are equal; tables are compared by content.
-  function t.eq(got, expected, message)
+  --- Fails unless both are equal; tables are compared by content. `message`, here and below, may be a format.
+  function t.eq(got, expected, message, ...)
     if not same(got, expected) then
-      fail(2, "%s", ("%sexpected %s, got %s"):format(message and message .. ": " or "", show(expected), show(got)))
+      local long = type(got) == "string" and type(expected) == "string" and math.max(#got, #expected) > SHOWN
+      fail(2, "%s%s", prefix(message, ...),
+        long and difference(got, expected) or ("expected %s, got %s"):format(show(expected), show(got)))
     end
     return got
   end
 
   --- Fails when both are equal.
-  function t.ne(got, other, message)
-    if same(got, other) then fail(2, "%s", ("%sexpected something else than %s"):format(message and message .. ": " or "", show(other))) end
+  function t.ne(got, other, message, ...)
+    if same(got, other) then fail(2, "%sexpected something else than %s", prefix(message, ...), show(other)) end
     return got
   end
 
   --- Fails unless the numbers differ by at most `epsilon`.
-  function t.near(got, expected, epsilon, message)
+  function t.near(got, expected, epsilon, message, ...)
     if type(got) ~= "number" or math.abs(got - expected) > epsilon then
-      fail(2, "%s", ("%sexpected %s ± %s, got %s"):format(message and message .. ": " or "", expected, epsilon, show(got)))
+      fail(2, "%sexpected %s ± %s, got %s", prefix(message, ...), expected, epsilon, show(got))
     end
     return got
   end
 
   --- Fails unless the text matches the Lua pattern; returns the captures.
-  function t.match(s, pattern, message)
+  function t.match(s, pattern, message, ...)
     if type(s) ~= "string" or not s:find(pattern) then
-      fail(2, "%s", ("%sexpected text that matches %s, got %s"):format(message and message .. ": " or "", show(pattern), show(s)))
+      fail(2, "%sexpected text that matches %s, got %s", prefix(message, ...), show(pattern), show(s))
     end
     return s:match(pattern)
   end
@@ -116,12 +140,12 @@ local function new_t(entry, env)
   --- Fails unless fn(...) raises an error whose text matches the pattern; returns the text.
   function t.raises(pattern, fn, ...)
     local results = table.pack(pcall(fn, ...))
-    if results[1] then fail(2, "%s", ("expected an error that matches %s, none was raised"):format(show(pattern))) end
+    if results[1] then fail(2, "expected an error that matches %s, none was raised", show(pattern)) end
     local err = results[2]
     if type(err) == "table" and (getmetatable(err) == Failure or getmetatable(err) == Skip) then error(err, 0) end
     local message = tostring(err)
     if not message:find(pattern) then
-      fail(2, "%s", ("expected an error that matches %s, got %s"):format(show(pattern), show(message)))
+      fail(2, "expected an error that matches %s, got %s", show(pattern), show(message))
     end
     return message
   end
@@ -129,9 +153,9 @@ local function new_t(entry, env)
   --- Fails unless fn(...) answers nil and a message that matches the pattern; returns the message.
   function t.refuses(pattern, fn, ...)
     local value, message = fn(...)
-    if value then fail(2, "%s", ("expected a refusal that matches %s, got %s"):format(show(pattern), show(value))) end
+    if value then fail(2, "expected a refusal that matches %s, got %s", show(pattern), show(value)) end
     if type(message) ~= "string" or not message:find(pattern) then
-      fail(2, "%s", ("expected a refusal that matches %s, got %s"):format(show(pattern), show(message)))
+      fail(2, "expected a refusal that matches %s, got %s", show(pattern), show(message))
     end
     return message
   end

@@ -3,6 +3,7 @@ local fs = require "vmlua.core.fs"
 local loop = require "vmlua.core.loop"
 local process = require "vmlua.core.process"
 local sched = require "vmlua.sched"
+local text = require "vmlua.text"
 
 local host = {}
 
@@ -70,14 +71,13 @@ function host.run(argv, opts, done)
     end)
   end
   local function lines(prefix)
-    local rest = ""
+    local feed, rest = text.line_splitter(function(line) opts.line(prefix .. line) end)
     return function(data)
-      rest = rest .. (data or "")
-      for line in rest:gmatch("([^\n]*)\n") do opts.line(prefix .. line) end
-      rest = rest:match("([^\n]*)$")
+      feed(data or "")
       alive() -- after the lines, which may say how long the next silence may last
     end, function()
-      if rest ~= "" then opts.line(prefix .. rest) end
+      local last = rest()
+      if last ~= "" then opts.line(prefix .. last) end
     end
   end
   local out, out_end = lines ""

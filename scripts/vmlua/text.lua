@@ -214,6 +214,37 @@ function text.keys(t)
   return out
 end
 
+--- Cuts what comes in pieces into lines, in a time that grows with the length of both: `feed(piece)` calls `line` for each that
+--- has ended, without its end; `rest()` is what came behind the last end, and is taken. A line that grows beyond `limit` bytes
+--- loses what it has.
+---@param line fun(text: string)
+---@param limit? integer
+---@return fun(piece: string) feed
+---@return fun(): string rest
+function text.line_splitter(line, limit)
+  local pieces, length = {}, 0
+  local function rest()
+    local all = table.concat(pieces)
+    pieces, length = {}, 0
+    return all
+  end
+  local function keep(part)
+    length = length + #part
+    if limit and length > limit then rest() else pieces[#pieces + 1] = part end
+  end
+  return function(piece)
+    local from = 1
+    local at = piece:find("\n", from, true)
+    while at do
+      keep(piece:sub(from, at - 1))
+      line(rest())
+      from = at + 1
+      at = piece:find("\n", from, true)
+    end
+    if from <= #piece then keep(piece:sub(from)) end
+  end, rest
+end
+
 --- Whole contents of a file.
 ---@param path string
 ---@param limit? integer most bytes that are accepted

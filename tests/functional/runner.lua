@@ -96,6 +96,22 @@ test("goes on", function(t) t.ok(true) end)]])
   t.eq(last_line(r.out), "1 passed, 1 failed, 0 skipped")
 end)
 
+test("failures with large values are short, say where they differ, and take no time", { timeout = 60 }, function(t)
+  local r = run(t, [[
+local big = ("x"):rep(1 << 20)
+test("strings", function(t) t.eq(big .. "a" .. big, big .. "b" .. big, "in %s", "case") end)
+test("lengths", function(t) t.eq(big, big .. "y") end)
+test("tables", function(t) t.eq({ big }, {}) end)
+test("patterns", function(t) t.match(big, "^y") end)
+test("output", function(t) io.stdout:write(big, big, "\n") io.stderr:write(big, "\n") end)]])
+  t.eq(r.status, 1)
+  t.match(r.out, "in case: 2097153 and 2097153 bytes that differ at byte 1048577: expected …\"x+bx+\"…, got …\"x+ax+\"…\n")
+  t.match(r.out, "1048577 and 1048576 bytes that differ at byte 1048577: expected …\"x+y\"…, got …\"x+\"…\n")
+  t.match(r.out, "expected {}, got {\n# +\"x+\"… %(1048576 bytes%)")
+  t.match(r.out, "got \"x+ … x+\" %(1048578 bytes%)\n")
+  t.eq(last_line(r.out), "1 passed, 4 failed, 0 skipped")
+end)
+
 test("a process that dies is reported with its signal, and what it did not reach", function(t)
   local r = run(t, [[
 test("lives", function(t) t.ok(true) end)
