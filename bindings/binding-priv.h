@@ -91,8 +91,8 @@ void script_declare(DeclKind kind, const char *name, const char *doc, const ApiF
 void script_handles_open(lua_State *L);
 void script_handles_close(void); /* after the state was closed */
 void script_drain_deferred(void);
-/* Calls add() for every member name of a live handle: methods, fields, members, properties,
- * children. `what` is "method", "field", "property" or "child". */
+/* handle-class.c. Calls add() for every member name of a live handle: methods, fields, members,
+ * properties, children. `what` is "method", "field", "property" or "child". */
 void script_handle_members(lua_State *L, Object *obj,
                            void (*add)(const char *name, const char *what, void *opaque),
                            void *opaque);

@@ -10,7 +10,7 @@
  * to), members that C answers by name (BindingMembers), QOM properties, children; else an error
  * that names the nearest.
  */
-#include "bindings/binding-priv.h"
+#include "bindings/handle-priv.h"
 
 #include <string.h>
 
@@ -28,18 +28,10 @@ typedef struct Handle {
     HandleBox *box;
 } Handle;
 
-/* The open tables of one type, by name. */
-typedef struct TypeTables {
-    int methods, getters, setters; /* registry references */
-    const BindingMembers *members;
-} TypeTables;
-
 static const char handle_magic = 'h';
 static const char identity_key = 'i';
-static GHashTable *type_tables;   /* name -> TypeTables * */
-static GHashTable *metatables;    /* ObjectClass * -> GINT registry reference */
-static GHashTable *class_members; /* type name -> const BindingMembers * */
-static HandleBox *boxes;          /* all: a handle's finaliser may fail to run, see box_new */
+static GHashTable *metatables; /* ObjectClass * -> ClassInfo * */
+static HandleBox *boxes;       /* all: a handle's finaliser may fail to run, see box_new */
 
 /* ---- deferred work ------------------------------------------------------------------------- */
 
@@ -186,121 +178,7 @@ void *binding_opt_object(lua_State *L, int arg, const char *qom_type)
     return lua_isnoneornil(L, arg) ? NULL : binding_check_object(L, arg, qom_type);
 }
 
-/* ---- class tables -------------------------------------------------------------------------- */
-
-static void fill_tables(lua_State *L, const TypeTables *t, const ApiFunction *methods,
-                        const ApiField *fields)
-{
-    lua_rawgeti(L, LUA_REGISTRYINDEX, t->methods);
-    for (const ApiFunction *f = methods; f && f->name; f++) {
-        lua_pushcfunction(L, f->fn);
-        lua_setfield(L, -2, f->name);
-    }
-    lua_rawgeti(L, LUA_REGISTRYINDEX, t->getters);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, t->setters);
-    for (const ApiField *f = fields; f && f->name; f++) {
-        if (f->get) {
-            lua_pushcfunction(L, f->get);
-            lua_setfield(L, -3, f->name);
-        }
-        if (f->set) {
-            lua_pushcfunction(L, f->set);
-            lua_setfield(L, -2, f->name);
-        }
-    }
-    lua_pop(L, 3);
-}
-
-static int new_chained_table(lua_State *L, int parent_ref)
-{
-    lua_newtable(L);
-    if (parent_ref != LUA_NOREF) {
-        lua_createtable(L, 0, 1);
-        lua_rawgeti(L, LUA_REGISTRYINDEX, parent_ref);
-        lua_setfield(L, -2, "__index");
-        lua_setmetatable(L, -2);
-    }
-    return luaL_ref(L, LUA_REGISTRYINDEX);
-}
-
-static TypeTables *tables_of(lua_State *L, const char *type)
-{
-    TypeTables *t = g_hash_table_lookup(type_tables, type);
-    if (t) {
-        return t;
-    }
-    luaL_checkstack(L, LUA_MINSTACK, NULL);
-    TypeImpl *impl = type_table_get(type);
-    TypeImpl *parent_impl = impl ? type_get_parent(impl) : NULL;
-    TypeTables *parent = parent_impl ? tables_of(L, type_get_name(parent_impl)) : NULL;
-    int methods = new_chained_table(L, parent ? parent->methods : LUA_NOREF);
-    int getters = new_chained_table(L, parent ? parent->getters : LUA_NOREF);
-    int setters = new_chained_table(L, parent ? parent->setters : LUA_NOREF);
-
-    t = g_new0(TypeTables, 1);
-    t->methods = methods;
-    t->getters = getters;
-    t->setters = setters;
-    g_hash_table_insert(type_tables, g_strdup(type), t);
-    for (guint i = 0; i < script_declarations->len; i++) {
-        Declaration *d = &g_array_index(script_declarations, Declaration, i);
-        if (d->kind == DECL_CLASS && strcmp(d->name, type) == 0) {
-            fill_tables(L, t, d->functions, d->fields);
-        }
-    }
-    return t;
-}
-
-void binding_class(lua_State *L, const char *qom_type, const char *doc, const ApiFunction *methods,
-                   const ApiField *fields)
-{
-    script_declare(DECL_CLASS, qom_type, doc, methods, fields);
-    TypeTables *t = g_hash_table_lookup(type_tables, qom_type);
-    if (t) {
-        fill_tables(L, t, methods, fields);
-    }
-}
-
-void binding_class_members(const char *qom_type, const BindingMembers *members)
-{
-    g_hash_table_insert(class_members, (char *)(uintptr_t)qom_type, (void *)(uintptr_t)members);
-}
-
-void binding_push_methods(lua_State *L, const char *qom_type)
-{
-    lua_rawgeti(L, LUA_REGISTRYINDEX, tables_of(L, qom_type)->methods);
-}
-
-void binding_push_getters(lua_State *L, const char *qom_type)
-{
-    lua_rawgeti(L, LUA_REGISTRYINDEX, tables_of(L, qom_type)->getters);
-}
-
-void binding_push_setters(lua_State *L, const char *qom_type)
-{
-    lua_rawgeti(L, LUA_REGISTRYINDEX, tables_of(L, qom_type)->setters);
-}
-
-/* The members of a class and its parents, leaf first; a NULL ends it. Made once a class. */
-typedef struct ClassInfo {
-    const ObjectClass *klass;
-    const BindingMembers *members[OBJECT_CLASS_DEPTH + 1];
-    int metatable; /* registry references */
-    int self;      /* keeps this userdata, which metamethods have as a bare pointer */
-} ClassInfo;
-
-static void find_members(ClassInfo *info, ObjectClass *klass)
-{
-    unsigned n = 0;
-    for (TypeImpl *t = klass->type; t && n < OBJECT_CLASS_DEPTH; t = type_get_parent(t)) {
-        const BindingMembers *m = g_hash_table_lookup(class_members, type_get_name(t));
-        if (m) {
-            info->members[n++] = m;
-        }
-    }
-}
-
-static ClassInfo *class_info(ObjectClass *klass)
+ClassInfo *handle_class_info(ObjectClass *klass)
 {
     return g_hash_table_lookup(metatables, klass);
 }
@@ -317,74 +195,9 @@ static const ClassInfo *info_of(lua_State *L, const Object *obj)
 
 /* ---- access -------------------------------------------------------------------------------- */
 
-typedef struct Names {
-    GPtrArray *list;
-} Names;
-
 static void add_name(const char *name, const char *what, void *opaque)
 {
     g_ptr_array_add(opaque, g_strdup(name));
-}
-
-static void list_table(lua_State *L, int ref, const char *what,
-                       void (*add)(const char *, const char *, void *), void *opaque)
-{
-    lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
-    lua_pushnil(L);
-    while (lua_next(L, -2)) {
-        if (lua_type(L, -2) == LUA_TSTRING) {
-            add(lua_tostring(L, -2), what, opaque);
-        }
-        lua_pop(L, 1);
-    }
-    lua_pop(L, 1);
-}
-
-typedef struct Lister {
-    void (*add)(const char *name, const char *what, void *opaque);
-    void *opaque;
-} Lister;
-
-static void list_property(const Property *p, void *opaque)
-{
-    Lister *l = opaque;
-    if (!(p->flags & PROP_HIDDEN)) {
-        l->add(p->name, "property", l->opaque);
-    }
-}
-
-static void list_member(const char *name, void *opaque)
-{
-    Lister *l = opaque;
-    l->add(name, "field", l->opaque);
-}
-
-void script_handle_members(lua_State *L, Object *obj,
-                           void (*add)(const char *name, const char *what, void *opaque),
-                           void *opaque)
-{
-    Lister lister = { add, opaque };
-    luaL_checkstack(L, LUA_MINSTACK, NULL);
-    for (TypeImpl *t = obj->klass->type; t; t = type_get_parent(t)) {
-        TypeTables *tables = tables_of(L, type_get_name(t));
-        list_table(L, tables->methods, "method", add, opaque);
-        list_table(L, tables->getters, "field", add, opaque);
-    }
-    ClassInfo *info = class_info(obj->klass);
-    for (unsigned i = 0; info && info->members[i]; i++) {
-        if (info->members[i]->list) {
-            info->members[i]->list(obj, list_member, &lister);
-        }
-    }
-    object_property_foreach(obj, list_property, &lister);
-    for (unsigned i = 0; i < object_child_count(obj); i++) {
-        add(object_child_at(obj, i)->name, "child", opaque);
-    }
-}
-
-static void free_names(void *data)
-{
-    g_ptr_array_free(data, TRUE);
 }
 
 static int raise_unknown(lua_State *L, Object *obj, const char *key)
@@ -398,7 +211,7 @@ static int raise_unknown(lua_State *L, Object *obj, const char *key)
     g_snprintf(buf, sizeof buf, "%s (%s) has no member '%.100s'%s%s%s",
                obj->name ? obj->name : "object", object_get_typename(obj), key,
                near ? "; the nearest is '" : "", near ? near : "", near ? "'" : "");
-    free_names(names);
+    g_ptr_array_free(names, TRUE);
     return luaL_error(L, "%s", buf);
 }
 
@@ -575,12 +388,12 @@ static ClassInfo *make_class_info(lua_State *L, ObjectClass *klass)
         { NULL, NULL },
     };
     const char *name = object_class_get_name(klass);
-    TypeTables *t = tables_of(L, name);
+    TypeTables *t = handle_tables(L, name);
     luaL_checkstack(L, LUA_MINSTACK, NULL);
     ClassInfo *info = lua_newuserdatauv(L, sizeof *info, 0);
     memset(info, 0, sizeof *info);
     info->klass = klass;
-    find_members(info, klass);
+    handle_find_members(info, klass);
     lua_pushvalue(L, -1);
     info->self = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_createtable(L, 0, 10);
@@ -619,7 +432,7 @@ void binding_push_object(lua_State *L, void *ptr)
         return;
     }
     lua_pop(L, 1);
-    ClassInfo *info = class_info(obj->klass);
+    ClassInfo *info = handle_class_info(obj->klass);
     if (!info) {
         info = make_class_info(L, obj->klass);
     }
@@ -647,8 +460,7 @@ void binding_push_object(lua_State *L, void *ptr)
 
 void script_handles_open(lua_State *L)
 {
-    type_tables = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
-    class_members = g_hash_table_new(g_str_hash, g_str_equal);
+    handle_classes_open();
     metatables = g_hash_table_new(NULL, NULL);
     deferred_bh = bh_new(drain_bh, NULL);
     lua_newtable(L);
@@ -665,10 +477,8 @@ void script_handles_close(void)
         box_free(boxes);
     }
     script_drain_deferred(); /* objects that went with them */
-    g_hash_table_destroy(type_tables);
-    g_hash_table_destroy(class_members);
-    g_hash_table_destroy(metatables);
-    type_tables = class_members = metatables = NULL;
+    handle_classes_close();
+    g_clear_pointer(&metatables, g_hash_table_destroy);
     bh_free(deferred_bh);
     deferred_bh = NULL;
     if (deferred) {
