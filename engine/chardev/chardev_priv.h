@@ -24,6 +24,9 @@ struct ChardevPriv {
 };
 
 size_t chardev_queued(const Chardev *chr); /* bytes the outside has not taken */
+void chardev_drain_out(Chardev *chr);      /* gives it what it takes now */
+void chardev_update_read(Chardev *chr);    /* the back end reads while there is room */
+void chardev_stall_timer_fired(void *opaque);
 void chardev_call_taps(Chardev *chr, const uint8_t *buf, size_t len, bool from_guest);
 void chardev_history_add(struct ChardevPriv *p, const uint8_t *buf, size_t len);
 

@@ -151,95 +151,6 @@ end
 
 -- ---- machines from the command line -------------------------------------------------------------------
 
-local function print_properties(type_name)
-  local qom = require "vmlua.core.qom"
-  local list, err = qom.properties(type_name)
-  if not list then options.usage_error("%s", err or ("unknown type " .. type_name)) end
-  if #list == 0 then print(type_name .. " has no properties") end
-  for _, p in ipairs(list) do
-    print(("  %-20s %-12s %s%s"):format(p.name, p.type or "", p.doc or "",
-      p.default ~= nil and (" (default: %s)"):format(tostring(p.default)) or ""))
-  end
-end
-
-local board_by_name
-
-local queries = {
-  help = function(_, class) io.stdout:write(options.help(class and launcher.options_of(class))) end,
-  version = function() print("vmlua " .. launcher.version) end,
-  machine = function(detail)
-    local machine = require "vmlua.machine"
-    if detail then
-      local class = board_by_name(detail)
-      print_properties(class.name)
-      for _, o in ipairs(class.options) do print(("  -%-19s %-12s %s"):format(o.name, o.arg or "", o.doc)) end
-      return
-    end
-    print "Boards:"
-    for _, b in ipairs(machine.classes()) do
-      print(("  %-16s %s%s"):format(b.name, b.doc, b.alias and (" (also: %s)"):format(b.alias) or ""))
-    end
-  end,
-  accel = function()
-    print "Accelerators:"
-    for _, a in ipairs(require("vmlua.core.machine").accels()) do
-      print(("  %-8s %s%s"):format(a.name, a.doc or "", a.available and "" or (" (not here: %s)"):format(a.reason or "")))
-    end
-  end,
-  cpu = function()
-    local cpuid = require "vmlua.cpuid"
-    print "CPU models:"
-    for _, name in ipairs(cpuid.names()) do print(("  %-16s %s"):format(name, cpuid.models[name].doc)) end
-    print "Features:"
-    for _, line in ipairs(text.wrap(table.concat(require("vmlua.core.cpuid").features(), " "), 96)) do print("  " .. line) end
-  end,
-  log = function()
-    print "Log masks:"
-    for _, m in ipairs(require("vmlua.core.log").masks()) do print(("  %-12s %s"):format(m.name, m.doc)) end
-  end,
-  trace = function()
-    for _, p in ipairs(require("vmlua.core.log").trace_points()) do print(("  %-32s %s"):format(p.name, p.format)) end
-  end,
-  device = function(detail)
-    if detail then
-      local why = require("vmlua.vm").refuse_type(detail)
-      if why then options.usage_error("-device: %s", why) end
-      return print_properties(detail)
-    end
-    local qom = require "vmlua.core.qom"
-    print "Devices (-device NAME,help lists the properties):"
-    for _, c in ipairs(qom.classes "device") do
-      if not c.abstract and c.user_creatable ~= false then print(("  %-20s %s"):format(c.name, c.doc or "")) end
-    end
-  end,
-  chardev = function(detail)
-    local backends, names = require("vmlua.core.chardev").backends(), {}
-    if detail then return print_properties(backends[detail] or detail) end
-    local qom = require "vmlua.core.qom"
-    for name in pairs(backends) do names[#names + 1] = name end
-    table.sort(names)
-    print "Character devices (-chardev NAME,help lists the properties):"
-    for _, name in ipairs(names) do print(("  %-10s %s"):format(name, qom.class(backends[name]).doc or "")) end
-  end,
-  blockdev = function(detail)
-    local drivers, names = require("vmlua.core.block").drivers(), {}
-    if detail then return print_properties(drivers[detail] or detail) end
-    local qom = require "vmlua.core.qom"
-    for name in pairs(drivers) do names[#names + 1] = name end
-    table.sort(names)
-    print "Nodes of the block layer (-blockdev DRIVER,help lists the properties):"
-    for _, name in ipairs(names) do print(("  %-14s %s"):format(name, qom.class(drivers[name]).doc or "")) end
-  end,
-  object = function(detail)
-    if detail then return print_properties(detail) end
-    local qom = require "vmlua.core.qom"
-    print "Objects:"
-    for _, c in ipairs(qom.classes "memory-backend") do
-      if not c.abstract then print(("  %-24s %s"):format(c.name, c.doc or "")) end
-    end
-  end,
-}
-
 local function load_script(path, ...)
   local chunk, err = loadfile(path, "t")
   if not chunk then
@@ -252,8 +163,10 @@ local function load_script(path, ...)
   return true, result[2]
 end
 
--- The board that a name on the command line means; nil: the default one.
-function board_by_name(name)
+--- The board that a name on the command line means; nil: the default one.
+---@param name? string
+---@return table
+function launcher.board(name)
   local machine = require "vmlua.machine"
   local class = machine.find(name)
   if class then return class end
@@ -499,13 +412,13 @@ end
 -- A board and the rest of the command line.
 local function launch_with(class, argv)
   local name = named_board(argv)
-  if name then class = board_by_name(name) end
+  if name then class = launcher.board(name) end
   local s = options.parse(argv, class and options_of(class))
   if #s.query > 0 then
-    for _, q in ipairs(s.query) do queries[q.topic](q.detail, class) end
+    for _, q in ipairs(s.query) do require("vmlua.queries")[q.topic](q.detail, class) end
     return 0
   end
-  return launcher.launch(class or board_by_name(nil), s)
+  return launcher.launch(class or launcher.board(nil), s)
 end
 
 -- ---- the other ways in ---------------------------------------------------------------------------------------
@@ -580,7 +493,7 @@ local function dispatch(args)
   local rest = { table.unpack(args, 2) }
   if first == nil then return run_prompt() end
   if first == "--version" or first == "-version" then
-    queries.version()
+    require("vmlua.queries").version()
     return 0
   end
   if first == "-e" or first == "--e" then return run_code(rest[1], { table.unpack(rest, 2) }) end
