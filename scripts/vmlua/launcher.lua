@@ -465,10 +465,10 @@ local function run_prompt()
 end
 
 local topics = {
-  options = function() return options.help() end,
-  man = function() return options.man(launcher.version) end,
-  bash = function() return options.bash() end,
-  zsh = function() return options.zsh() end,
+  options = function() return require("vmlua.optiondoc").help() end,
+  man = function() return require("vmlua.optiondoc").man(launcher.version) end,
+  bash = function() return require("vmlua.optiondoc").bash() end,
+  zsh = function() return require("vmlua.optiondoc").zsh() end,
   reference = function() return require("vmlua.docgen").markdown() end,
   luals = function() return require("vmlua.docgen").luals() end,
 }

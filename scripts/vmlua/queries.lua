@@ -19,7 +19,7 @@ local function print_properties(type_name)
 end
 
 function queries.help(_, class)
-  io.stdout:write(options.help(class and require("vmlua.launcher").options_of(class)))
+  io.stdout:write(require("vmlua.optiondoc").help(class and require("vmlua.launcher").options_of(class)))
 end
 
 function queries.version() print("vmlua " .. require("vmlua.launcher").version) end

@@ -1,4 +1,5 @@
 -- The command line: what is accepted, what is refused and in which words.
+local optiondoc = require "vmlua.optiondoc"
 local options = require "vmlua.options"
 local test = require "vmlua.test"
 
@@ -94,7 +95,7 @@ test("a board declares options of its own", function(t)
   local extra = { { name = "blink-rate", arg = "HZ", doc = "How fast it blinks." }, { name = "quiet", doc = "Says nothing." } }
   local s = options.parse({ "-blink-rate", "5", "-quiet" }, extra)
   t.eq(s.conf, { blink_rate = "5", quiet = true })
-  t.match(options.help(extra), "Options of this board:\n  %-blink%-rate HZ\n      How fast it blinks%.")
+  t.match(optiondoc.help(extra), "Options of this board:\n  %-blink%-rate HZ\n      How fast it blinks%.")
   t.raises("option %-m of the board is already an option of vmlua", options.parse, {}, { { name = "m" } })
   t.raises("option 1 of the board has no proper name", options.parse, {}, { { name = "no good" } })
 end)
@@ -122,7 +123,7 @@ test("the options that people know from other machines are all declared", functi
 end)
 
 test("help, manual page and completions name every option", function(t)
-  local help, man, bash, zsh = options.help(), options.man "1", options.bash(), options.zsh()
+  local help, man, bash, zsh = optiondoc.help(), optiondoc.man "1", optiondoc.bash(), optiondoc.zsh()
   for _, o in ipairs(options.list) do
     local plain = "-" .. o.name
     t.ok(help:find("\n  " .. plain, 1, true), "help lacks %s", plain)
