@@ -24,6 +24,13 @@ local FW = { UUID = 2, RAM_SIZE = 3, NOGRAPHIC = 4, CPUS = 5, BOOT_MENU = 0xe, M
 -- Wrong settings are the user's: no place in this file belongs into the message.
 local function refuse(format, ...) error(format:format(...), 0) end
 
+-- A device that is as the user's setting says: what is wrong with it is the setting's.
+local function device_of(m, option, kind, props)
+  local ok, dev = pcall(m.device, m, kind, props)
+  if not ok then refuse("%s: %s", option, text.without_place(dev)) end
+  return dev
+end
+
 -- A setting that came as text where it was said as a property of the machine.
 local function switch(name, value)
   local on, err = text.boolean(value)
@@ -110,6 +117,13 @@ local function add_firmware_items(m, conf, below, above)
   fw:set(FW.IRQ0, string.pack("<I4", 1)) -- the timer is on pin 2 of the I/O APIC
   fw:add("etc/e820", e820(below, above))
   fw:add("bootorder", function() return bootorder.text(m, { strict = boot.strict, first = m.data.boot_first }) end)
+  if boot.splash then
+    local bytes, err = text.read_file(boot.splash, 16 << 20)
+    if not bytes then refuse("-boot: splash: %s", err) end
+    local kind = bytes:sub(1, 2) == "\xff\xd8" and "jpg" or bytes:sub(1, 2) == "BM" and "bmp"
+    if not kind then refuse("-boot: splash: %s is neither JPEG nor BMP", boot.splash) end
+    fw:add("bootsplash." .. kind, bytes)
+  end
   if boot.splash_time then fw:add("etc/boot-menu-wait", string.pack("<I2", boot.splash_time)) end
   -- Without this file firmware would start again after a minute in which it found nothing.
   fw:add("etc/boot-fail-wait", string.pack("<i4", boot.reboot_timeout or -1))
@@ -252,7 +266,7 @@ end
 local SERIAL = { { 0x3f8, 4 }, { 0x2f8, 3 }, { 0x3e8, 4 }, { 0x2e8, 3 } }
 
 local function add_serial(m, conf)
-  local asked = math.max(#list_of(conf.serial), 1)
+  local asked = math.max(#list_of(conf.serial), conf.nodefaults and 0 or 1)
   m.data.serial_ports = {}
   for n, where in ipairs(SERIAL) do
     -- The first is always there; the others where they were asked for, as their lines are shared.
@@ -303,7 +317,7 @@ local function add_legacy(m, conf, below, above)
   i8042:connect("key", 0, m.pm:irq("wake-up", 0))
   local clock = { id = "rtc" }
   for key, value in pairs(conf.rtc or {}) do clock[key] = value end
-  local rtc = m:device("mc146818rtc", clock)
+  local rtc = device_of(m, "-rtc", "mc146818rtc", clock)
   rtc:connect("alarm", 0, m.pm:irq("rtc-alarm", 0))
   local order = boot.order or "cad"
   cmos.fill(m, rtc, {
@@ -326,7 +340,7 @@ local PARALLEL = { { 0x378, 7 }, { 0x278, 5 }, { 0x3bc, 7 } }
 local function add_parallel(m, conf)
   local asked, made = list_of(conf.parallel), {}
   if #asked > #PARALLEL then refuse("board pc has %d parallel ports, %d were asked for", #PARALLEL, #asked) end
-  for n = 1, math.max(#asked, 1) do
+  for n = 1, math.max(#asked, conf.nodefaults and 0 or 1) do
     if asked[n] ~= "none" then
       local where = PARALLEL[n]
       m:device("isa-parallel", { id = "lpt" .. n, index = n - 1,
@@ -360,9 +374,9 @@ local function add_debug(m, conf)
 end
 
 local function add_display(m, conf)
-  local vga = conf.vga or "std"
+  local vga = conf.vga or (conf.nodefaults and "none" or "std")
   if vga == "std" then
-    m:device("VGA", { id = "vga", addr = "2.0" })
+    device_of(m, "-vga", "VGA", { id = "vga", addr = "2.0" })
   elseif vga ~= "none" then
     refuse("vga: std or none expected, got %s", vga)
   end
@@ -383,7 +397,7 @@ local function add_ide(m)
     end
   end
   -- An empty CD-ROM drive where nothing else is, as every PC has one.
-  if not drives[2] then m:device("ide-cd", { id = "ide1-cd0", bus = ide:child "ide.1", unit = 0 }) end
+  if not drives[2] and not m.conf.nodefaults then m:device("ide-cd", { id = "ide1-cd0", bus = ide:child "ide.1", unit = 0 }) end
 end
 
 -- Flash chips, the first up to 4 GiB, the second below it; or a ROM.
@@ -397,8 +411,7 @@ local function add_firmware(m, conf)
   end
   if not chips[0] then
     if chips[1] then refuse "-pflash: unit 1 without unit 0" end
-    local ok, err = pcall(m.device, m, "bios-rom", { id = "bios", file = conf.bios or "bios-256k.bin" })
-    if not ok then refuse("-bios: %s", err) end
+    device_of(m, "-bios", "bios-rom", { id = "bios", file = conf.bios or "bios-256k.bin" })
     return
   end
   if conf.bios then refuse "-bios and -pflash both say what the firmware is" end
@@ -410,8 +423,8 @@ local function add_firmware(m, conf)
       local path, err = spec.file, nil
       if spec.readonly then path, err = firmware.find(path) end
       if not path then refuse("-pflash: %s", err) end
-      local chip = m:device("pflash", { id = "pflash" .. unit, file = path, readonly = spec.readonly or false, ["end"] = stop,
-        ["low-alias"] = unit == 0 })
+      local chip = device_of(m, "-pflash", "pflash", { id = "pflash" .. unit, file = path, readonly = spec.readonly or false,
+        ["end"] = stop, ["low-alias"] = unit == 0 })
       stop = stop - chip.size
     end
   end

@@ -82,13 +82,13 @@ local conf_keys = {
   debugcon = "string|table|userdata", rtc = "table", parallel = "string|table|userdata", console = "string|table|userdata",
   hda = "string|table", hdb = "string|table", hdc = "string|table", hdd = "string|table", cdrom = "string|table",
   fda = "string|table", fdb = "string|table", drive = "table", blockdev = "table", snapshot = "boolean",
-  vga = "string", no_reboot = "boolean", on_triple_fault = "string", icount = "boolean|table",
+  vga = "string", nodefaults = "boolean", global = "table", no_reboot = "boolean", on_triple_fault = "string", icount = "boolean|table",
 }
 local topology_levels = { sockets = "integer", dies = "integer", cores = "integer", threads = "integer" }
 -- Asked for by the user, meaningful only to a board that looks at them.
 local board_keys = {
   "boot", "fw_cfg", "pflash", "option_rom", "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc", "vga", "parallel",
-  "smbios", "acpitable", "numa",
+  "smbios", "acpitable", "numa", "nodefaults",
 }
 
 -- Those that name disks: the block layer is loaded when one is there.
@@ -126,7 +126,12 @@ local function define(spec, parent, level)
   class.ram = ram
   class.doc = class.doc or parent and parent.doc or ""
   class.options = require("vmlua.options").check_extra(spec.options)
-  class.file, class.line = caller()
+  if spec.init then -- a board that is returned by a tail call has no frame of its own any more
+    local info = debug.getinfo(spec.init, "S")
+    class.file, class.line = info.source:match "^@(.*)" or info.short_src, info.linedefined
+  else
+    class.file, class.line = caller()
+  end
   setmetatable(class, { __index = function(_, key)
     if Class[key] ~= nil then return Class[key] end
     if parent and key ~= "init" and key ~= "devices" and key ~= "alias" and key ~= "default" then return parent[key] end
@@ -390,6 +395,26 @@ function machine.find_backend(m, conf, id, what)
   return found
 end
 
+-- `-global TYPE.PROPERTY=VALUE`: the types and properties that are named are there.
+local function check_globals(conf)
+  local qom = require "vmlua.core.qom"
+  for i, g in ipairs(conf.global or {}) do
+    if type(g) ~= "table" or type(g[1]) ~= "string" or type(g[2]) ~= "string" or g[3] == nil then
+      error(("-global: { type, property, value } expected at %d"):format(i), 0)
+    end
+    local names, found = {}, false
+    if not qom.class(g[1]) then
+      for _, class in ipairs(qom.classes "device") do names[#names + 1] = class.name end
+      error("-global: " .. text.unknown("device", g[1], names), 0)
+    end
+    for _, p in ipairs(qom.properties(g[1])) do
+      names[#names + 1], found = p.name, found or p.name == g[2]
+    end
+    if not found then error(("-global: %s: %s"):format(g[1], text.unknown("property", g[2], names)), 0) end
+  end
+  return conf.global
+end
+
 -- `-machine …,memory-backend=ID`: RAM comes from that object, and is as large as it.
 local function memory_backend(m, conf, id)
   local backend = machine.find_backend(m, conf, id, "memory-backend")
@@ -487,6 +512,7 @@ local function build(m, class, conf)
     end
   end
 
+  data.globals = check_globals(conf)
   for _, c in ipairs(lineage(class)) do
     add_devices(m, rawget(c, "devices"), what .. ": device")
     local init = rawget(c, "init")

@@ -58,11 +58,15 @@ options.list = {
   { name = "name", arg = "NAME", group = "machine",
     handler = function(s, value) s.conf.name = read.keyval(value, "guest").guest end, doc = "Name of the machine in messages and paths." },
   { name = "uuid", arg = "UUID", group = "machine", handler = read.uuid, doc = "UUID that the machine reports." },
-  { name = "rtc", arg = "[base=]utc|localtime|DATETIME[,clock=host|vm][,driftfix=none|slew]", group = "machine", handler = read.rtc,
+  { name = "rtc", arg = "[base=]utc|localtime|DATETIME[,clock=host|rt|vm][,driftfix=none|slew]", group = "machine", handler = read.rtc,
     doc = "The real-time clock: the date it begins with, what counts its seconds (the host's clock, or the machine's, which "
       .. "stops with it), and whether late periodic interrupts are made up for." },
   { name = "device", arg = "TYPE[,PROP=VALUE…]|help", group = "machine", handler = read.device,
     doc = "Adds a device. `help` lists the types, `TYPE,help` the properties of one." },
+  { name = "global", arg = "TYPE.PROPERTY=VALUE", group = "machine", handler = read.global,
+    doc = "What a property of all devices of a type is, unless -device says otherwise; also driver=TYPE,property=NAME,value=VALUE." },
+  { name = "nodefaults", group = "machine", handler = flag "nodefaults",
+    doc = "Without the devices that nobody asked for: serial and parallel port, graphics card, empty CD-ROM drive." },
   { name = "object", arg = "TYPE,id=ID[,PROP=VALUE…]|help", group = "machine", handler = read.object,
     doc = "Makes an object that others refer to by its id, such as a memory back end." },
 
@@ -82,9 +86,11 @@ options.list = {
   { name = "pflash", arg = "FILE", group = "boot", handler = function(s, value) read.push(s.conf, "pflash", value) end,
     doc = "A flash chip below the end of the first 4 GiB, its contents in that file, which keeps what is written; twice: "
       .. "the second below the first (code, then variables)." },
-  { name = "boot", arg = "[order=]DRIVES[,once=DRIVES][,menu=on|off][,splash-time=MS][,reboot-timeout=MS][,strict=on|off]", group = "boot",
-    handler = read.boot, doc = "What firmware starts: a the floppy, c the disk, d the CD-ROM, n the network, in that order; `once` "
-      .. "holds for the first start only; a menu to choose from." },
+  { name = "boot", group = "boot", handler = read.boot,
+    arg = "[order=]DRIVES[,once=DRIVES][,menu=on|off][,splash=FILE][,KEY=VALUE…]",
+    doc = "What firmware starts: a the floppy, c the disk, d the CD-ROM, n the network, in that order; `once` "
+      .. "holds for the first start only; a menu to choose from, with a picture (JPEG or BMP) behind it. splash-time=MS, how long the "
+      .. "menu waits; reboot-timeout=MS, after which firmware tries again (-1: never); strict=on|off, nothing but what is named." },
   { name = "fw_cfg", arg = "[name=]NAME,file=FILE|string=TEXT", group = "boot", handler = read.fw_cfg,
     doc = "A file for firmware and guest in the firmware configuration device." },
   { name = "option-rom", arg = "FILE", group = "boot", handler = function(s, value) read.push(s.conf, "option_rom", value) end,

@@ -188,6 +188,7 @@ function optionvalue.rtc(s, value)
     and not base:match "^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d$" then
     refuse("base: expected utc, localtime or a date such as 2024-02-29T12:34:56, got %q", base)
   end
+  if t.clock == "rt" then t.clock = "host" end -- either goes on while the machine stands
   if t.clock and t.clock ~= "host" and t.clock ~= "vm" then refuse("clock: expected host or vm, got %q", t.clock) end
   if t.driftfix and t.driftfix ~= "none" and t.driftfix ~= "slew" then
     refuse("driftfix: expected none or slew, got %q", t.driftfix)
@@ -276,7 +277,7 @@ end
 
 function optionvalue.boot(s, value)
   local values = keyval(value, "order")
-  known(values, { "order", "once", "menu", "splash-time", "reboot-timeout", "strict" }, "-boot key")
+  known(values, { "order", "once", "menu", "splash", "splash-time", "reboot-timeout", "strict" }, "-boot key")
   local t = s.conf.boot or {}
   for _, key in ipairs { "order", "once" } do
     local drives = values[key]
@@ -291,10 +292,23 @@ function optionvalue.boot(s, value)
   for _, key in ipairs { "menu", "strict" } do
     if values[key] then t[key] = check(text.boolean(values[key])) end
   end
+  t.splash = values.splash or t.splash
   for _, key in ipairs { "splash-time", "reboot-timeout" } do
     if values[key] then t[key:gsub("-", "_")] = integer(values[key], key, key == "reboot-timeout" and -1 or 0, 0xffff) end
   end
   s.conf.boot = t
+end
+
+-- TYPE.PROPERTY=VALUE, or the three by their names.
+function optionvalue.global(s, value)
+  local kind, property, rest = value:match "^([%w_%-]+)%.([%w_%-]+)=(.*)$"
+  if not kind then
+    local values = keyval(value)
+    known(values, { "driver", "property", "value" }, "-global key")
+    kind, property, rest = values.driver, values.property, values.value
+  end
+  if not kind or not property or not rest then refuse("expected TYPE.PROPERTY=VALUE, got %q", value) end
+  push(s.conf, "global", { kind, property, rest })
 end
 
 function optionvalue.smbios(s, value)

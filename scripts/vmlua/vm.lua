@@ -139,11 +139,14 @@ function own.make_device(m, type, props)
   local ok, dev = pcall(require("vmlua.core.qom").new, type)
   if not ok then return nil, text.without_place(dev) end
   local id, err
-  -- What the board's version says about this type, before what its user says.
-  for _, c in ipairs((api.data(m).class or {}).compat or {}) do
-    if dev:is_a(c[1]) then
-      ok, err = pcall(_G.type(c[3]) == "string" and dev.parse or dev.set, dev, c[2], c[3])
-      if not ok then return nil, text.without_place(err) end
+  -- What the board's version says about this type, then -global, before what its user says of this one.
+  local data = api.data(m)
+  for _, list in ipairs { (data.class or {}).compat or {}, data.globals or {} } do
+    for _, c in ipairs(list) do
+      if dev:is_a(c[1]) then
+        ok, err = pcall(_G.type(c[3]) == "string" and dev.parse or dev.set, dev, c[2], c[3])
+        if not ok then return nil, text.without_place(err) end
+      end
     end
   end
   for k, v in pairs(props or {}) do

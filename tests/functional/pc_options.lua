@@ -82,3 +82,66 @@ test("the other button is a non-maskable interrupt", function(t)
   t.ok(vm:nmi())
   t.wait_for(function() return seen == 0x4e end)
 end)
+
+test("-global sets a property of all devices of a type, such as the memory that a picture of 4K needs", function(t)
+  local function board(conf)
+    conf.accel, conf.ram, conf.kernel = "soft", "16M", kernel(t, SLEEP)
+    return t.machine("pc", conf)
+  end
+  local vm = board { global = { { "VGA", "vgamem_mb", "32" } } }
+  local function vbe(index, value)
+    vm.io:write_u16(0x1ce, index)
+    vm.io:write_u16(0x1cf, value)
+  end
+  for index, value in ipairs { 3840, 2160, 32 } do vbe(index, value) end
+  vbe(4, 0x41)
+  t.eq({ vm.screen:size() }, { 3840, 2160 })
+  vbe(5, 0x1fa) -- the bank with the picture's last pixel: 3840 * 2160 * 4 - 4 is 4 below 0x1fa4000
+  vm.memory:write_u32(0xa0000 + 0x3ffc, 0x123456)
+  t.eq(vm.screen:pixel(3839, 2159) & 0xffffff, 0x123456)
+  t.raises('-global: unknown device "vgaa" %(did you mean "VGA"', board, { global = { { "vgaa", "x", 1 } } })
+  t.raises('unknown property "vgamem"', board, { global = { { "VGA", "vgamem", 1 } } })
+  t.raises("vgamem_mb 3 is not a power of two", board, { global = { { "VGA", "vgamem_mb", "3" } } })
+end)
+
+test("with -nodefaults there is what was asked for, and the board", function(t)
+  local ask = "local n={}; for _,w in ipairs{'vga','com1','lpt1','ide1-cd0','fdc'} do n[#n+1]=tostring(vm:resolve(w)~=nil) end"
+    .. " return table.concat(n,' ')\n"
+  local function answer(...) return pc(t, SLEEP, { "-S", "-monitor", "stdio", input = ask, ... }).out end
+  t.match(answer "-nodefaults", "false false false false true")
+  t.match(answer("-nodefaults", "-vga", "std", "-parallel", "null"), "true false true false true")
+  t.match(answer(), "true true true true true")
+end)
+
+test("a picture stands behind the boot menu", { timeout = 120 }, function(t)
+  if not firmware.find "bios-256k.bin" then t.skip "package seabios is not installed" end
+  local bytes = ("\xc0\x80\x40"):rep(640 * 480)
+  local file = t.file("splash.bmp", "BM" .. string.pack("<I4I2I2I4I4i4i4I2I2I4I4i4i4I4I4", 54 + #bytes, 0, 0, 54, 40, 640, 480, 1, 24, 0,
+    #bytes, 2835, 2835, 0, 0) .. bytes)
+  local vm = t.machine("pc", { accel = "soft", ram = "64M", boot = { menu = true, splash = file, splash_time = 30000 } })
+  vm:start()
+  t.wait_for(function()
+    return select(2, vm.screen:size()) == 480 and vm.screen:pixel(320, 240) & 0xffffff == 0x4080c0
+  end, 60, "the picture")
+end)
+
+test("what is wrong with an option is said by its name, without a place in our files", function(t)
+  local cases = {
+    ["-rtc"] = { "base=2024-13-01", "clock=sun", "driftfix=no", "when=now" },
+    ["-boot"] = { "order=x", "once=cc", "menu=perhaps", "splash=/etc/hosts" },
+    ["-pflash"] = { "/nowhere" }, ["-bios"] = { "/nowhere", "/etc/hosts" }, ["-option-rom"] = { "/nowhere" },
+    ["-fw_cfg"] = { "name=x", "x,file=/nowhere" },
+    ["-machine"] = { "pc-9.0", "pc,nothing=1" }, ["-global"] = { "VGA", "VGA.vgamem_mb=3", "no.x=1" }, ["-vga"] = { "cirrus" },
+    ["-device"] = { "nosuch", "VGA" }, ["-smbios"] = { "type=9" }, ["-acpitable"] = { "file=/etc/hosts" },
+    ["-numa"] = { "node,cpus=x", "node,cpus=7" },
+    ["-parallel"] = { "nosuch" }, ["-debugcon"] = { "nosuch" }, ["-uuid"] = { "1" }, ["-m"] = { "0" }, ["-smp"] = { "0" },
+  }
+  for option, values in pairs(cases) do
+    for _, value in ipairs(values) do
+      local r = t.vmlua { "pc.lua", "-accel", "soft", "-display", "none", option, value }
+      t.ok(r.status == 1 or r.status == 2, "%s %s: status %s", option, value, tostring(r.status))
+      t.match(r.err, "^vmlua: [^\n]+\n$", option .. " " .. value)
+      t.ok(not r.err:find "%.lua:%d", "%s %s: %s", option, value, r.err)
+    end
+  end
+end)
