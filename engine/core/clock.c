@@ -26,14 +26,17 @@ struct Clock {
     GSList *past_sources; /* readers may still look at them */
     Timer **heap;
     unsigned n, capacity;
+    int64_t first; /* atomic: expiry of the first timer; CLOCK_MAX: none */
     uint64_t order;
     unsigned runs; /* clock_run_timers up the stack */
     bool freed;    /* by a callback of such a run */
     struct Clock *next;
 };
 
-static Clock host_clock = { .kind = CLOCK_KIND_HOST };
-static Clock realtime_clock = { .kind = CLOCK_KIND_REALTIME, .next = &host_clock };
+static Clock host_clock = { .kind = CLOCK_KIND_HOST, .first = CLOCK_MAX };
+static Clock realtime_clock = { .kind = CLOCK_KIND_REALTIME,
+                                .first = CLOCK_MAX,
+                                .next = &host_clock };
 static Clock *clocks = &realtime_clock; /* engine lock */
 static unsigned long clocks_changes;
 
@@ -193,6 +196,17 @@ static void heap_remove(Clock *c, Timer *t)
     }
 }
 
+static void heap_changed(Clock *c)
+{
+    __atomic_store_n(&c->first, c->n ? c->heap[0]->expire : CLOCK_MAX, __ATOMIC_RELAXED);
+}
+
+bool clock_late(const Clock *c, int64_t now, int64_t by)
+{
+    return now - __atomic_load_n(&c->first, __ATOMIC_RELAXED) > by && clock_running(c) &&
+           !__atomic_load_n(&c->source, __ATOMIC_RELAXED);
+}
+
 void timer_setup(Timer *timer, Clock *clock, TimerFn fn, void *opaque)
 {
     *timer = (Timer){ .clock = clock, .fn = fn, .opaque = opaque, .expire = -1 };
@@ -223,6 +237,7 @@ void timer_arm(Timer *timer, int64_t expire_ns)
     } else {
         heap_up(c, timer->heap_index, timer);
     }
+    heap_changed(c);
     if (c->heap[0]->expire != first) {
         clock_deadline_moved(c);
     }
@@ -238,6 +253,7 @@ void timer_disarm(Timer *timer)
     bool was_first = c->heap[0] == timer;
     heap_remove(c, timer);
     timer->expire = -1;
+    heap_changed(c);
     /* The main loop only wakes up once for nothing; a source stops its user at the deadline. */
     if (was_first && c->source) {
         clock_deadline_moved(c);
@@ -274,6 +290,7 @@ void clock_run_timers(Clock *clock)
         Timer *t = clock->heap[0];
         heap_remove(clock, t);
         t->expire = -1;
+        heap_changed(clock);
         t->fn(t->opaque);
     }
     if (--clock->runs == 0 && clock->freed) {
@@ -303,6 +320,7 @@ Clock *clock_new_virtual(void)
     ENGINE_LOCK_ASSERT();
     Clock *c = g_new0(Clock, 1);
     c->kind = CLOCK_KIND_VIRTUAL;
+    c->first = CLOCK_MAX;
     c->next = clocks;
     clocks = c;
     clocks_changes++;

@@ -31,6 +31,15 @@ static void gsi_forward(Machine *m, unsigned gsi, int level)
     }
 }
 
+void machine_gsi_edge(Machine *m, unsigned gsi)
+{
+    gsi_forward(m, gsi, 0);
+    gsi_forward(m, gsi, 1);
+    if (!get_level(m->priv, gsi)) {
+        gsi_forward(m, gsi, 0);
+    }
+}
+
 static void gsi_set(void *opaque, int n, int level)
 {
     Machine *m = opaque;
@@ -94,6 +103,8 @@ void machine_gsi_restore(Machine *m, const uint8_t levels[MACHINE_MAX_GSI / 8])
         irq_restore_level(m->priv->gsi[gsi], level);
     }
     m->priv->gsi_loading = true;
+    memset(m->priv->ticks, 0, sizeof(m->priv->ticks));
+    m->priv->ticks_out = 0;
 }
 
 void machine_gsi_loaded(Machine *m)

@@ -172,6 +172,11 @@ struct Irq *machine_gsi(Machine *m, unsigned gsi); /* borrowed; NULL from MACHIN
 void machine_set_eoi(Machine *m, void (*fn)(void *opaque, int vector), void *opaque);
 void machine_eoi(Machine *m, int vector); /* of local APICs in user space: tells it */
 
+/* A periodic timer has made `n` edges on line `gsi`, of which it has sent one now: ticks.c sends
+ * the others when a processor has taken that. _forget: it was programmed anew. */
+void machine_ticks(Machine *m, unsigned gsi, uint64_t n);
+void machine_ticks_forget(Machine *m, unsigned gsi);
+
 /* ---- interrupt controllers in user space (IRQCHIP_OFF and SPLIT) -------------------------- */
 
 /* The line `gsi` leads to `pin` of a controller device instead of to the accelerator; several pins
@@ -179,6 +184,12 @@ void machine_eoi(Machine *m, int vector); /* of local APICs in user space: tells
  * has MACHINE_GSI_PINS already. */
 bool machine_connect_gsi(Machine *m, unsigned gsi, struct Irq *pin, GError **error);
 #define MACHINE_GSI_PINS 4
+/* For machine_ticks: a processor has taken an edge of this pin, or a mask of it has gone. Local
+ * APICs know vectors only; `fn` (of the IOAPIC) finds the pin. */
+void machine_pin_taken(Machine *m, const struct Irq *pin);
+void machine_pin_unmasked(Machine *m, const struct Irq *pin);
+void machine_set_taken(Machine *m, void (*fn)(void *opaque, int vector), void *opaque);
+void machine_vector_taken(Machine *m, int vector);
 /* The INTR input of the boot processor, and who answers with the vector when it acknowledges (-1:
  * nothing after all). `fn` NULL takes `opaque`'s own registration back. */
 struct Irq *machine_intr(Machine *m); /* borrowed */

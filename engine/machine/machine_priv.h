@@ -28,6 +28,13 @@ typedef struct StateEntry {
     bool seen; /* during a load */
 } StateEntry;
 
+/* Of one line: edges that no processor has taken yet. */
+typedef struct TickLine {
+    bool out;      /* one is on its way */
+    uint16_t owed; /* and so many are to follow */
+} TickLine;
+#define MACHINE_TICK_LINES 24
+
 typedef struct MachinePriv {
     bool finished;  /* machine_finish_init succeeded */
     bool closing;   /* no request is taken any more */
@@ -69,6 +76,10 @@ typedef struct MachinePriv {
     void *msi_opaque;
     void (*eoi)(void *opaque, int vector);
     void *eoi_opaque;
+    void (*taken)(void *opaque, int vector);
+    void *taken_opaque;
+    TickLine ticks[MACHINE_TICK_LINES];
+    unsigned ticks_out; /* lines with one on its way */
 } MachinePriv;
 
 static inline AccelClass *machine_accel_class(Machine *m)
@@ -123,6 +134,7 @@ void machine_a20_close(Machine *m);
 void machine_a20_restore(Machine *m, uint8_t used, uint8_t high);
 
 /* gsi.c, arm.c */
+void machine_gsi_edge(Machine *m, unsigned gsi); /* once more, whatever the line's level */
 void machine_gsi_close(Machine *m);
 /* From the first to the second, which comes however a load ends, lines keep the levels given. */
 void machine_gsi_restore(Machine *m, const uint8_t levels[MACHINE_MAX_GSI / 8]);

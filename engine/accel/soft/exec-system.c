@@ -101,6 +101,7 @@ static void rdtsc(SoftCpu *c, const SoftInsn *i)
 {
     SOFT_HERE(c, i);
     check_tsd(c);
+    soft_wait_for_timers(c);
     put_edx_eax(c, soft_tsc(c));
     if (i->aux) { /* RDTSCP */
         c->gpr[X86_RCX] = (uint32_t)c->msr.tsc_aux;

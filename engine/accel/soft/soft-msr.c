@@ -6,9 +6,12 @@
  */
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 #include <x86intrin.h>
 
 #include "engine/accel/assist.h"
+#include "engine/accel/soft/soft-accel.h"
+#include "engine/accel/soft/soft-block.h"
 #include "engine/accel/soft/soft-icount.h"
 #include "engine/accel/soft/soft-sys.h"
 #include "engine/core/lock.h"
@@ -21,6 +24,11 @@
 #define MCG_CAP        (UINT64_C(1) << 8 | SOFT_MC_BANKS)
 #define PLATFORM_INFO  UINT64_C(0x80000a00) /* 1000 MHz in units of 100 */
 #define UCODE_REVISION (UINT64_C(1) << 32)
+
+/* How late timers may be before an RDTSC waits for them, and for how long it does at most. */
+#define LATE_NS     1000000
+#define LATE_NAP_NS 50000
+#define LATE_NAPS   400
 
 /* Registers that only hold a value: where, which bits may be written. */
 typedef struct Plain {
@@ -165,6 +173,29 @@ uint64_t soft_tsc(SoftCpu *c)
     }
     now = c->vcpu ? (uint64_t)event_hub_now(c->vcpu->events) : c->icount;
     return ticks(c, now) + c->tsc_offset;
+}
+
+/* A guest that measures time by its TSC does not see more of it than its devices' timers have
+ * shown: where the main loop is late, a busy host's fault, it gets the processor first, and its
+ * interrupts come before the instruction behind this one. */
+void soft_wait_for_timers(SoftCpu *c)
+{
+    const struct timespec nap = { .tv_nsec = LATE_NAP_NS };
+    Clock *clock = c->vcpu && c->accel ? c->accel->parent.config.clock : NULL;
+    unsigned n = 0;
+
+    if (!clock || !c->in_rcu || c->host_msrs || !clock_late(clock, clock_now(clock), LATE_NS)) {
+        return;
+    }
+    soft_rcu_leave(c);
+    while (n++ < LATE_NAPS && !__atomic_load_n(&c->attention, __ATOMIC_SEQ_CST) &&
+           clock_late(clock, clock_now(clock), LATE_NS)) {
+        nanosleep(&nap, NULL);
+    }
+    soft_rcu_enter(c);
+    if (__atomic_load_n(&c->attention, __ATOMIC_RELAXED)) {
+        soft_cut_block(c);
+    }
 }
 
 bool soft_random(SoftCpu *c, uint64_t *v)

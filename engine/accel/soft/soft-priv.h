@@ -519,6 +519,7 @@ void soft_sysenter(SoftCpu *c);
 void soft_sysexit(SoftCpu *c, unsigned op_size);
 #define SOFT_TSC_KHZ 1000000u /* of a guest that was started here */
 uint64_t soft_tsc(SoftCpu *c);
+void soft_wait_for_timers(SoftCpu *c);     /* RDTSC: see there */
 bool soft_random(SoftCpu *c, uint64_t *v); /* RDRAND, RDSEED; false: none at the moment */
 void soft_spin_wait(SoftCpu *c);           /* PAUSE */
 /* MSRs, cr8 and the like as after power-up; soft_state_load starts from it. */

@@ -100,6 +100,9 @@ int apic_get_interrupt(LocalApic *a)
     if (vector >= 0) {
         vector_set(a->r.irr, (uint8_t)vector, false);
         vector_set(a->r.isr, (uint8_t)vector, true);
+        if (!vector_get(a->r.tmr, (uint8_t)vector)) {
+            machine_vector_taken(a->set->parent.machine, vector);
+        }
     }
     return vector;
 }

@@ -34,6 +34,7 @@ typedef struct IOApic {
     DeviceState parent;
     MemoryRegion mmio;
     IoapicState r;
+    Irq *pins[PINS];  /* its own inputs */
     uint64_t address; /* property */
 } IOApic;
 OBJECT_DECLARE_TYPE(IOApic, DeviceClass, IOAPIC, TYPE_IOAPIC)
@@ -151,6 +152,9 @@ static void ioapic_write_redir(IOApic *s, unsigned n, bool high, uint32_t value)
         s->r.irr = s->r.lines & bit ? s->r.irr | bit : s->r.irr & ~bit;
     }
     s->r.redir[n] = e;
+    if (old & ~e & IOAPIC_MASKED) {
+        machine_pin_unmasked(s->parent.machine, s->pins[n]);
+    }
     if ((old ^ e) & ~IOAPIC_MASKED) {
         ioapic_route(s, n);
     }
@@ -263,6 +267,19 @@ static void eoi_broadcast(void *opaque, int vector)
     ioapic_eoi(opaque, (uint8_t)vector);
 }
 
+static void vector_taken(void *opaque, int vector)
+{
+    IOApic *s = opaque;
+
+    for (unsigned n = 0; n < PINS; n++) {
+        uint64_t e = s->r.redir[n];
+
+        if ((int)(e & REDIR_VECTOR) == vector && !(e & (IOAPIC_MASKED | IOAPIC_LEVEL))) {
+            machine_pin_taken(s->parent.machine, s->pins[n]);
+        }
+    }
+}
+
 static bool ioapic_realize(DeviceState *dev, GError **error)
 {
     IOApic *s = IOAPIC(dev);
@@ -273,13 +290,18 @@ static bool ioapic_realize(DeviceState *dev, GError **error)
     if (!device_map_memory(dev, s->address, &s->mmio, 0, error)) {
         return false;
     }
+    for (unsigned n = 0; n < PINS; n++) {
+        s->pins[n] = device_get_irq_in(dev, NULL, n, NULL);
+    }
     machine_set_eoi(dev->machine, eoi_broadcast, dev);
+    machine_set_taken(dev->machine, vector_taken, dev);
     return true;
 }
 
 static void ioapic_unrealize(DeviceState *dev)
 {
     machine_set_eoi(dev->machine, NULL, NULL);
+    machine_set_taken(dev->machine, NULL, NULL);
 }
 
 static void ioapic_reset(DeviceState *dev)

@@ -43,6 +43,7 @@ typedef struct ISAPic {
     DeviceState parent;
     MemoryRegion io[2], elcr_io;
     Irq *intr;
+    Irq *pins[16]; /* its own inputs */
     PicChip chip[2];
 } ISAPic;
 OBJECT_DECLARE_TYPE(ISAPic, DeviceClass, ISA_PIC, TYPE_ISA_PIC)
@@ -108,7 +109,7 @@ static void pic_slave_taken(ISAPic *s, unsigned n)
 int pic_acknowledge(DeviceState *dev)
 {
     ISAPic *s = ISA_PIC(dev);
-    int n = pic_chip_pick(&s->chip[0], true), vector;
+    int n = pic_chip_pick(&s->chip[0], true), pin = n, vector;
 
     if (n < 0) {
         vector = s->chip[0].base + 7;
@@ -119,6 +120,7 @@ int pic_acknowledge(DeviceState *dev)
             int k = pic_chip_pick(&s->chip[1], false);
 
             vector = s->chip[1].base + (k < 0 ? 7 : k);
+            pin = k < 0 ? -1 : 8 + k;
             if (k >= 0) {
                 pic_slave_taken(s, (unsigned)k);
             }
@@ -127,6 +129,9 @@ int pic_acknowledge(DeviceState *dev)
     irq_lower(s->intr);
     pic_update(s);
     log_mask(LOG_IRQ, "%s: vector %#x acknowledged", object_get_name(OBJECT(dev)), vector);
+    if (pin >= 0) {
+        machine_pin_taken(s->parent.machine, s->pins[pin]);
+    }
     return vector;
 }
 
@@ -392,6 +397,9 @@ static bool pic_realize(DeviceState *dev, GError **error)
         if (!device_map_io(dev, chips[i].port, &s->io[i], error)) {
             return false;
         }
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(s->pins); i++) {
+        s->pins[i] = device_get_irq_in(dev, NULL, i, NULL);
     }
     memory_region_finalize(&s->elcr_io);
     memory_region_init_io(&s->elcr_io, OBJECT(dev), &elcr_ops, s, "pic-elcr", 2);

@@ -9,7 +9,8 @@
  *
  * The counter runs at 100 MHz of the machine's clock and is computed when somebody looks. All
  * timers have 64 bits and can be periodic. Periods that have passed while the host was late, or
- * that are shorter than 20 us, are one interrupt. As in silicon, a comparator that is set behind
+ * that are shorter than 20 us, are one interrupt; edges on a line of the interrupt controllers are
+ * made up for (machine_ticks). As in silicon, a comparator that is set behind
  * the counter matches when the counter has come around.
  */
 #include <string.h>
@@ -125,6 +126,14 @@ static void advance(HpetTimer *t, uint64_t counter)
     }
 }
 
+static uint64_t periods_behind(const HpetTimer *t)
+{
+    uint64_t counter = hpet_counter(t->hpet);
+
+    return reached(t, counter) ? ((counter - t->comparator) & width(t)) / (t->period & width(t))
+                               : 0;
+}
+
 /* ---- interrupts ---------------------------------------------------------------------------- */
 
 static bool takes_legacy(const Hpet *s, unsigned index)
@@ -185,6 +194,9 @@ static void interrupt(HpetTimer *t)
     } else {
         irq_pulse(s->irq[line]);
         update_line(s, line);
+        if (periodic(t)) {
+            machine_ticks(s->parent.machine, line, periods_behind(t) + 1);
+        }
     }
 }
 
@@ -285,10 +297,18 @@ static void update_replaces(Hpet *s)
     }
 }
 
+static void forget_ticks(Hpet *s)
+{
+    for (unsigned i = 0; i < s->timers; i++) {
+        machine_ticks_forget(s->parent.machine, line_of(&s->tn[i]));
+    }
+}
+
 static void write_config(Hpet *s, uint64_t value)
 {
     bool ran = runs(s);
 
+    forget_ticks(s);
     value &= CONFIG_ENABLE | CONFIG_LEGACY;
     if (ran && !(value & CONFIG_ENABLE)) {
         s->counter = hpet_counter(s);
@@ -320,6 +340,7 @@ static void timer_write(HpetTimer *t, unsigned reg, uint64_t value)
 {
     Hpet *s = t->hpet;
 
+    machine_ticks_forget(s->parent.machine, line_of(t));
     switch (reg) {
     case HPET_TN_CONFIG:
         t->config = (uint32_t)value & TN_WRITABLE & ~(s->fsb ? 0u : (uint32_t)TN_FSB);
@@ -508,6 +529,7 @@ static void hpet_reset(DeviceState *dev)
 {
     Hpet *s = HPET(dev);
 
+    forget_ticks(s);
     s->config = s->status = s->counter = 0;
     s->start = 0;
     for (unsigned i = 0; i < HPET_TIMERS_MAX; i++) {

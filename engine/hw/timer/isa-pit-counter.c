@@ -292,14 +292,13 @@ int64_t pit_channel_next_edge(const PitChannel *c, int64_t now)
     }
 }
 
-/* Whether OUT rose in (from, to], by itself. */
-bool pit_channel_rose(const PitChannel *c, int64_t from, int64_t to)
+int64_t pit_channel_rises(const PitChannel *c, int64_t from, int64_t to)
 {
     int64_t first = from - c->start, last = to - c->start;
     uint32_t n = c->count;
 
     if (!c->loaded || c->frozen || last < 0) {
-        return false;
+        return 0;
     }
     first = MAX(first, -1);
     switch (pit_channel_mode(c)) {
@@ -308,7 +307,7 @@ bool pit_channel_rose(const PitChannel *c, int64_t from, int64_t to)
         return first < n && last >= n;
     case 2:
     case 3:
-        return n > 1 && last / n > MAX(first, 0) / n;
+        return n > 1 ? last / n - MAX(first, 0) / n : 0;
     default:
         return first < (int64_t)n + 1 && last >= (int64_t)n + 1;
     }

@@ -22,5 +22,5 @@ uint8_t pit_channel_read(PitChannel *c, int64_t now);
 const char *pit_channel_write(PitChannel *c, uint8_t value, int64_t now);
 /* The CLK of OUT's next change; -1: none comes by itself. */
 int64_t pit_channel_next_edge(const PitChannel *c, int64_t now);
-/* Whether OUT rose after `from`, up to `to`. */
-bool pit_channel_rose(const PitChannel *c, int64_t from, int64_t to);
+/* How often OUT rose after `from`, up to `to`, by itself. */
+int64_t pit_channel_rises(const PitChannel *c, int64_t from, int64_t to);

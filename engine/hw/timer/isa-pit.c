@@ -8,7 +8,8 @@
  * Counters run at 1193182 Hz of the machine's virtual clock and are computed when somebody looks:
  * no event a count. The only timer is the one of counter 0's next edge. In mode 2 only the rising
  * edge is an event: the low CLK before it moves the line at that same moment. Rising edges that
- * come faster than 50 kHz, or faster than the host gets to them, are seen as one.
+ * come faster than 50 kHz, or faster than the host gets to them, are seen as one; on line 0 of the
+ * interrupt controllers periods are made up for (machine_ticks).
  *
  * Not emulated: the undefined state after power-on (counters stand still until programmed).
  */
@@ -20,6 +21,7 @@
 
 #define MIN_TIMER_NS 20000
 #define NS_PER_S     INT64_C(1000000000)
+#define PIT_LINE     0
 
 typedef struct ISAPit {
     DeviceState parent;
@@ -62,16 +64,19 @@ static void pit_rearm(ISAPit *s)
 static void pit_update(ISAPit *s, int64_t now)
 {
     PitChannel *c = &s->channel[0];
-    bool rose = pit_channel_mode(c) == 2 && pit_channel_rose(c, s->seen, now);
+    int64_t rises = pit_channel_mode(c) == 2 ? pit_channel_rises(c, s->seen, now) : 0;
 
     pit_channel_sync(c, now);
-    rose |= pit_channel_rose(c, s->seen, now);
-    if (rose) {
+    rises = MAX(rises, pit_channel_rises(c, s->seen, now));
+    if (rises) {
         irq_lower(s->irq);
         irq_raise(s->irq);
     }
     if (irq_level(s->irq) != pit_channel_out(c, now)) {
         irq_set(s->irq, pit_channel_out(c, now));
+    }
+    if ((pit_channel_mode(c) & ~1u) == 2) {
+        machine_ticks(s->parent.machine, PIT_LINE, (uint64_t)rises);
     }
     s->seen = now;
     pit_rearm(s);
@@ -168,6 +173,9 @@ static MemTxResult pit_write(void *opaque, hwaddr addr, uint64_t data, unsigned 
     int64_t now = pit_now(s);
 
     pit_update(s, now);
+    if (addr == 0 || (addr == 3 && value >> 6 == 0 && (value >> 4 & 3) != 0)) {
+        machine_ticks_forget(s->parent.machine, PIT_LINE);
+    }
     if (addr < 3) {
         const char *mistake = pit_channel_write(&s->channel[addr], value, now);
 
@@ -245,6 +253,7 @@ static void pit_reset(DeviceState *dev)
     for (unsigned i = 0; i < 3; i++) {
         s->channel[i] = (PitChannel){ .gate = i != 2 };
     }
+    machine_ticks_forget(s->parent.machine, PIT_LINE);
     s->seen = pit_now(s);
     s->fired = 0;
     timer_disarm(&s->timer);
