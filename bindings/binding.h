@@ -110,6 +110,8 @@ int binding_get_key(lua_State *L, int idx, const char *key);
 /* Pushes nil, message; frees the error; returns 2: `return binding_fail(L, error)`. For the outside
  * world failing. */
 int binding_fail(lua_State *L, GError *error);
+/* Pushes true, or nil, message: `return binding_result(L, f(x, &error), &error)`. */
+int binding_result(lua_State *L, bool ok, GError **error);
 /* Frees the error and raises its message with position. For wrong use. Never returns. */
 int binding_raise(lua_State *L, GError *error);
 void binding_push_prop_value(lua_State *L, const PropValue *v, const Property *p);
@@ -179,15 +181,17 @@ void binding_open_chardev(lua_State *L); /* vmlua.core.chardev, class "chardev" 
 void binding_open_chardev_front(lua_State *L); /* dev:front: the device's end */
 void binding_open_watch(lua_State *L);         /* classes of watch.h */
 void binding_open_occurrence_ring(lua_State *L);
-void binding_open_chardev_watch(lua_State *L); /* chr:on_data, chr:text(…) */
-void binding_open_input(lua_State *L);         /* class "input": keys and pointers */
-void binding_open_rtc(lua_State *L);           /* class "mc146818rtc" */
-void binding_open_display(lua_State *L);       /* class "console", vm.screen */
-void binding_open_display_watch(lua_State *L); /* screen:text "…", screen:on_change */
-void binding_open_block_script(lua_State *L);  /* vmlua.core.blockscript */
-void binding_open_block(lua_State *L);         /* vmlua.core.block, drives and their nodes */
-void binding_open_block_job(lua_State *L);     /* vmlua.core.blockjob: copy, compare, measure */
-void binding_open_block_tool(lua_State *L);    /* vmlua.core.blocktool: whole images */
+void binding_open_chardev_watch(lua_State *L);  /* chr:on_data, chr:text(…) */
+void binding_open_input(lua_State *L);          /* class "input": keys and pointers */
+void binding_open_rtc(lua_State *L);            /* class "mc146818rtc" */
+void binding_open_display(lua_State *L);        /* class "console", vm.screen */
+void binding_open_display_watch(lua_State *L);  /* screen:text "…", screen:on_change */
+void binding_open_block_script(lua_State *L);   /* vmlua.core.blockscript */
+void binding_open_block(lua_State *L);          /* vmlua.core.block, drives and their nodes */
+void binding_open_block_job(lua_State *L);      /* vmlua.core.blockjob: copy, compare, measure */
+void binding_open_block_tool(lua_State *L);     /* vmlua.core.blocktool: whole images */
+void binding_open_temporary_file(lua_State *L); /* by it */
+int binding_temporary_file(lua_State *L);       /* (path): a function of it */
 void binding_open_edit(lua_State *L);    /* vmlua.core.edit: a line editor driven by the loop */
 void binding_open_fs(lua_State *L);      /* vmlua.core.fs: files, folders, environment */
 void binding_open_process(lua_State *L); /* vmlua.core.process: child processes */

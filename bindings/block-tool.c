@@ -4,29 +4,14 @@
  */
 #include "bindings/binding.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "engine/block/tool.h"
 #include "engine/core/error.h"
 
-#define TEMPORARY_CLASS "vmlua.temporary-file"
-
 static BlockNode *check_node(lua_State *L, int arg)
 {
     return binding_check_object(L, arg, TYPE_BLOCK_NODE);
-}
-
-static int ok_or_fail(lua_State *L, bool ok, GError **error)
-{
-    if (!ok) {
-        return binding_fail(L, *error);
-    }
-    lua_pushboolean(L, 1);
-    return 1;
 }
 
 /* ---- single operations ----------------------------------------------------------------------- */
@@ -64,7 +49,7 @@ static int l_create(lua_State *L)
     const BlockCreateOption *options = read_pairs(L, 3, &n);
     GError *error = NULL;
 
-    return ok_or_fail(L, block_image_create(driver, filename, options, n, &error), &error);
+    return binding_result(L, block_image_create(driver, filename, options, n, &error), &error);
 }
 
 static int l_amend(lua_State *L)
@@ -74,7 +59,7 @@ static int l_amend(lua_State *L)
     const BlockCreateOption *options = read_pairs(L, 2, &n);
     GError *error = NULL;
 
-    return ok_or_fail(L, block_image_amend(node, options, n, &error), &error);
+    return binding_result(L, block_image_amend(node, options, n, &error), &error);
 }
 
 static int l_resize(lua_State *L)
@@ -84,12 +69,12 @@ static int l_resize(lua_State *L)
     const char *preallocation = luaL_optstring(L, 3, NULL);
     GError *error = NULL;
 
-    return ok_or_fail(L, block_image_resize(node, bytes, preallocation, &error), &error);
+    return binding_result(L, block_image_resize(node, bytes, preallocation, &error), &error);
 }
 
 typedef struct CheckSteps {
     lua_State *L;
-    int fn; /* its place on the stack; 0: nobody wants to know */
+    int progress, report; /* their places on the stack; 0: nobody wants to know */
     GError *error;
 } CheckSteps;
 
@@ -99,10 +84,10 @@ static bool check_step(void *opaque, uint64_t done, uint64_t total)
     lua_State *L = steps->L;
     bool go_on;
 
-    if (!steps->fn || steps->error || !lua_checkstack(L, 8)) {
+    if (!steps->progress || steps->error || !lua_checkstack(L, 8)) {
         return !steps->error;
     }
-    lua_pushvalue(L, steps->fn);
+    lua_pushvalue(L, steps->progress);
     lua_pushinteger(L, (lua_Integer)done);
     lua_pushinteger(L, (lua_Integer)total);
     if (!binding_call(L, 2, 1, false, "progress of a check", &steps->error)) {
@@ -113,13 +98,35 @@ static bool check_step(void *opaque, uint64_t done, uint64_t total)
     return go_on;
 }
 
+/* An error of the script ends the check with its next step. */
+static void check_report(void *opaque, const char *line)
+{
+    CheckSteps *steps = opaque;
+    lua_State *L = steps->L;
+
+    if (steps->report && !steps->error && lua_checkstack(L, 8)) {
+        lua_pushvalue(L, steps->report);
+        lua_pushstring(L, line);
+        binding_call(L, 1, 0, false, "finding of a check", &steps->error);
+    }
+}
+
 static void set_integer(lua_State *L, const char *key, uint64_t value)
 {
     lua_pushinteger(L, (lua_Integer)value);
     lua_setfield(L, -2, key);
 }
 
-/* (node, fix: nil | "leaks" | "all", progress?) */
+static int opt_function(lua_State *L, int arg)
+{
+    if (lua_isnoneornil(L, arg)) {
+        return 0;
+    }
+    luaL_checktype(L, arg, LUA_TFUNCTION);
+    return arg;
+}
+
+/* (node, fix: nil | "leaks" | "all", progress?, report?) */
 static int l_check(lua_State *L)
 {
     static const char *const words[] = { "none", "leaks", "all", NULL };
@@ -131,11 +138,9 @@ static int l_check(lua_State *L)
     GError *error = NULL;
     bool ok;
 
-    if (!lua_isnoneornil(L, 3)) {
-        luaL_checktype(L, 3, LUA_TFUNCTION);
-        steps.fn = 3;
-    }
-    ok = block_image_check(node, fix, &r, check_step, &steps, &error);
+    steps.progress = opt_function(L, 3);
+    steps.report = opt_function(L, 4);
+    ok = block_image_check(node, fix, &r, check_step, check_report, &steps, &error);
     if (steps.error) {
         g_clear_error(&error);
         return binding_raise(L, steps.error);
@@ -242,25 +247,43 @@ static int l_snapshot_create(lua_State *L)
     memcpy(info.name, name, len);
     info.date_sec = (uint64_t)(now / G_USEC_PER_SEC);
     info.date_nsec = (uint32_t)(now % G_USEC_PER_SEC) * 1000;
-    return ok_or_fail(L, block_image_snapshot_create(node, &info, &error), &error);
+    return binding_result(L, block_image_snapshot_create(node, &info, &error), &error);
+}
+
+/* A function of the tools that takes a node and a name. */
+static int with_name(lua_State *L, bool (*fn)(BlockNode *, const char *, GError **))
+{
+    BlockNode *node = check_node(L, 1);
+    const char *name = luaL_checkstring(L, 2);
+    GError *error = NULL;
+
+    return binding_result(L, fn(node, name, &error), &error);
 }
 
 static int l_snapshot_goto(lua_State *L)
 {
-    BlockNode *node = check_node(L, 1);
-    const char *name = luaL_checkstring(L, 2);
-    GError *error = NULL;
-
-    return ok_or_fail(L, block_image_snapshot_goto(node, name, &error), &error);
+    return with_name(L, block_image_snapshot_goto);
 }
 
 static int l_snapshot_delete(lua_State *L)
 {
+    return with_name(L, block_image_snapshot_delete);
+}
+
+/* (node, action, name, granularity?, source?, source_name?) */
+static int l_bitmap(lua_State *L)
+{
+    static const char *const words[] = { "add",     "remove", "clear", "enable",
+                                         "disable", "merge",  NULL };
     BlockNode *node = check_node(L, 1);
-    const char *name = luaL_checkstring(L, 2);
+    BlockBitmapEdit edit = { .action = (BlockBitmapAction)luaL_checkoption(L, 2, NULL, words),
+                             .name = luaL_checkstring(L, 3) };
     GError *error = NULL;
 
-    return ok_or_fail(L, block_image_snapshot_delete(node, name, &error), &error);
+    edit.granularity = lua_isnoneornil(L, 4) ? 0 : binding_check_u64(L, 4, "granularity");
+    edit.source = binding_opt_object(L, 5, TYPE_BLOCK_NODE);
+    edit.source_name = edit.action == BLOCK_BITMAP_MERGE ? luaL_checkstring(L, 6) : NULL;
+    return binding_result(L, block_image_bitmap(node, &edit, &error), &error);
 }
 
 static int l_change_backing(lua_State *L)
@@ -269,15 +292,26 @@ static int l_change_backing(lua_State *L)
     const char *filename = luaL_optstring(L, 2, NULL), *format = luaL_optstring(L, 3, NULL);
     GError *error = NULL;
 
-    return ok_or_fail(L, block_image_change_backing(node, filename, format, &error), &error);
+    return binding_result(L, block_image_change_backing(node, filename, format, &error), &error);
 }
 
-static int l_make_empty(lua_State *L)
+/* One that takes a node alone. */
+static int with_node(lua_State *L, bool (*fn)(BlockNode *, GError **))
 {
     BlockNode *node = check_node(L, 1);
     GError *error = NULL;
 
-    return ok_or_fail(L, block_image_make_empty(node, &error), &error);
+    return binding_result(L, fn(node, &error), &error);
+}
+
+static int l_make_empty(lua_State *L)
+{
+    return with_node(L, block_image_make_empty);
+}
+
+static int l_close(lua_State *L)
+{
+    return with_node(L, block_image_close);
 }
 
 static int l_can(lua_State *L)
@@ -320,14 +354,6 @@ static int l_actual_size(lua_State *L)
     return 1;
 }
 
-static int l_close(lua_State *L)
-{
-    BlockNode *node = check_node(L, 1);
-    GError *error = NULL;
-
-    return ok_or_fail(L, block_image_close(node, &error), &error);
-}
-
 /* ---- requests -------------------------------------------------------------------------------- */
 
 /* (node, op, offset, data or length, unmap?) */
@@ -346,14 +372,14 @@ static int l_request(lua_State *L)
     if (op == BLOCK_OP_WRITE) {
         data = luaL_checklstring(L, 4, &len);
         ok = block_image_request(node, op, offset, (void *)(uintptr_t)data, len, 0, &error);
-        return ok_or_fail(L, ok, &error);
+        return binding_result(L, ok, &error);
     }
     bytes = op == BLOCK_OP_FLUSH ? 0 : binding_check_u64(L, 4, "length");
     if (op != BLOCK_OP_READ) {
         unsigned flags = lua_toboolean(L, 5) ? BLOCK_MAY_UNMAP : 0;
 
         ok = block_image_request(node, op, offset, NULL, bytes, flags, &error);
-        return ok_or_fail(L, ok, &error);
+        return binding_result(L, ok, &error);
     }
     luaL_argcheck(L, bytes <= (64 << 20), 4, "at most 64 MiB at a time");
     scratch = binding_scratch(L);
@@ -430,80 +456,6 @@ static int l_map(lua_State *L)
     return 1;
 }
 
-/* ---- files that are not there before they are whole ------------------------------------------ */
-
-/* A file that goes with its userdata, however the script ends, unless it was kept. */
-typedef struct Temporary {
-    char *path;
-} Temporary;
-
-static void temporary_forget(Temporary *t)
-{
-    g_free(t->path);
-    t->path = NULL;
-}
-
-static int temporary_gc(lua_State *L)
-{
-    Temporary *t = lua_touserdata(L, 1);
-
-    if (t->path) {
-        unlink(t->path);
-        temporary_forget(t);
-    }
-    return 0;
-}
-
-static int l_temporary(lua_State *L)
-{
-    const char *path = luaL_checkstring(L, 1);
-    Temporary *t = binding_new_userdata(L, TEMPORARY_CLASS, sizeof(*t));
-
-    t->path = g_strdup(path);
-    return 1;
-}
-
-/* The two change their names, and what was there goes: a plain rename over a file makes some file
- * systems write out the new one first. */
-static int take_name(const char *path, const char *name)
-{
-    if (renameat2(AT_FDCWD, path, AT_FDCWD, name, RENAME_EXCHANGE) == 0) {
-        return unlink(path);
-    }
-    return rename(path, name);
-}
-
-/* (t, name): it gets that name, and stays. */
-static int temporary_keep(lua_State *L)
-{
-    Temporary *t = binding_check_userdata(L, 1, TEMPORARY_CLASS);
-    const char *name = luaL_checkstring(L, 2);
-
-    luaL_argcheck(L, t->path, 1, "it is gone");
-    if (take_name(t->path, name) < 0) {
-        lua_pushnil(L);
-        lua_pushfstring(L, "%s: %s", name, g_strerror(errno));
-        return 2;
-    }
-    temporary_forget(t);
-    lua_pushboolean(L, 1);
-    return 1;
-}
-
-static int temporary_remove(lua_State *L)
-{
-    binding_check_userdata(L, 1, TEMPORARY_CLASS);
-    return temporary_gc(L);
-}
-
-static const ApiFunction temporary_methods[] = {
-    { "keep", temporary_keep, "(name: string): boolean?, string?",
-      "The file is whole: it gets that name." },
-    { "remove", temporary_remove, "()", "The file goes." },
-    { "__close", temporary_remove, NULL, NULL },
-    { 0 },
-};
-
 static const ApiFunction tool_functions[] = {
     { "create", l_create,
       "(driver: string, filename: string, options: string[][]): boolean?, string?",
@@ -515,9 +467,9 @@ static const ApiFunction tool_functions[] = {
       "Another length." },
     { "check", l_check,
       "(node: block-node, fix?: \"none\"|\"leaks\"|\"all\", progress?: fun(done: integer, total: "
-      "integer): boolean?): table?, string?",
+      "integer): boolean?, report?: fun(finding: string)): table?, string?",
       "Looks through the image's own structures; repairs leaks, or everything. progress may return "
-      "false to end it." },
+      "false to end it; report is told each finding." },
     { "info", l_info, "(node: block-node): string[][]",
       "What the driver knows of the image, as pairs." },
     { "snapshots", l_snapshots, "(node: block-node): table[]?, string?",
@@ -529,12 +481,18 @@ static const ApiFunction tool_functions[] = {
       "Back to the contents of a snapshot, by id or name." },
     { "snapshot_delete", l_snapshot_delete, "(node: block-node, name: string): boolean?, string?",
       "Forgets a snapshot." },
+    { "bitmap", l_bitmap,
+      "(node: block-node, action: \"add\"|\"remove\"|\"clear\"|\"enable\"|\"disable\"|\"merge\", "
+      "name: string, granularity?: integer|string, source?: block-node, source_name?: string): "
+      "boolean?, string?",
+      "Changes a bitmap that says which parts of the disk were written to. merge: adds what the "
+      "bitmap source_name (of another image: source) says." },
     { "change_backing", l_change_backing,
       "(node: block-node, filename?: string, format?: string): boolean?, string?",
       "Names another backing file, or none. Contents are not looked at." },
     { "make_empty", l_make_empty, "(node: block-node): boolean?, string?",
       "The image holds nothing any more; what is below shows through." },
-    { "temporary", l_temporary, "(path: string): vmlua.temporary-file",
+    { "temporary", binding_temporary_file, "(path: string): vmlua.temporary-file",
       "A file to be made there, which goes with this value, however the program ends, unless it is "
       "kept." },
     { "can", l_can, "(node: block-node, what: \"check\"|\"compress\"): boolean",
@@ -560,7 +518,6 @@ static const ApiFunction tool_functions[] = {
 
 void binding_open_block_tool(lua_State *L)
 {
-    binding_userdata_class(L, TEMPORARY_CLASS, "A file that is not whole yet.", temporary_methods,
-                           NULL, temporary_gc);
+    binding_open_temporary_file(L);
     binding_module(L, "vmlua.core.blocktool", "What tools do with disk images.", tool_functions);
 }

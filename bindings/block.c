@@ -168,11 +168,9 @@ static int l_adopt(lua_State *L)
     const char *name = luaL_checkstring(L, 3);
     GError *error = NULL;
 
-    if (!object_add_child(object_get_container(OBJECT(m), "nodes"), name, (Object *)node, &error)) {
-        return binding_fail(L, error);
-    }
-    lua_pushboolean(L, 1);
-    return 1;
+    return binding_result(
+        L, object_add_child(object_get_container(OBJECT(m), "nodes"), name, (Object *)node, &error),
+        &error);
 }
 
 typedef struct DriverList {
@@ -201,11 +199,7 @@ static int l_drain(lua_State *L)
 {
     GError *error = NULL;
 
-    if (!block_drain(NULL, &error)) {
-        return binding_fail(L, error);
-    }
-    lua_pushboolean(L, 1);
-    return 1;
+    return binding_result(L, block_drain(NULL, &error), &error);
 }
 
 /* ---- requests -------------------------------------------------------------------------------- */
@@ -389,22 +383,13 @@ static int drive_reset_stats(lua_State *L)
     return 0;
 }
 
-static int ok_or_fail(lua_State *L, bool ok, GError **error)
-{
-    if (!ok) {
-        return binding_fail(L, *error);
-    }
-    lua_pushboolean(L, 1);
-    return 1;
-}
-
 static int drive_eject(lua_State *L)
 {
     BlockBackend *be = check_drive(L, 1);
     bool force = lua_toboolean(L, 2);
     GError *error = NULL;
 
-    return ok_or_fail(L, block_eject(be, force, &error), &error);
+    return binding_result(L, block_eject(be, force, &error), &error);
 }
 
 static int drive_insert(lua_State *L)
@@ -414,7 +399,7 @@ static int drive_insert(lua_State *L)
     bool force = lua_toboolean(L, 3);
     GError *error = NULL;
 
-    return ok_or_fail(L, block_change_medium(be, node, force, &error), &error);
+    return binding_result(L, block_change_medium(be, node, force, &error), &error);
 }
 
 static int drive_drain(lua_State *L)
@@ -422,7 +407,7 @@ static int drive_drain(lua_State *L)
     BlockBackend *be = check_drive(L, 1);
     GError *error = NULL;
 
-    return ok_or_fail(L, block_drain(be, &error), &error);
+    return binding_result(L, block_drain(be, &error), &error);
 }
 
 static int drive_get_length(lua_State *L)
@@ -482,7 +467,7 @@ static int node_open(lua_State *L)
     BlockNode *node = binding_check_object(L, 1, TYPE_BLOCK_NODE);
     GError *error = NULL;
 
-    return ok_or_fail(L, block_node_open(node, &error), &error);
+    return binding_result(L, block_node_open(node, &error), &error);
 }
 
 static const ApiFunction block_functions[] = {

@@ -127,6 +127,15 @@ int binding_fail(lua_State *L, GError *error)
     return 2;
 }
 
+int binding_result(lua_State *L, bool ok, GError **error)
+{
+    if (!ok) {
+        return binding_fail(L, *error);
+    }
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
 int binding_raise(lua_State *L, GError *error)
 {
     char buf[4096];

@@ -105,7 +105,7 @@ typedef struct BlockNodeClass {
                    GError **error);
     bool (*resize)(BlockNode *node, uint64_t bytes, const char *preallocation, GError **error);
     bool (*check)(BlockNode *node, int fix, BlockCheckResult *out, BlockProgressFn progress,
-                  void *opaque, GError **error);
+                  BlockReportFn report, void *opaque, GError **error);
     /* Adds driver-specific text pairs for `img info`. */
     void (*info)(BlockNode *node, void (*add)(void *opaque, const char *key, const char *value),
                  void *opaque);
@@ -115,6 +115,7 @@ typedef struct BlockNodeClass {
     bool (*snapshot_create)(BlockNode *node, const BlockSnapshotInfo *info, GError **error);
     bool (*snapshot_goto)(BlockNode *node, const char *id_or_name, GError **error);
     bool (*snapshot_delete)(BlockNode *node, const char *id_or_name, GError **error);
+    bool (*bitmap_edit)(BlockNode *node, const BlockBitmapEdit *edit, GError **error);
     bool (*change_backing)(BlockNode *node, const char *filename, const char *format,
                            GError **error);
     bool (*make_empty)(BlockNode *node, GError **error); /* nothing is allocated any more */

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "engine/block/block_priv.h"
+#include "engine/block/describe.h"
 #include "engine/core/error.h"
 #include "engine/core/units.h"
 
@@ -145,6 +145,9 @@ static BlockNode *protocol_node(const char *filename, const BlockOpenOptions *o,
     BlockNode *node = NULL;
     const char *driver;
 
+    if (g_str_has_prefix(filename, BLOCK_JSON_PREFIX)) {
+        return block_open_json(filename, o, error);
+    }
     if (g_str_has_prefix(filename, "null:") || g_str_has_prefix(filename, "ram:")) {
         node = sized_node(filename, error);
     } else if ((driver = driver_by_prefix(filename, error))) {
@@ -182,6 +185,9 @@ BlockNode *block_open(const char *filename, const BlockOpenOptions *options, GEr
         error_set(error, ENGINE_ERROR_LIMIT, "'%s': more than %d images on top of each other",
                   filename, BLOCK_MAX_DEPTH);
         return NULL;
+    }
+    if (g_str_has_prefix(filename, BLOCK_JSON_PREFIX)) {
+        return block_open_json(filename, o, error);
     }
     file = protocol_node(filename, o, error);
     if (!file) {

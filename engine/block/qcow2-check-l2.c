@@ -141,24 +141,50 @@ static int check_entry(Qcow2Check *ck, L2Table *l2, uint64_t index)
                : qcow2_check_mark(ck, offset, ck->t.cluster_size, l2->times, "a data cluster");
 }
 
-int qcow2_check_l2(Qcow2Check *ck, uint64_t cluster, uint64_t *words)
+static int check_table(Qcow2Check *ck, L2Table *l2)
 {
     uint64_t n = qcow2_l2_entries(&ck->t), count = n * qcow2_l2_words(&ck->t);
+    int error = 0;
+
+    for (uint64_t i = 0; i < count; i++) {
+        l2->words[i] = GUINT64_FROM_BE(l2->words[i]);
+    }
+    for (uint64_t i = 0; !error && i < n; i++) {
+        error = check_entry(ck, l2, i);
+    }
+    if (!error && l2->dirty_from < l2->dirty_to) {
+        error = qcow2_table_write(&ck->t, l2->offset + l2->dirty_from * 8,
+                                  l2->words + l2->dirty_from, l2->dirty_to - l2->dirty_from);
+    }
+    return error;
+}
+
+int qcow2_check_l2(Qcow2Check *ck, uint64_t cluster, uint64_t *words)
+{
     L2Table l2 = { .offset = cluster << ck->t.cluster_bits,
                    .times = qcow2_counts_get(ck->l2, cluster),
                    .active = qcow2_counts_get(ck->active, cluster),
                    .words = words };
-    int error = 0;
 
-    for (uint64_t i = 0; i < count; i++) {
-        words[i] = GUINT64_FROM_BE(words[i]);
-    }
-    for (uint64_t i = 0; !error && i < n; i++) {
-        error = check_entry(ck, &l2, i);
-    }
-    if (!error && l2.dirty_from < l2.dirty_to) {
-        error = qcow2_table_write(&ck->t, l2.offset + l2.dirty_from * 8, words + l2.dirty_from,
-                                  l2.dirty_to - l2.dirty_from);
+    return check_table(ck, &l2);
+}
+
+int qcow2_check_odd(Qcow2Check *ck)
+{
+    g_autofree uint64_t *words = ck->odd->len ? g_try_malloc(ck->t.cluster_size) : NULL;
+    int error = ck->odd->len && !words ? ENOMEM : 0;
+
+    for (unsigned i = 0; !error && i < ck->odd->len; i++) {
+        const Qcow2OddTable *odd = &g_array_index(ck->odd, Qcow2OddTable, i);
+        uint64_t there = MIN(ck->t.cluster_size, ck->t.file_bytes - odd->offset);
+        L2Table l2 = { .offset = odd->offset, .times = 1, .active = odd->active, .words = words };
+
+        memset((uint8_t *)words + there, 0, ck->t.cluster_size - there);
+        error = block_node_pread(ck->t.file, odd->offset, words, there);
+        error = error ? error : check_table(ck, &l2);
+        if (!error && !qcow2_check_step(ck, 1)) {
+            error = ECANCELED;
+        }
     }
     return error;
 }

@@ -13,6 +13,7 @@
 #include "engine/core/error.h"
 #include "engine/core/log.h"
 
+#define MAX_REPORTS     1000 /* of a pass: a foreign image may have any number */
 #define L1_RESERVED     UINT64_C(0x7f000000000001ff)
 #define REFT_RESERVED   UINT64_C(0x1ff)
 #define BITMAP_RESERVED UINT64_C(0xff000000000001fe)
@@ -22,13 +23,28 @@ void qcow2_check_report(Qcow2Check *ck, const char *format, ...)
     g_autofree char *line = NULL;
     va_list ap;
 
-    if (!log_enabled(LOG_STATE)) {
+    ck->reported++;
+    if (!log_enabled(LOG_STATE) && (!ck->report || ck->reported > MAX_REPORTS)) {
         return;
     }
     va_start(ap, format);
     line = g_strdup_vprintf(format, ap);
     va_end(ap);
     log_mask(LOG_STATE, "'%s': %s", block_node_name(ck->node), line);
+    if (ck->report && ck->reported <= MAX_REPORTS) {
+        ck->report(ck->opaque, line);
+    }
+}
+
+void qcow2_check_report_rest(Qcow2Check *ck)
+{
+    g_autofree char *line = NULL;
+
+    if (ck->report && ck->reported > MAX_REPORTS) {
+        line = g_strdup_printf("… and %" G_GUINT64_FORMAT " more (-d state shows all)",
+                               ck->reported - MAX_REPORTS);
+        ck->report(ck->opaque, line);
+    }
 }
 
 bool qcow2_check_step(Qcow2Check *ck, uint64_t steps)
@@ -80,6 +96,31 @@ int qcow2_check_mark(Qcow2Check *ck, uint64_t offset, uint64_t bytes, uint64_t t
     return 0;
 }
 
+/* Tables that lie on each other are damaged, and could be read without end: false when there are
+ * more than the file can hold many times over. */
+static bool may_read(Qcow2Check *ck, uint64_t bytes)
+{
+    ck->tables += bytes;
+    if (ck->tables > 16 * ck->t.file_bytes + QCOW2_MAX_L1_BYTES) {
+        qcow2_check_report(ck, "tables lie on each other");
+        ck->r.corruptions++;
+        return false;
+    }
+    return true;
+}
+
+/* A table that is not where a table can be is looked into all the same: what it refers to is not
+ * lost when somebody puts its entry right by hand. */
+static int note_odd(Qcow2Check *ck, uint64_t offset, bool active)
+{
+    Qcow2OddTable odd = { offset, active };
+
+    if (offset < ck->t.file_bytes && may_read(ck, ck->t.cluster_size)) {
+        g_array_append_val(ck->odd, odd);
+    }
+    return 0;
+}
+
 /* The entries of an L1 table, into ck->l2. */
 static int mark_l1(Qcow2Check *ck, const uint64_t *l1, uint64_t entries, bool active)
 {
@@ -105,6 +146,7 @@ static int mark_l1(Qcow2Check *ck, const uint64_t *l1, uint64_t entries, bool ac
         if (offset % ck->t.cluster_size) {
             qcow2_check_report(ck, "L2 table at %#" G_GINT64_MODIFIER "x is not aligned", offset);
             ck->r.corruptions++;
+            error = error ? error : note_odd(ck, offset, active);
         } else if (!error && n < ck->clusters) {
             error = qcow2_counts_add(ck->l2, n, 1);
             error = error ? error : active ? qcow2_counts_add(ck->active, n, 1) : 0;
@@ -133,26 +175,10 @@ static int mark_snapshot(Qcow2Check *ck, const Qcow2Snapshot *sn)
     return error ? error : mark_l1(ck, l1, sn->l1_size, false);
 }
 
-/* Tables that lie on each other are damaged, and could be read without end: false when there are
- * more than the file can hold many times over. */
-static bool may_read(Qcow2Check *ck, uint64_t entries)
-{
-    ck->tables += entries * 8;
-    if (ck->tables > 16 * ck->t.file_bytes + QCOW2_MAX_L1_BYTES) {
-        qcow2_check_report(ck, "tables of snapshots or bitmaps lie on each other");
-        ck->r.corruptions++;
-        return false;
-    }
-    return true;
-}
-
 static int mark_snapshots(Qcow2Check *ck)
 {
     int error = 0;
 
-    if (!ck->snapshots) {
-        return 0;
-    }
     if (ck->t.data_file && ck->snapshots->len > 0) {
         qcow2_check_report(ck, "snapshots in an image with a data file");
         ck->r.corruptions++;
@@ -164,7 +190,7 @@ static int mark_snapshots(Qcow2Check *ck)
             qcow2_check_report(ck, "snapshot '%s' says too little about itself", sn->name);
             ck->r.corruptions++;
         }
-        if (!may_read(ck, sn->l1_size)) {
+        if (!may_read(ck, sn->l1_size * UINT64_C(8))) {
             continue;
         }
         error = mark_snapshot(ck, sn);
@@ -189,7 +215,7 @@ static int mark_bitmap(Qcow2Check *ck, uint64_t offset, uint32_t entries)
         ck->r.corruptions++;
         return error;
     }
-    if (error || !may_read(ck, entries)) {
+    if (error || !may_read(ck, entries * UINT64_C(8))) {
         return error;
     }
     error = qcow2_table_read(&ck->t, offset, entries, &table);
@@ -355,7 +381,7 @@ static void compare(Qcow2Check *ck)
         }
         stored = qcow2_counts_get(ck->stored, i);
         refs = qcow2_counts_get(ck->refs, i);
-        if (stored == refs) {
+        if (stored == refs || (stored > refs && ck->lost_snapshots)) {
             continue;
         }
         qcow2_check_report(ck,
@@ -363,7 +389,8 @@ static void compare(Qcow2Check *ck)
                            ", %" G_GUINT64_FORMAT " references",
                            stored < refs ? "wrong" : "leaked", i, stored, refs);
         ck->rebuild |= stored == 0;
-        *(stored < refs ? &ck->r.corruptions : &ck->r.leaks) += 1;
+        ck->r.corruptions += stored < refs;
+        ck->r.leaks += stored > refs;
     }
     ck->r.image_end_offset = end << ck->t.cluster_bits;
 }
@@ -377,11 +404,12 @@ static Qcow2Counts *new_counts(const Qcow2Check *ck)
 
 static int prepare(Qcow2Check *ck)
 {
-    GError *error = NULL;
+    int e;
 
     memset(&ck->r, 0, sizeof(ck->r));
     ck->rebuild = false;
-    ck->tables = 0;
+    ck->tables = ck->reported = 0;
+    ck->odd = g_array_new(FALSE, FALSE, sizeof(Qcow2OddTable));
     ck->clusters = (ck->t.file_bytes + ck->t.cluster_size - 1) >> ck->t.cluster_bits;
     ck->refs = new_counts(ck);
     ck->stored = new_counts(ck);
@@ -390,16 +418,19 @@ static int prepare(Qcow2Check *ck)
     if (!ck->refs || !ck->stored || !ck->l2 || !ck->active) {
         return EFBIG;
     }
-    if (!qcow2_snapshots_load(&ck->t, &ck->snapshots, &ck->snapshots_bytes, &error)) {
-        qcow2_check_report(ck, "%s", error->message);
-        g_clear_error(&error);
+    e = qcow2_snapshots_load_some(&ck->t, &ck->snapshots, &ck->snapshots_bytes);
+    if (e) {
+        return e;
+    }
+    ck->lost_snapshots = ck->t.n_snapshots - ck->snapshots->len;
+    if (ck->lost_snapshots) {
+        qcow2_check_report(ck, "entry %u of the snapshot table is damaged", ck->snapshots->len);
         ck->r.corruptions++;
     }
     ck->r.total_clusters = (ck->t.size >> ck->t.cluster_bits) +
                            (ck->t.size % ck->t.cluster_size != 0);
     ck->done = 0;
-    ck->total = 1 + ck->t.reftable_entries + (ck->snapshots ? ck->snapshots->len : 0) +
-                ck->t.l1_size;
+    ck->total = 1 + ck->t.reftable_entries + ck->snapshots->len + ck->t.l1_size;
     return qcow2_table_read(&ck->t, ck->t.l1_offset, ck->t.l1_size, &ck->l1);
 }
 
@@ -415,6 +446,7 @@ int qcow2_check_pass(Qcow2Check *ck)
     error = error ? error : mark_l1(ck, ck->l1, ck->t.l1_size, true);
     error = error ? error : mark_snapshots(ck);
     error = error ? error : qcow2_check_visit(ck, qcow2_check_l2);
+    error = error ? error : qcow2_check_odd(ck);
     error = error
                 ? error
                 : qcow2_check_mark(ck, ck->t.crypt_offset, ck->t.crypt_bytes, 1, "the LUKS header");
@@ -438,6 +470,9 @@ void qcow2_check_clear(Qcow2Check *ck)
     qcow2_counts_free(g_steal_pointer(&ck->l2));
     qcow2_counts_free(g_steal_pointer(&ck->active));
     g_clear_pointer(&ck->l1, g_free);
+    if (ck->odd) {
+        g_array_free(g_steal_pointer(&ck->odd), TRUE);
+    }
     if (ck->snapshots) {
         g_array_free(g_steal_pointer(&ck->snapshots), TRUE);
     }

@@ -3,6 +3,12 @@
 
 #include "engine/block/qcow2-rewrite.h"
 
+/* An L2 table that is not aligned. */
+typedef struct Qcow2OddTable {
+    uint64_t offset;
+    bool active;
+} Qcow2OddTable;
+
 typedef struct Qcow2Check {
     BlockNode *node;
     Qcow2Tables t;
@@ -14,11 +20,15 @@ typedef struct Qcow2Check {
     Qcow2Counts *stored;
     Qcow2Counts *l2, *active; /* references to L2 tables: from all L1 tables, from the active one */
     uint64_t *l1;             /* the active one */
-    GArray *snapshots;        /* of Qcow2Snapshot; NULL: the table cannot be read */
+    GArray *snapshots;        /* of Qcow2Snapshot: those before the first that is damaged */
+    uint32_t lost_snapshots;  /* what they refer to nobody can say: nothing is taken for a leak */
     uint64_t snapshots_bytes;
-    uint64_t tables; /* bytes of tables of snapshots and bitmaps that were read */
-    bool rebuild;    /* the refcount structure is no good */
+    GArray *odd;     /* of Qcow2OddTable */
+    uint64_t tables; /* bytes that were read of those, and of tables of snapshots and bitmaps */
+    uint64_t reported;
+    bool rebuild; /* the refcount structure is no good */
     BlockProgressFn progress;
+    BlockReportFn report; /* NULL: only the log is told */
     void *opaque;
     uint64_t done, total;
 } Qcow2Check;
@@ -31,6 +41,7 @@ int qcow2_check_mark(Qcow2Check *ck, uint64_t offset, uint64_t bytes, uint64_t t
 typedef int (*Qcow2CheckVisit)(Qcow2Check *ck, uint64_t cluster, uint64_t *words);
 int qcow2_check_visit(Qcow2Check *ck, Qcow2CheckVisit visit);
 int qcow2_check_l2(Qcow2Check *ck, uint64_t cluster, uint64_t *words); /* a Qcow2CheckVisit */
+int qcow2_check_odd(Qcow2Check *ck);                                   /* the tables in ck->odd */
 /* All that is wrong; entries that nothing but an entry's own content decides are put right when
  * `fix` has errors. errno: ECANCELED, ENOMEM, EIO. */
 int qcow2_check_pass(Qcow2Check *ck);
@@ -40,3 +51,4 @@ int qcow2_check_repair(Qcow2Check *ck);
 /* Progress by `steps`; false: it is to end. */
 bool qcow2_check_step(Qcow2Check *ck, uint64_t steps);
 void qcow2_check_report(Qcow2Check *ck, const char *format, ...) G_GNUC_PRINTF(2, 3);
+void qcow2_check_report_rest(Qcow2Check *ck); /* how many more there were than were told */

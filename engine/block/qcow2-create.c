@@ -1,5 +1,5 @@
 /*
- * qcow2: new images, and changes of the options of old ones.
+ * qcow2: new images.
  *
  * A new image is header, refcount table, refcount blocks and an L1 table without entries, one after
  * the other; everything else is done by the driver on the image it opens then.
@@ -9,17 +9,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "engine/block/qcow2_priv.h"
+#include "engine/block/qcow2-options.h"
 #include "engine/core/error.h"
 #include "engine/core/units.h"
 
-typedef struct Options {
-    uint64_t size, cluster_size, refcount_bits;
-    bool has_size, lazy, extended_l2, data_raw, nocow;
-    unsigned version;
-    uint8_t compression;
-    const char *preallocation, *backing, *backing_format, *data_file;
-} Options;
+typedef Qcow2Options Options;
 
 static bool parse_bool(const BlockCreateOption *o, bool *out, GError **error)
 {
@@ -53,7 +47,7 @@ static bool parse_compression(const BlockCreateOption *o, uint8_t *out, GError *
            error_set(error, ENGINE_ERROR_INVALID, "qcow2: %s=%s: zlib or zstd", o->key, o->value);
 }
 
-static bool parse_one(const BlockCreateOption *o, Options *out, GError **error)
+bool qcow2_option_parse(const BlockCreateOption *o, Options *out, GError **error)
 {
     static const char *const keys[] = {
         "size",           "version",     "compat",           "cluster_size",  "refcount_bits",
@@ -436,7 +430,7 @@ bool qcow2_create(const char *filename, const BlockCreateOption *options, unsign
     };
 
     for (unsigned i = 0; i < n; i++) {
-        if (!parse_one(&options[i], &o, error)) {
+        if (!qcow2_option_parse(&options[i], &o, error)) {
             return false;
         }
     }
@@ -454,98 +448,4 @@ bool qcow2_create(const char *filename, const BlockCreateOption *options, unsign
         o.preallocation = "metadata";
     }
     return write_image(filename, &o, error);
-}
-
-/* ---- changing -------------------------------------------------------------------------------- */
-
-static bool amend_refused(const Qcow2 *s, const BlockCreateOption *o, GError **error)
-{
-    return error_set(error, ENGINE_ERROR_UNSUPPORTED, "qcow2 '%s': %s cannot be changed to %s",
-                     block_node_name(&s->parent), o->key, o->value);
-}
-
-static bool same_text(const char *a, const char *b)
-{
-    return !strcmp(a ? a : "", b ? b : "");
-}
-
-/* What the image has already is no change. */
-static bool amend_one(Qcow2 *s, const BlockCreateOption *o, const Options *want, GError **error)
-{
-    bool same = true;
-
-    if (!strcmp(o->key, "compat") || !strcmp(o->key, "version")) {
-        if (s->version == 2 && want->version == 3) {
-            s->version = 3;
-            s->header_length = QCOW2_HEADER_V3;
-            s->header.version = GUINT32_TO_BE(3);
-            s->header.header_length = GUINT32_TO_BE(QCOW2_HEADER_V3);
-            s->header.refcount_order = GUINT32_TO_BE(4);
-        }
-        same = s->version == want->version;
-    } else if (!strcmp(o->key, "lazy_refcounts")) {
-        if (s->version >= 3) {
-            s->compatible = want->lazy ? s->compatible | QCOW2_COMPAT_LAZY
-                                       : s->compatible & ~QCOW2_COMPAT_LAZY;
-        }
-        same = s->version >= 3 || !want->lazy;
-    } else if (!strcmp(o->key, "cluster_size")) {
-        same = want->cluster_size == s->cluster_size;
-    } else if (!strcmp(o->key, "refcount_bits")) {
-        same = want->refcount_bits == s->refcount_bits;
-    } else if (!strcmp(o->key, "extended_l2")) {
-        same = want->extended_l2 == (s->subclusters > 1);
-    } else if (!strcmp(o->key, "compression_type")) {
-        same = want->compression == s->compression;
-    } else if (!strcmp(o->key, "preallocation")) {
-        same = !strcmp(want->preallocation, "off");
-    } else if (!strcmp(o->key, "data_file_raw")) {
-        same = want->data_raw == s->data_raw;
-    } else if (!strcmp(o->key, "data_file")) {
-        same = s->has_data_file == !!want->data_file;
-        if (same && want->data_file) {
-            g_free(s->data_name);
-            s->data_name = g_strdup(want->data_file);
-        }
-    } else if (!strcmp(o->key, "backing_file")) {
-        same = same_text(want->backing, s->backing_name);
-    } else if (!strcmp(o->key, "backing_fmt")) {
-        same = same_text(want->backing_format, s->backing_format);
-    }
-    return same || amend_refused(s, o, error);
-}
-
-bool qcow2_amend(BlockNode *node, const BlockCreateOption *options, unsigned n, GError **error)
-{
-    Qcow2 *s = QCOW2(node);
-    Options want = { .preallocation = "off" };
-    int e;
-
-    if (node->read_only || s->corrupt) {
-        return error_set(error, ENGINE_ERROR_INVALID, "qcow2 '%s' cannot be written",
-                         block_node_name(node));
-    }
-    for (unsigned i = 0; i < n; i++) {
-        if (!parse_one(&options[i], &want, error)) {
-            return false;
-        }
-    }
-    for (unsigned i = 0; i < n; i++) {
-        if (!amend_one(s, &options[i], &want, error)) {
-            return false;
-        }
-    }
-    e = qcow2_settle(s);
-    if (e) {
-        errno = e;
-        return error_set_errno(error, "qcow2 '%s': writing its tables", block_node_name(node));
-    }
-    if (!qcow2_header_write(s, error)) {
-        return false;
-    }
-    e = qcow2_flush_files(s);
-    errno = e;
-    return (!e || error_set_errno(error, "qcow2 '%s'", block_node_name(node))) &&
-           (!want.has_size || want.size == block_node_length(node) ||
-            qcow2_resize(node, want.size, "off", error));
 }

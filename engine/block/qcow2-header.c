@@ -116,6 +116,7 @@ static bool parse_extensions(Qcow2 *s, const uint8_t *head, uint32_t at, uint32_
                              GError **error)
 {
     s->extensions = g_new0(Qcow2Extension, MAX_EXTENSIONS);
+    s->extensions_end = at;
     while (at + 8 <= end) {
         uint32_t type, len;
 
@@ -124,6 +125,7 @@ static bool parse_extensions(Qcow2 *s, const uint8_t *head, uint32_t at, uint32_
         type = GUINT32_FROM_BE(type);
         len = GUINT32_FROM_BE(len);
         at += 8;
+        s->extensions_end = at;
         if (type == QCOW2_EXT_END) {
             return true;
         }
@@ -134,7 +136,34 @@ static bool parse_extensions(Qcow2 *s, const uint8_t *head, uint32_t at, uint32_
             return false;
         }
         at += (len + 7) & ~7u;
+        s->extensions_end = MIN(at, end);
     }
+    return true;
+}
+
+bool qcow2_set_extension(Qcow2 *s, uint32_t type, const void *data, uint32_t len)
+{
+    unsigned at = 0;
+
+    while (at < s->n_extensions && s->extensions[at].type != type) {
+        at++;
+    }
+    if (at == s->n_extensions) {
+        if (!data || at == MAX_EXTENSIONS) {
+            return !data;
+        }
+        s->extensions[s->n_extensions++].type = type;
+    } else {
+        g_free(s->extensions[at].data);
+    }
+    if (data) {
+        s->extensions[at].len = len;
+        s->extensions[at].data = g_memdup2(data, len);
+        return true;
+    }
+    s->n_extensions--;
+    memmove(s->extensions + at, s->extensions + at + 1,
+            (s->n_extensions - at) * sizeof(*s->extensions));
     return true;
 }
 
@@ -307,105 +336,8 @@ void qcow2_header_free(Qcow2 *s)
     g_clear_pointer(&s->data_name, g_free);
 }
 
-/* ---- writing --------------------------------------------------------------------------------- */
-
-static void fill_fields(Qcow2 *s, Qcow2Header *h)
-{
-    h->l1_entries = GUINT32_TO_BE(s->l1_entries);
-    h->l1_offset = GUINT64_TO_BE(s->l1_offset);
-    h->rt_offset = GUINT64_TO_BE(s->rt_offset);
-    h->rt_clusters = GUINT32_TO_BE(s->rt_clusters);
-    h->nb_snapshots = GUINT32_TO_BE(s->nb_snapshots);
-    h->snapshots_offset = GUINT64_TO_BE(s->snapshots_offset);
-    h->size = GUINT64_TO_BE(block_node_length(&s->parent));
-    h->incompatible = GUINT64_TO_BE(s->incompatible);
-    h->compatible = GUINT64_TO_BE(s->compatible);
-    h->autoclear = GUINT64_TO_BE(s->autoclear);
-}
-
-int qcow2_header_write_fields(Qcow2 *s)
-{
-    int e;
-
-    qcow2_lock_across_io(&s->header_lock);
-    pthread_mutex_lock(&s->lock);
-    fill_fields(s, &s->header);
-    pthread_mutex_unlock(&s->lock);
-    e = block_node_pwrite(block_node_file(&s->parent), 0, &s->header,
-                          MIN(s->header_length, QCOW2_HEADER_BYTES), 0);
-    pthread_mutex_unlock(&s->header_lock);
-    return e;
-}
-
-static void put_extension(GByteArray *out, uint32_t type, const void *data, uint32_t len)
-{
-    static const uint8_t zeroes[8];
-    uint32_t words[2] = { GUINT32_TO_BE(type), GUINT32_TO_BE(len) };
-
-    g_byte_array_append(out, (const uint8_t *)words, sizeof(words));
-    g_byte_array_append(out, data, len);
-    g_byte_array_append(out, zeroes, (8 - len % 8) % 8);
-}
-
-bool qcow2_header_write(Qcow2 *s, GError **error)
-{
-    GByteArray *out = g_byte_array_new();
-    Qcow2Header *h = &s->header;
-    uint32_t name_len = s->backing_name ? (uint32_t)strlen(s->backing_name) : 0, name_at;
-    uint8_t *more = NULL;
-    bool ok;
-    int e = 0;
-
-    if (s->header_length > QCOW2_HEADER_BYTES) { /* fields of later versions stay */
-        more = g_malloc(s->header_length);
-        e = block_node_pread(block_node_file(&s->parent), 0, more, s->header_length);
-    }
-    qcow2_lock_across_io(&s->header_lock);
-    pthread_mutex_lock(&s->lock);
-    fill_fields(s, h);
-    pthread_mutex_unlock(&s->lock);
-    g_byte_array_append(out, (const uint8_t *)h, MIN(s->header_length, QCOW2_HEADER_BYTES));
-    if (more) {
-        g_byte_array_append(out, more + QCOW2_HEADER_BYTES, s->header_length - QCOW2_HEADER_BYTES);
-        g_free(more);
-    }
-    if (s->backing_format) {
-        put_extension(out, QCOW2_EXT_BACKING, s->backing_format,
-                      (uint32_t)strlen(s->backing_format));
-    }
-    if (s->data_name) {
-        put_extension(out, QCOW2_EXT_DATA_FILE, s->data_name, (uint32_t)strlen(s->data_name));
-    }
-    for (unsigned i = 0; i < s->n_extensions; i++) {
-        put_extension(out, s->extensions[i].type, s->extensions[i].data, s->extensions[i].len);
-    }
-    put_extension(out, QCOW2_EXT_END, "", 0);
-    name_at = out->len;
-    g_byte_array_append(out, (const uint8_t *)(s->backing_name ? s->backing_name : ""), name_len);
-    ok = !e && out->len <= s->cluster_size;
-    if (ok) {
-        h->backing_offset = GUINT64_TO_BE(name_len ? name_at : 0);
-        h->backing_len = GUINT32_TO_BE(name_len);
-        memcpy(out->data, h, MIN(s->header_length, QCOW2_HEADER_BYTES));
-        name_at = out->len; /* what is behind it from before says nothing any more */
-        g_byte_array_set_size(out, s->cluster_size);
-        memset(out->data + name_at, 0, s->cluster_size - name_at);
-        e = block_node_pwrite(block_node_file(&s->parent), 0, out->data, out->len, 0);
-    }
-    pthread_mutex_unlock(&s->header_lock);
-    g_byte_array_free(out, TRUE);
-    if (!ok && !e) {
-        return error_set(error, ENGINE_ERROR_LIMIT,
-                         "qcow2 '%s': names and extensions do not fit into a header of %u bytes",
-                         block_node_name(&s->parent), s->cluster_size);
-    }
-    if (e) {
-        errno = e;
-        return error_set_errno(error, "qcow2 '%s': writing the header",
-                               block_node_name(&s->parent));
-    }
-    return true;
-}
+/* ---- damage -----------------------------------------------------------------------------------
+ */
 
 void qcow2_mark_corrupt(Qcow2 *s, const char *what, uint64_t offset)
 {

@@ -22,7 +22,7 @@ static bool may_fix(Qcow2Check *ck, uint64_t cluster, bool raise)
     if (raise) {
         return refs > stored && ck->fix & BLOCK_FIX_ERRORS && refs <= qcow2_refcount_max(&ck->t);
     }
-    return refs < stored && ck->fix & BLOCK_FIX_LEAKS;
+    return refs < stored && ck->fix & BLOCK_FIX_LEAKS && !ck->lost_snapshots;
 }
 
 static int fix_block(Qcow2Check *ck, uint64_t index, bool raise, uint8_t *block)
@@ -145,18 +145,18 @@ static int fix_copied(Qcow2Check *ck)
 static bool snapshots_incomplete(const Qcow2Check *ck, uint64_t *n)
 {
     *n = 0;
-    for (unsigned i = 0; ck->t.version == 3 && ck->snapshots && i < ck->snapshots->len; i++) {
+    for (unsigned i = 0; ck->t.version == 3 && i < ck->snapshots->len; i++) {
         *n += g_array_index(ck->snapshots, Qcow2Snapshot, i).extra_size < 16;
     }
     return *n > 0;
 }
 
-static int fix_snapshots(Qcow2Check *ck, uint64_t n)
+static int fix_snapshots(Qcow2Check *ck, uint64_t n, uint64_t old_bytes)
 {
     Qcow2Rewrite rw;
     int error = qcow2_rewrite_begin(&rw, &ck->t);
 
-    error = error ? error : qcow2_rewrite_snapshots(&rw, ck->snapshots, ck->snapshots_bytes);
+    error = error ? error : qcow2_rewrite_snapshots(&rw, ck->snapshots, old_bytes);
     error = error ? error : qcow2_rewrite_commit(&rw);
     ck->r.corruptions_fixed += error ? 0 : n;
     qcow2_rewrite_clear(&rw);
@@ -169,6 +169,12 @@ int qcow2_check_repair(Qcow2Check *ck)
     bool errors = ck->fix & BLOCK_FIX_ERRORS;
     int error = 0;
 
+    /* Those that cannot be read go, and nothing else is done before what is left is known to be
+     * all.
+     */
+    if (ck->lost_snapshots) {
+        return errors ? fix_snapshots(ck, 1, 0) : 0;
+    }
     if (ck->rebuild) {
         error = errors ? rebuild(ck) : 0;
     } else if (ck->r.corruptions || ck->r.leaks) {
@@ -191,7 +197,7 @@ int qcow2_check_repair(Qcow2Check *ck)
             g_clear_error(&why);
             return EIO;
         }
-        error = fix_snapshots(ck, incomplete);
+        error = fix_snapshots(ck, incomplete, ck->snapshots_bytes);
     }
     return error;
 }
@@ -212,11 +218,13 @@ static bool failed(Qcow2Check *ck, int e, GError **error)
 
 static bool one_pass(Qcow2Check *ck, BlockNode *node, int fix, GError **error)
 {
-    BlockProgressFn progress = ck->progress;
-    void *opaque = ck->opaque;
     int e;
 
-    *ck = (Qcow2Check){ .node = node, .fix = fix, .progress = progress, .opaque = opaque };
+    *ck = (Qcow2Check){ .node = node,
+                        .fix = fix,
+                        .progress = ck->progress,
+                        .report = ck->report,
+                        .opaque = ck->opaque };
     if (!qcow2_tables_load(&ck->t, block_node_file(node), error)) {
         return false;
     }
@@ -236,18 +244,28 @@ static int clear_bits(Qcow2Check *ck)
     return block_node_pwrite(ck->t.file, 72, &now, sizeof(now), BLOCK_FUA);
 }
 
-/* Check, repair, check again; the numbers are those of the last check and what was put right. */
-static bool check_file(BlockNode *node, int fix, BlockCheckResult *out, BlockProgressFn progress,
-                       void *opaque, GError **error)
+static bool is_clean(const Qcow2Check *ck)
 {
-    Qcow2Check ck = { .progress = progress, .opaque = opaque };
+    return !ck->r.corruptions && !ck->r.leaks && !ck->r.check_errors;
+}
+
+/* Check, repair, check again; the numbers are those of the last check and what was put right. The
+ * findings that are told are those of the first. */
+static bool check_file(BlockNode *node, int fix, BlockCheckResult *out, BlockProgressFn progress,
+                       BlockReportFn report, void *opaque, GError **error)
+{
+    Qcow2Check ck = { .progress = progress, .report = report, .opaque = opaque };
     uint64_t fixed = 0, leaks_fixed = 0;
     int e = 0;
 
     if (!one_pass(&ck, node, 0, error)) {
         return false;
     }
-    if (fix && (ck.r.corruptions || ck.r.leaks || ck.r.check_errors)) {
+    qcow2_check_report_rest(&ck);
+    ck.report = NULL;
+    for (unsigned round = 0; fix && round < 2 && !is_clean(&ck); round++) {
+        bool again = ck.lost_snapshots;
+
         qcow2_check_clear(&ck);
         if (!one_pass(&ck, node, fix, error)) {
             return false;
@@ -256,11 +274,14 @@ static bool check_file(BlockNode *node, int fix, BlockCheckResult *out, BlockPro
         if (e) {
             return failed(&ck, e, error);
         }
-        fixed = ck.r.corruptions_fixed;
-        leaks_fixed = ck.r.leaks_fixed;
+        fixed += ck.r.corruptions_fixed;
+        leaks_fixed += ck.r.leaks_fixed;
         qcow2_check_clear(&ck);
         if (!one_pass(&ck, node, 0, error)) {
             return false;
+        }
+        if (!again) {
+            break;
         }
     }
     if (fix && !ck.r.corruptions && !ck.r.check_errors) {
@@ -277,7 +298,7 @@ static bool check_file(BlockNode *node, int fix, BlockCheckResult *out, BlockPro
 }
 
 bool qcow2_check(BlockNode *node, int fix, BlockCheckResult *out, BlockProgressFn progress,
-                 void *opaque, GError **error)
+                 BlockReportFn report, void *opaque, GError **error)
 {
     Qcow2 *s = QCOW2(node);
     bool ok;
@@ -292,7 +313,7 @@ bool qcow2_check(BlockNode *node, int fix, BlockCheckResult *out, BlockProgressF
         return error_set(error, ENGINE_ERROR_INVALID, "'%s' is read-only: it cannot be repaired",
                          block_node_name(node));
     }
-    ok = check_file(node, fix, out, progress, opaque, error);
+    ok = check_file(node, fix, out, progress, report, opaque, error);
     return (!fix || qcow2_reload(s, ok ? error : NULL)) && ok;
 }
 
@@ -300,7 +321,7 @@ bool qcow2_repair_dirty(Qcow2 *s, GError **error)
 {
     BlockCheckResult r;
 
-    if (!check_file(&s->parent, BLOCK_FIX_ERRORS | BLOCK_FIX_LEAKS, &r, NULL, NULL, error)) {
+    if (!check_file(&s->parent, BLOCK_FIX_ERRORS | BLOCK_FIX_LEAKS, &r, NULL, NULL, NULL, error)) {
         return false;
     }
     if (r.corruptions || r.check_errors) {

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "engine/block/qcow2_priv.h"
+#include "engine/block/qcow2-bitmap.h"
 #include "engine/core/error.h"
 
 static bool failed(Qcow2 *s, int e, const char *what, GError **error)
@@ -59,14 +59,27 @@ static int move_l1(Qcow2 *s, uint64_t entries)
     return 0;
 }
 
-/* `node->length` on disk; what was written before it is there first, what waits for it after. */
-static int commit_size(Qcow2 *s, uint64_t bytes)
+/* `node->length` on disk, with bitmaps for it (NULL: there are none); what was written before it is
+ * there first, what waits for it after. */
+static int commit_size(Qcow2 *s, uint64_t bytes, Qcow2BitmapChange *maps)
 {
+    uint64_t old = block_node_length(&s->parent);
     int e = qcow2_write_refcounts(s);
 
     e = e ? e : qcow2_flush_files(s);
+    if (e) {
+        return e;
+    }
     __atomic_store_n(&s->parent.length, bytes, __ATOMIC_RELAXED);
-    e = e ? e : qcow2_header_write_fields(s);
+    if (maps) {
+        e = qcow2_bitmap_change_commit(maps, NULL) ? 0 : EIO;
+    } else {
+        e = qcow2_header_write_fields(s);
+    }
+    if (e) {
+        __atomic_store_n(&s->parent.length, old, __ATOMIC_RELAXED);
+        s->broken = true; /* which it is has to be read */
+    }
     return e ? e : qcow2_settle(s);
 }
 
@@ -154,7 +167,7 @@ int qcow2_preallocate(Qcow2 *s, uint64_t from, uint64_t to, const char *mode)
 
 /* ---- resizing -------------------------------------------------------------------------------- */
 
-static int shrink(Qcow2 *s, uint64_t bytes)
+static int shrink(Qcow2 *s, uint64_t bytes, Qcow2BitmapChange *maps)
 {
     uint64_t old = block_node_length(&s->parent);
     uint64_t from = qcow2_clusters(s, bytes) << s->cluster_bits;
@@ -169,10 +182,10 @@ static int shrink(Qcow2 *s, uint64_t bytes)
         e = qcow2_zero(s, bytes, MIN(from, old) - bytes, 0);
         e = e ? e : qcow2_settle(s);
     }
-    return e ? e : commit_size(s, bytes);
+    return e ? e : commit_size(s, bytes, maps);
 }
 
-static int grow(Qcow2 *s, uint64_t bytes, const char *preallocation)
+static int grow(Qcow2 *s, uint64_t bytes, const char *preallocation, Qcow2BitmapChange *maps)
 {
     uint64_t old = block_node_length(&s->parent), entries = l1_needed(s, bytes);
     int e = qcow2_settle(s);
@@ -180,7 +193,7 @@ static int grow(Qcow2 *s, uint64_t bytes, const char *preallocation)
     if (!e && entries > s->l1_entries) {
         e = move_l1(s, entries);
     }
-    e = e ? e : commit_size(s, bytes);
+    e = e ? e : commit_size(s, bytes, maps);
     if (!e && strcmp(preallocation, "off") != 0) {
         e = preallocate(s, old, bytes, preallocation);
         e = e ? e : qcow2_settle(s);
@@ -194,17 +207,41 @@ static int hide_backing(Qcow2 *s, uint64_t old, uint64_t bytes)
     BlockNode *backing = block_node_backing(&s->parent);
     uint64_t length = backing ? block_node_length(backing) : 0;
 
-    return length > old ? qcow2_zero(s, old, MIN(length, bytes) - old, 0) : 0;
+    if (length <= old) {
+        return 0;
+    }
+    if (s->bitmaps) {
+        qcow2_bitmaps_written(s, old, MIN(length, bytes) - old);
+    }
+    return qcow2_zero(s, old, MIN(length, bytes) - old, 0);
 }
 
-static bool has_bitmaps(const Qcow2 *s)
+static int change_length(Qcow2 *s, uint64_t bytes, const char *mode, Qcow2BitmapChange *maps)
 {
-    for (unsigned i = 0; i < s->n_extensions; i++) {
-        if (s->extensions[i].type == QCOW2_EXT_BITMAPS) {
-            return s->autoclear & QCOW2_AUTOCLEAR_BITMAPS;
-        }
+    return bytes < block_node_length(&s->parent) ? shrink(s, bytes, maps)
+                                                 : grow(s, bytes, mode, maps);
+}
+
+/* Bitmaps are for the size of the disk: they change with it, at the same moment. */
+static bool with_bitmaps(Qcow2 *s, uint64_t bytes, const char *mode, GError **error)
+{
+    Qcow2BitmapChange c;
+    bool ok;
+    int e;
+
+    if (!(s->autoclear & QCOW2_AUTOCLEAR_BITMAPS)) {
+        e = change_length(s, bytes, mode, NULL);
+        return !e || failed(s, e, "resizing", error);
     }
-    return false;
+    if (!qcow2_bitmap_change_begin(&c, s, error)) {
+        return false;
+    }
+    ok = qcow2_bitmap_change_length(&c, bytes, error) && qcow2_bitmap_change_prepare(&c, error);
+    if (ok) {
+        e = change_length(s, bytes, mode, &c);
+        ok = !e || failed(s, e, "resizing", error);
+    }
+    return qcow2_bitmap_change_end(&c, ok, error);
 }
 
 bool qcow2_resize(BlockNode *node, uint64_t bytes, const char *preallocation, GError **error)
@@ -233,11 +270,6 @@ bool qcow2_resize(BlockNode *node, uint64_t bytes, const char *preallocation, GE
                          "qcow2 '%s': an image with internal snapshots cannot be %s",
                          block_node_name(node), bytes < old ? "made smaller" : "resized");
     }
-    if (has_bitmaps(s)) {
-        return error_set(error, ENGINE_ERROR_UNSUPPORTED,
-                         "qcow2 '%s': an image with bitmaps cannot be resized: each is of its size",
-                         block_node_name(node));
-    }
     if (bytes > BLOCK_MAX_BYTES || l1_needed(s, bytes) > QCOW2_MAX_L1_BYTES / 8) {
         return error_set(error, ENGINE_ERROR_LIMIT,
                          "qcow2 '%s': clusters of %u bytes do not reach so far",
@@ -248,8 +280,11 @@ bool qcow2_resize(BlockNode *node, uint64_t bytes, const char *preallocation, GE
                          "qcow2 '%s': preallocation is for images that grow",
                          block_node_name(node));
     }
-    e = bytes < old ? shrink(s, bytes) : grow(s, bytes, mode);
-    if (!e && bytes > old) {
+    if (bytes != old && !with_bitmaps(s, bytes, mode, error)) {
+        return false;
+    }
+    e = 0;
+    if (bytes > old) {
         e = hide_backing(s, old, bytes);
         e = e ? e : qcow2_settle(s);
     }

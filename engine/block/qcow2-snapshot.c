@@ -400,26 +400,50 @@ static int goto_snapshot(Change *c, const Qcow2Snapshot *sn)
     return e ? e : drop_tree(c, c->l1, c->t.l1_size, c->t.l1_offset);
 }
 
+static const Qcow2Snapshot *begin_with(Change *c, BlockNode *node, const char *doing,
+                                       const char *id_or_name, GError **error)
+{
+    int at;
+
+    if (!change_begin(c, node, true, doing, error)) {
+        return NULL;
+    }
+    at = find(c->snapshots, id_or_name);
+    if (at < 0) {
+        not_found(&c->t, id_or_name, error);
+        change_clear(c);
+        return NULL;
+    }
+    return &g_array_index(c->snapshots, Qcow2Snapshot, at);
+}
+
 bool qcow2_snapshot_goto(BlockNode *node, const char *id_or_name, GError **error)
 {
     static const char doing[] = "going back to a snapshot";
+    uint64_t before = block_node_length(node), size;
+    const Qcow2Snapshot *sn;
+    Qcow2 *s = QCOW2(node);
     Change c;
-    int at, e;
 
-    if (!change_begin(&c, node, true, doing, error)) {
+    sn = begin_with(&c, node, doing, id_or_name, error);
+    if (!sn) {
         return false;
     }
-    at = find(c.snapshots, id_or_name);
-    if (at < 0) {
-        not_found(&c.t, id_or_name, error);
+    size = sn->disk_size;
+    /* At no time do bitmaps say less than the disk holds. */
+    if (size > before) {
         change_clear(&c);
-        return false;
+        sn = qcow2_bitmaps_fit(s, size, error) ? begin_with(&c, node, doing, id_or_name, error)
+                                               : NULL;
+        if (!sn) {
+            return false;
+        }
     }
-    if (c.s->bitmaps) {
-        qcow2_bitmaps_written(c.s, 0, block_node_length(node));
+    if (s->bitmaps && MAX(size, before) <= BLOCK_MAX_BYTES) {
+        qcow2_bitmaps_written(s, 0, MAX(size, before));
     }
-    e = goto_snapshot(&c, &g_array_index(c.snapshots, Qcow2Snapshot, at));
-    return change_end(&c, doing, e, error);
+    return change_end(&c, doing, goto_snapshot(&c, sn), error) &&
+           (size >= before || qcow2_bitmaps_fit(s, size, error));
 }
 
 /* ---- deleting -------------------------------------------------------------------------------- */
@@ -540,42 +564,4 @@ bool qcow2_snapshots_check(Qcow2 *s, GError **error)
         return true;
     }
     return ok;
-}
-
-/* ---- the backing file ------------------------------------------------------------------------ */
-
-bool qcow2_change_backing(BlockNode *node, const char *filename, const char *format, GError **error)
-{
-    Qcow2 *s = QCOW2(node);
-    bool none = !filename || !*filename;
-    char *name = none ? NULL : g_strdup(filename), *old_name = s->backing_name;
-    char *old_format = s->backing_format;
-    int e;
-
-    if (node->read_only || s->corrupt || (s->data_raw && !none) ||
-        (!none && strlen(filename) > QCOW2_MAX_NAME)) {
-        g_free(name);
-        return error_set(error, ENGINE_ERROR_INVALID, "'%s': another backing file: %s",
-                         block_node_name(node),
-                         node->read_only || s->corrupt ? "it cannot be written"
-                         : s->data_raw                 ? "its data file shows all of the disk"
-                                                       : "the name is too long");
-    }
-    e = qcow2_settle(s);
-    if (e) {
-        g_free(name);
-        return set_why(error, node, "another backing file", e);
-    }
-    s->backing_name = name;
-    s->backing_format = none || !format || !*format ? NULL : g_strdup(format);
-    if (qcow2_header_write(s, error)) {
-        g_free(old_name);
-        g_free(old_format);
-        return true;
-    }
-    g_free(s->backing_name);
-    g_free(s->backing_format);
-    s->backing_name = old_name;
-    s->backing_format = old_format;
-    return false;
 }

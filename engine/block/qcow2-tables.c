@@ -324,7 +324,7 @@ static bool parse_snapshot(const Qcow2Tables *t, const uint8_t *data, uint64_t l
     return true;
 }
 
-bool qcow2_snapshots_load(const Qcow2Tables *t, GArray **out, uint64_t *bytes, GError **error)
+int qcow2_snapshots_load_some(const Qcow2Tables *t, GArray **out, uint64_t *bytes)
 {
     GArray *all = g_array_new(FALSE, TRUE, sizeof(Qcow2Snapshot));
     uint64_t there = t->snapshots_offset < t->file_bytes ? t->file_bytes - t->snapshots_offset : 0;
@@ -342,20 +342,35 @@ bool qcow2_snapshots_load(const Qcow2Tables *t, GArray **out, uint64_t *bytes, G
         Qcow2Snapshot sn;
 
         if (!parse_snapshot(t, data, len, &at, &sn)) {
-            g_array_free(all, TRUE);
-            return error_set(error, ENGINE_ERROR_CORRUPT,
-                             "'%s': entry %u of its snapshot table is damaged",
-                             block_node_name(t->file), i);
+            break;
         }
         g_array_append_val(all, sn);
     }
     if (e) {
         g_array_free(all, TRUE);
-        errno = e;
-        return error_set_errno(error, "'%s': reading its snapshot table", block_node_name(t->file));
+        return e;
     }
     *out = all;
     *bytes = at;
+    return 0;
+}
+
+bool qcow2_snapshots_load(const Qcow2Tables *t, GArray **out, uint64_t *bytes, GError **error)
+{
+    GArray *all;
+    int e = qcow2_snapshots_load_some(t, &all, bytes);
+
+    if (e) {
+        errno = e;
+        return error_set_errno(error, "'%s': reading its snapshot table", block_node_name(t->file));
+    }
+    if (all->len < t->n_snapshots) {
+        error_set(error, ENGINE_ERROR_CORRUPT, "'%s': entry %u of its snapshot table is damaged",
+                  block_node_name(t->file), all->len);
+        g_array_free(all, TRUE);
+        return false;
+    }
+    *out = all;
     return true;
 }
 

@@ -70,5 +70,8 @@ typedef struct Qcow2Snapshot {
 
 /* Of Qcow2Snapshot, in order, with its clear function. *bytes: of the table in the file. */
 bool qcow2_snapshots_load(const Qcow2Tables *t, GArray **out, uint64_t *bytes, GError **error);
+/* The same up to the first entry that is damaged, of which there are fewer than the header says
+ * then. errno. */
+int qcow2_snapshots_load_some(const Qcow2Tables *t, GArray **out, uint64_t *bytes);
 /* The table's bytes as they are stored. */
 GByteArray *qcow2_snapshots_pack(const Qcow2Tables *t, const GArray *snapshots);

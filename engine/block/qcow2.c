@@ -57,7 +57,8 @@ static char *resolve(Qcow2 *s, const char *name)
         name = colon + 1;
         colon = NULL;
     }
-    if (name[0] == '/' || !own || (colon && memchr(name, '/', (size_t)(colon - name)) == NULL)) {
+    if (name[0] == '/' || !own || g_str_has_prefix(name, "json:") ||
+        (colon && memchr(name, '/', (size_t)(colon - name)) == NULL)) {
         return g_strdup(name);
     }
     folder = g_path_get_dirname(own);
@@ -117,6 +118,13 @@ static bool leads_back(const char *name)
     return false;
 }
 
+static bool loop_refused(Qcow2 *s, const char *name, GError **error)
+{
+    return error_set(error, ENGINE_ERROR_INVALID,
+                     "qcow2 '%s': its chain of backing files leads back to '%s'",
+                     block_node_name(&s->parent), name);
+}
+
 static bool open_backing(Qcow2 *s, GError **error)
 {
     BlockNode *node = &s->parent, *backing;
@@ -132,13 +140,11 @@ static bool open_backing(Qcow2 *s, GError **error)
     if (!s->backing_name || node->backing_node || node->no_backing) {
         return true;
     }
-    if (g_str_has_prefix(s->backing_name, "json:")) {
-        return error_set(error, ENGINE_ERROR_UNSUPPORTED,
-                         "qcow2 '%s': backing files that are given as JSON are not supported: %s",
-                         block_node_name(node), s->backing_name);
-    }
     name = resolve(s, s->backing_name);
     inherit(s, &o);
+    if (own && leads_back(own)) { /* what is described in JSON has no name to look at below */
+        return loop_refused(s, own, error);
+    }
     if (own && stat(own, &st) == 0) {
         here.dev = st.st_dev;
         here.ino = st.st_ino;
@@ -146,9 +152,7 @@ static bool open_backing(Qcow2 *s, GError **error)
     }
     if (leads_back(name)) {
         opening = here.above;
-        return error_set(error, ENGINE_ERROR_INVALID,
-                         "qcow2 '%s': its chain of backing files leads back to '%s'",
-                         block_node_name(node), name);
+        return loop_refused(s, name, error);
     }
     backing = block_open(name, &o, error);
     opening = here.above;
@@ -448,11 +452,11 @@ static void qcow2_info(BlockNode *node, void (*add)(void *, const char *, const 
         add(opaque, "backing-filename-format", s->backing_format);
     }
     add_info(add, opaque, "snapshots", "%u", s->nb_snapshots);
+    add(opaque, "compression-type", s->compression == QCOW2_ZSTD ? "zstd" : "zlib");
+    add_info(add, opaque, "refcount-bits", "%u", s->refcount_bits);
     if (s->version == 2) {
         return;
     }
-    add(opaque, "compression-type", s->compression == QCOW2_ZSTD ? "zstd" : "zlib");
-    add_info(add, opaque, "refcount-bits", "%u", s->refcount_bits);
     add(opaque, "lazy-refcounts", s->compatible & QCOW2_COMPAT_LAZY ? "true" : "false");
     add(opaque, "corrupt", s->incompatible & QCOW2_INCOMPAT_CORRUPT ? "true" : "false");
     add(opaque, "extended-l2", s->subclusters > 1 ? "true" : "false");
@@ -462,6 +466,7 @@ static void qcow2_info(BlockNode *node, void (*add)(void *, const char *, const 
     if (s->has_data_file) {
         add(opaque, "data-file-raw", s->data_raw ? "true" : "false");
     }
+    qcow2_bitmaps_info(s, add, opaque);
     add(opaque, "dirty-flag", s->incompatible & QCOW2_INCOMPAT_DIRTY ? "true" : "false");
 }
 
@@ -510,6 +515,7 @@ static void qcow2_class_init(ObjectClass *klass, const void *data)
     node->snapshot_create = qcow2_snapshot_create;
     node->snapshot_goto = qcow2_snapshot_goto;
     node->snapshot_delete = qcow2_snapshot_delete;
+    node->bitmap_edit = qcow2_bitmap_edit;
     node->change_backing = qcow2_change_backing;
     object_class_add_properties(klass, qcow2_properties, G_N_ELEMENTS(qcow2_properties));
 }

@@ -2,7 +2,8 @@
  * Shared by the files of the qcow2 driver.
  *
  *     qcow2.c           header, options, opening, closing, probing
- *     qcow2-header.c    reading and writing the header and its extensions
+ *     qcow2-header.c    reading the header and its extensions
+ *     qcow2-header-write.c  writing them
  *     qcow2-cache.c     slices of L2 tables and refcount blocks in memory
  *     qcow2-meta.c      writing them back in an order that survives a crash
  *     qcow2-map.c       guest offset → where it is
@@ -15,6 +16,7 @@
  *     qcow2-zero.c      zeroes, discards
  *     qcow2-compress.c  compressed clusters
  *     qcow2-create.c    new images
+ *     qcow2-amend.c     other options, another backing file
  *     qcow2-resize.c    growing and shrinking
  *     qcow2-check.c     check and repair; qcow2-snapshot.c, qcow2-bitmap.c: as they say
  *
@@ -173,6 +175,7 @@ struct Qcow2 {
     char *backing_name, *backing_format, *data_name; /* as in the header; NULL: none */
     Qcow2Extension *extensions;                      /* unknown ones, bitmaps, feature names */
     unsigned n_extensions;
+    uint32_t extensions_end; /* offset behind them in the file */
 
     pthread_mutex_t lock, grow;
     pthread_mutex_t header_lock; /* around writes of the header; nothing is taken inside */
@@ -285,8 +288,11 @@ bool qcow2_reload(Qcow2 *s, GError **error);
 
 bool qcow2_header_read(Qcow2 *s, GError **error);
 void qcow2_header_free(Qcow2 *s);
-/* Writes header, extensions and backing name from `s` (one cluster at most). Only for changes of
- * extensions or names; not atomic beyond the first sector. grow held, or no request. */
+/* The data of the extension of that type; NULL: there is to be none. false: too many. */
+bool qcow2_set_extension(Qcow2 *s, uint32_t type, const void *data, uint32_t len);
+/* Writes header, extensions and backing name from `s` (one cluster at most), and makes them stable.
+ * A crash leaves the old or the new ones, unless a small cluster has no room for both. No request.
+ */
 bool qcow2_header_write(Qcow2 *s, GError **error);
 /* Fields of the first sector from `s`: l1, refcount table, snapshots, size, feature bits. Atomic.
  * `size` is parent.length unless a snapshot is open. 0 or errno. */
@@ -409,7 +415,7 @@ bool qcow2_amend(BlockNode *node, const BlockCreateOption *options, unsigned n, 
 
 /* qcow2-check.c */
 bool qcow2_check(BlockNode *node, int fix, BlockCheckResult *out, BlockProgressFn progress,
-                 void *opaque, GError **error);
+                 BlockReportFn report, void *opaque, GError **error);
 /* From open, read-write, when the dirty bit is set: repairs refcounts, clears the bit. L1, refcount
  * table and caches are there; no request is. */
 bool qcow2_repair_dirty(Qcow2 *s, GError **error);
@@ -431,3 +437,9 @@ bool qcow2_change_backing(BlockNode *node, const char *filename, const char *for
 bool qcow2_bitmaps_open(Qcow2 *s, GError **error); /* from open, read-write, autoclear bit set */
 void qcow2_bitmaps_written(Qcow2 *s, uint64_t offset, uint64_t bytes); /* any thread, before it */
 void qcow2_bitmaps_close(Qcow2 *s);                                    /* stores them */
+/* qcow2-bitmap-edit.c: tools, no request in flight */
+bool qcow2_bitmap_edit(BlockNode *node, const BlockBitmapEdit *edit, GError **error);
+/* They are for a disk of so many bytes now. */
+bool qcow2_bitmaps_fit(Qcow2 *s, uint64_t bytes, GError **error);
+void qcow2_bitmaps_info(Qcow2 *s, void (*add_pair)(void *, const char *, const char *),
+                        void *opaque);

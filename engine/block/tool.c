@@ -53,10 +53,10 @@ bool block_image_can_compress(const BlockNode *node)
 }
 
 bool block_image_check(BlockNode *node, int fix, BlockCheckResult *out, BlockProgressFn progress,
-                       void *opaque, GError **error)
+                       BlockReportFn report, void *opaque, GError **error)
 {
     memset(out, 0, sizeof(*out));
-    return HOOK(node, check, "check", fix, out, progress, opaque, error);
+    return HOOK(node, check, "check", fix, out, progress, report, opaque, error);
 }
 
 void block_image_info(BlockNode *node,
@@ -85,6 +85,11 @@ bool block_image_snapshot_goto(BlockNode *node, const char *id_or_name, GError *
 bool block_image_snapshot_delete(BlockNode *node, const char *id_or_name, GError **error)
 {
     return HOOK(node, snapshot_delete, "snapshots", id_or_name, error);
+}
+
+bool block_image_bitmap(BlockNode *node, const BlockBitmapEdit *edit, GError **error)
+{
+    return HOOK(node, bitmap_edit, "bitmaps", edit, error);
 }
 
 bool block_image_change_backing(BlockNode *node, const char *filename, const char *format,

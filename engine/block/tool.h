@@ -30,16 +30,34 @@ typedef struct BlockSnapshotInfo {
     uint32_t date_nsec;
 } BlockSnapshotInfo;
 
+typedef enum {
+    BLOCK_BITMAP_ADD,
+    BLOCK_BITMAP_REMOVE,
+    BLOCK_BITMAP_CLEAR,
+    BLOCK_BITMAP_ENABLE,
+    BLOCK_BITMAP_DISABLE,
+    BLOCK_BITMAP_MERGE,
+} BlockBitmapAction;
+typedef struct BlockBitmapEdit {
+    BlockBitmapAction action;
+    const char *name;
+    uint64_t granularity;    /* add: bytes; 0: a cluster, 4 KiB at least */
+    BlockNode *source;       /* merge: the image with the other bitmap; NULL: the same */
+    const char *source_name; /* merge */
+} BlockBitmapEdit;
+
 /* Steps of something long: fn(done, total) from time to time; false ends it (ECANCELED). */
 typedef bool (*BlockProgressFn)(void *opaque, uint64_t done, uint64_t total);
+typedef void (*BlockReportFn)(void *opaque, const char *line);
 
 /* A new image of that driver ("raw", "qcow2", "file"); what was in the file is lost. */
 bool block_image_create(const char *driver, const char *filename, const BlockCreateOption *options,
                         unsigned n, GError **error);
 /* Those that a driver does not offer fail with ENGINE_ERROR_UNSUPPORTED. */
 bool block_image_resize(BlockNode *node, uint64_t bytes, const char *preallocation, GError **error);
+/* `report` (may be NULL) gets a line for each finding and each repair. */
 bool block_image_check(BlockNode *node, int fix, BlockCheckResult *out, BlockProgressFn progress,
-                       void *opaque, GError **error);
+                       BlockReportFn report, void *opaque, GError **error);
 bool block_image_can_check(const BlockNode *node);
 bool block_image_can_compress(const BlockNode *node);
 /* Calls add with what the driver knows of the image, spelled as qemu-img's JSON keys. */
@@ -50,6 +68,8 @@ bool block_image_snapshot_list(BlockNode *node, GArray *out,
 bool block_image_snapshot_create(BlockNode *node, const BlockSnapshotInfo *info, GError **error);
 bool block_image_snapshot_goto(BlockNode *node, const char *id_or_name, GError **error);
 bool block_image_snapshot_delete(BlockNode *node, const char *id_or_name, GError **error);
+/* Bitmaps that say which parts of a disk were written to. */
+bool block_image_bitmap(BlockNode *node, const BlockBitmapEdit *edit, GError **error);
 /* NULL: no backing file any more. Contents are not looked at. */
 bool block_image_change_backing(BlockNode *node, const char *filename, const char *format,
                                 GError **error);

@@ -28,7 +28,7 @@ test("img without a command, with an unknown one and with --help", function(t)
   t.eq(r.status, 1)
   t.match(r.err, 'unknown command "convrt" %(did you mean "convert"%?%)')
   t.match(ok(t, "--help"), "Usage: vmlua img COMMAND")
-  for _, name in ipairs { "amend", "bench", "check", "commit", "compare", "convert", "create", "dd", "info", "map", "measure",
+  for _, name in ipairs { "amend", "bench", "bitmap", "check", "commit", "compare", "convert", "create", "dd", "info", "map", "measure",
     "rebase", "resize", "snapshot" } do
     local help = ok(t, name, "-h")
     t.match(help, "^Usage: vmlua img " .. name)
@@ -62,7 +62,7 @@ test("wrong options are refused by name, with the nearest known one", function(t
   refused("unknown cache mode", "convert", "-T", "sometimes", raw, raw .. ".new")
   refused("No such file", "info", raw .. ".gone")
   refused("directory", "info", t.tmpdir())
-  refused("no JSON object", "info", "json:{")
+  refused("json: a name in quotes is expected at byte 1", "info", "json:{")
   refused('unknown block driver "?\'?qcow3', "info", "-f", "qcow3", raw)
   refused("cannot be created", "convert", raw, "ram:1M")
   refused("cannot be created", "create", "nbd://localhost/", "1M")

@@ -250,7 +250,7 @@ static void check(BlockNode *node, int fix)
 {
     GError *error = NULL;
     BlockCheckResult r, again;
-    bool ok = block_image_check(node, fix, &r, NULL, NULL, &error);
+    bool ok = block_image_check(node, fix, &r, NULL, NULL, NULL, &error);
 
     fuzz_outcome(ok, error);
     if (!ok || fix != (BLOCK_FIX_ERRORS | BLOCK_FIX_LEAKS)) {
@@ -258,7 +258,7 @@ static void check(BlockNode *node, int fix)
     }
     /* What it says is left is what is left. */
     error = NULL;
-    ok = block_image_check(node, 0, &again, NULL, NULL, &error);
+    ok = block_image_check(node, 0, &again, NULL, NULL, NULL, &error);
     fuzz_outcome(ok, error);
     FUZZ_CHECK(!ok || (again.corruptions == r.corruptions && again.leaks == r.leaks),
                "%u and %u, then %u and %u", (unsigned)r.corruptions, (unsigned)r.leaks,

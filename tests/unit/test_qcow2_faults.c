@@ -250,7 +250,7 @@ static bool act(BlockNode *node, int what, GError **error)
     case 2:
         return klass->snapshot_delete(node, "old", error);
     default:
-        return klass->check(node, BLOCK_FIX_ERRORS | BLOCK_FIX_LEAKS, &r, NULL, NULL, error);
+        return klass->check(node, BLOCK_FIX_ERRORS | BLOCK_FIX_LEAKS, &r, NULL, NULL, NULL, error);
     }
 }
 

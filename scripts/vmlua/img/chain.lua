@@ -37,7 +37,7 @@ local function find_base(s)
 end
 
 function commit.run(s)
-  if s.image_opts then fail "commit: --image-opts: the image has to be named by its file" end
+  if s.image_opts or image.is_json(s[1]) then fail "commit: the image has to be named by its file" end
   local found = find_base(s)
   -- Nobody else writes the image meanwhile; what is read of it does not lock what is below, which is written.
   local held <close> = image.open(s[1], { format = "raw" })

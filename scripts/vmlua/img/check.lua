@@ -24,6 +24,9 @@ local function run_check(s, fix)
   local result, why = tool.check(i.node, fix, function(done, total)
     progress:show(done, total)
     return true
+  end, function(finding)
+    progress:interrupt()
+    io.stderr:write(finding, "\n")
   end)
   progress:finish(result ~= nil)
   if not result then options.fail("check: %s", why) end

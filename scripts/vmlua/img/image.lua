@@ -88,13 +88,13 @@ local function open_described(name, spec, o)
   return wrap(node, name)
 end
 
--- "json:{…}" and --image-opts describe nodes.
+--- Whether a name is a description ("json:{…}").
+---@param name string
+---@return boolean
+function image.is_json(name) return name:sub(1, 5) == "json:" end
+
+-- --image-opts describes nodes.
 local function described(name, o)
-  if name:sub(1, 5) == "json:" then
-    local ok, spec = pcall(require("cjson").decode, name:sub(6))
-    if not ok or type(spec) ~= "table" then fail("could not open '%s': no JSON object follows json:", name) end
-    return block.nested(spec)
-  end
   if not o.image_opts then return nil end
   local values, why = text.keyval(name)
   if not values then fail("--image-opts: %s", why) end
@@ -110,7 +110,7 @@ function image.open(name, o)
   local spec = described(name, o)
   if o.format and (o.image_opts) then fail("--image-opts and a format exclude each other") end
   if o.snapshot then
-    if spec then fail("a snapshot of an image that is described by properties is named there") end
+    if spec or image.is_json(name) then fail("a snapshot of an image that is described by properties is named there") end
     spec = { driver = o.format or "qcow2", snapshot = o.snapshot, file = { driver = "file", filename = name } }
   end
   if spec then return open_described(name, spec, o) end

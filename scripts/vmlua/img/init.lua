@@ -13,7 +13,7 @@ local text = require "vmlua.text"
 
 local img = {}
 
-local files = { "make", "inspect", "check", "copy", "chain", "snapshot", "bench" }
+local files = { "make", "inspect", "check", "copy", "chain", "snapshot", "bitmap", "bench" }
 
 --- The commands by name, and their names in order.
 ---@return table<string, table> commands

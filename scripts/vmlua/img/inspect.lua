@@ -50,7 +50,8 @@ end
 ---@param i Image
 ---@return table
 local function describe(i)
-  local out = { filename = i.name, format = i.format, ["virtual-size"] = i:sectors(), ["dirty-flag"] = false,
+  local name = image.is_json(i.name) and tool.filename(i.node) or i.name
+  local out = { filename = name, format = i.format, ["virtual-size"] = i:sectors(), ["dirty-flag"] = false,
     ["actual-size"] = tool.actual_size(i.node) }
   local facts, specific = i:facts(), {}
   for key, value in pairs(facts) do

@@ -2,7 +2,8 @@
 Options of the commands of `vmlua img`: parsing in the way of getopt_long, and help, from one declaration.
 
 An option: { short = "f", long = "output", key = "format", arg = "FMT", doc = "…", list = true }. Without arg it is a
-switch; list: it may be given several times. Options and file names may be mixed; "--" ends the options.
+switch; list: it may be given several times; log: it goes, with its value, to the list of that name, where options stand in
+the order they were given in. Options and file names may be mixed; "--" ends the options.
 ]]
 local text = require "vmlua.text"
 
@@ -65,7 +66,10 @@ local function set(command, s, o, value)
     for _, v in ipairs(o.values) do known = known or v == value end
     if not known then fail("%s: %s: %s", command.name, spelled(o), text.unknown("word", value, o.values)) end
   end
-  if o.list then
+  if o.log then
+    s[o.log] = s[o.log] or {}
+    table.insert(s[o.log], { key, value })
+  elseif o.list then
     s[key] = s[key] or {}
     table.insert(s[key], value)
   else

@@ -105,6 +105,11 @@ function Progress:show(done, total)
   self.share = share
 end
 
+--- Something else is written to standard error: the bar's line is free for it.
+function Progress:interrupt()
+  if self.bar and self.last then io.stderr:write "\r\27[K" end
+end
+
 --- Its end; `whole`: everything is done.
 ---@param whole? boolean
 function Progress:finish(whole)
