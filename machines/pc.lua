@@ -217,6 +217,7 @@ local function build_acpi(m, conf, below, above, found)
     fw_cfg = true, pvpanic = PVPANIC, keyboard = true, serial = m.data.serial_ports,
     floppy = m.fdc["kind-b"] ~= "none" and 2 or m.fdc["kind-a"] ~= "none" and 1 or 0,
     parallel = found.parallel, hpet = found.hpet, nodes = nodes, distances = distances,
+    vga = m:resolve "vga" ~= nil,
   }, extra)
 end
 

@@ -73,7 +73,8 @@ local function isa_devices(c)
       aml.name("_FDE", aml.buffer(string.pack("<I4I4I4I4I4", c.floppy >= 1 and 1 or 0, c.floppy >= 2 and 1 or 0, 0, 0, 2))))
   end
   for i, port in ipairs(c.parallel or {}) do
-    add("LPT" .. i, "PNP0400", i, { aml.io(port.iobase, port.iobase, 8, 8), aml.irq { port.irq } })
+    local n = port.iobase & 7 == 0 and 8 or 4 -- at 0x3bc: the printer's three, and one
+    add("LPT" .. i, "PNP0400", i, { aml.io(port.iobase, port.iobase, n, n), aml.irq { port.irq } })
   end
   for i, port in ipairs(c.serial or {}) do
     add("COM" .. i, "PNP0501", i, { aml.io(port.iobase, port.iobase, 0, 8), aml.irq { port.irq } })
