@@ -109,7 +109,7 @@ END_TEST
 
 START_TEST(the_pic_tells_of_them_too)
 {
-    unsigned n = 0;
+    unsigned n = 0, masked = 0;
 
     make_pit();
     ioapic_write(0x14, 0x10030); /* masked */
@@ -125,6 +125,14 @@ START_TEST(the_pic_tells_of_them_too)
         outb(0x20, 0x20);
     }
     ck_assert_uint_eq(n, 30);
+    outb(0x21, 0xff);
+    be_late(30 * MS);
+    outb(0x21, 0xfe);
+    while (masked < 100 && pic_acknowledge(pic) == 0x20) {
+        masked++;
+        outb(0x20, 0x20);
+    }
+    ck_assert_uint_eq(masked, 1); /* the edge that the PIC kept */
 }
 END_TEST
 

@@ -148,11 +148,25 @@ static void pic_set_line(void *opaque, int n, int level)
 
 /* ---- registers ----------------------------------------------------------------------------- */
 
+/* Ticks that came behind a mask which goes are not made up for. */
+static void set_mask(ISAPic *s, PicChip *c, uint8_t value)
+{
+    unsigned first = c == &s->chip[0] ? 0 : 8;
+
+    for (unsigned n = 0; n < 8; n++) {
+        if (c->imr & ~value & (1u << n)) {
+            machine_pin_unmasked(s->parent.machine, s->pins[first + n]);
+        }
+    }
+    c->imr = value;
+}
+
 static void write_icw1(ISAPic *s, PicChip *c, uint8_t value)
 {
     c->icw1 = value;
     c->init_state = PIC_INIT_ICW2;
-    c->imr = c->isr = 0;
+    set_mask(s, c, 0);
+    c->isr = 0;
     c->irr = c->lines & chip_level_mask(c); /* edges must be made again */
     c->lowest = 7;
     c->special_mask = c->read_isr = c->poll = c->rotate_aeoi = false;
@@ -240,7 +254,7 @@ static void write_data(ISAPic *s, PicChip *c, uint8_t value)
         c->init_state = PIC_INIT_DONE;
         break;
     default:
-        c->imr = value;
+        set_mask(s, c, value);
         break;
     }
 }
