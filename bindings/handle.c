@@ -215,6 +215,14 @@ static int raise_unknown(lua_State *L, Object *obj, const char *key)
     return luaL_error(L, "%s", buf);
 }
 
+static const char *check_key(lua_State *L)
+{
+    if (lua_type(L, 2) != LUA_TSTRING) {
+        luaL_error(L, "a member's name is expected as the key, got a %s", luaL_typename(L, 2));
+    }
+    return lua_tostring(L, 2);
+}
+
 /* upvalues: methods, getters, setters, ClassInfo */
 static int handle_index(lua_State *L)
 {
@@ -226,11 +234,7 @@ static int handle_index(lua_State *L)
     if (!h) {
         return luaL_typeerror(L, 1, "object");
     }
-    if (lua_type(L, 2) != LUA_TSTRING) {
-        return luaL_error(L, "a member's name is expected as the key, got a %s",
-                          luaL_typename(L, 2));
-    }
-    const char *key = lua_tostring(L, 2);
+    const char *key = check_key(L);
     if (strcmp(key, "gone") == 0) {
         lua_pushboolean(L, !h->box || !h->box->obj);
         return 1;
@@ -277,11 +281,7 @@ static int handle_newindex(lua_State *L)
     if (!h) {
         return luaL_typeerror(L, 1, "object");
     }
-    if (lua_type(L, 2) != LUA_TSTRING) {
-        return luaL_error(L, "a member's name is expected as the key, got a %s",
-                          luaL_typename(L, 2));
-    }
-    const char *key = lua_tostring(L, 2);
+    const char *key = check_key(L);
     Object *obj = handle_live(L, h);
     const ClassInfo *info = info_of(L, obj);
     lua_pushvalue(L, 2);

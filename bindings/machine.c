@@ -131,48 +131,6 @@ static void free_start_states(void *data)
     g_ptr_array_free(data, TRUE);
 }
 
-static void copy_groups(X86CPUState *to, const X86CPUState *from, unsigned groups)
-{
-    if (groups & X86_STATE_GPR) {
-        memcpy(to->gpr, from->gpr, sizeof to->gpr);
-        to->rip = from->rip;
-        to->rflags = from->rflags;
-    }
-    if (groups & X86_STATE_SYSTEM) {
-        memcpy(to->seg, from->seg, sizeof to->seg);
-        to->gdt = from->gdt;
-        to->idt = from->idt;
-        to->cr0 = from->cr0;
-        to->cr2 = from->cr2;
-        to->cr3 = from->cr3;
-        to->cr4 = from->cr4;
-        to->cr8 = from->cr8;
-        to->efer = from->efer;
-        to->apic_base = from->apic_base;
-    }
-    if (groups & X86_STATE_FPU) {
-        to->xcr0 = from->xcr0;
-        to->xsave_size = from->xsave_size;
-        memcpy(to->xsave, from->xsave, sizeof to->xsave);
-    }
-    if (groups & X86_STATE_DEBUG) {
-        memcpy(to->dr, from->dr, sizeof to->dr);
-        to->dr6 = from->dr6;
-        to->dr7 = from->dr7;
-    }
-    if (groups & X86_STATE_MSRS) {
-        to->n_msrs = from->n_msrs;
-        memcpy(to->msrs, from->msrs, sizeof to->msrs);
-    }
-    if (groups & X86_STATE_LAPIC) {
-        memcpy(to->lapic, from->lapic, sizeof to->lapic);
-    }
-    if (groups & X86_STATE_EVENTS) {
-        to->events = from->events;
-        to->mp_state = from->mp_state;
-    }
-}
-
 /* Fired at the end of a reset, when vCPUs are in their architectural state. */
 static EventAction apply_start_states(void *opaque, VCpu *unused, EventRecord *x)
 {
@@ -181,7 +139,9 @@ static EventAction apply_start_states(void *opaque, VCpu *unused, EventRecord *x
         StartState *s = g_ptr_array_index(states, i);
         GError *error = NULL;
         if (cpu_modify_state(s->cpu, s->groups, &error)) {
-            copy_groups(s->cpu->state, &s->state, s->groups);
+            const uint64_t tsc = s->cpu->state->tsc; /* time begins anew all the same */
+            x86_state_copy(s->cpu->state, &s->state, s->groups);
+            s->cpu->state->tsc = tsc;
         } else {
             machine_fail(machine_of_cpu(s->cpu), error->message);
             g_error_free(error);

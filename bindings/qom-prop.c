@@ -49,21 +49,6 @@ static void check_kind(lua_State *L, const char *text, const char *what, PropKin
     }
 }
 
-static size_t prop_field_bytes(const Property *p)
-{
-    switch (p->kind) {
-    case PROP_BOOL:
-        return sizeof(bool);
-    case PROP_INT:
-    case PROP_UINT:
-        return p->bits / 8;
-    case PROP_ENUM:
-        return sizeof(int);
-    default: /* size, double, pointers */
-        return 8;
-    }
-}
-
 static void read_words(lua_State *L, int spec, ScriptProp *sp, const char *what)
 {
     lua_Unsigned n;
@@ -266,7 +251,7 @@ static void read_property(lua_State *L, int spec, ScriptType *st, ObjectClass *p
         p->get = script_prop_get;
         p->set = script_prop_set;
     } else {
-        size_t bytes = prop_field_bytes(p);
+        size_t bytes = property_field_size(p);
         p->offset = (ptrdiff_t)script_lay_out(st, bytes, bytes);
         p->set = sp->set ? script_prop_set : NULL;
     }

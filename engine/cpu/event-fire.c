@@ -248,43 +248,42 @@ static unsigned __attribute__((noinline)) call_hooks(Matches *m, VCpu *cpu, Even
     return result;
 }
 
+/* What of the event's table matches: rings keep it, functions are collected. */
+static inline void match(Matches *m)
+{
+    const HookTable *t;
+
+    m->n = 0;
+    m->more = NULL;
+    rcu_enter();
+    t = rcu_load(&m->hub->tables[m->x->source]);
+    if (t) {
+        find_matches(t, m->x, collect, m);
+    }
+    rcu_leave();
+}
+
 unsigned event_hub_fire(EventHub *hub, VCpu *cpu, EventRecord *x)
 {
     Matches m;
-    const HookTable *t;
 
     m.hub = hub;
     m.x = x;
     m.rings = x->write || !is_access(x->source);
     m.functions = true;
-    m.n = 0;
-    m.more = NULL;
-    rcu_enter();
-    t = rcu_load(&hub->tables[x->source]);
-    if (t) {
-        find_matches(t, x, collect, &m);
-    }
-    rcu_leave();
+    match(&m);
     return m.n == 0 ? EVENT_CONTINUE : call_hooks(&m, cpu, x);
 }
 
 void event_hub_complete(EventHub *hub, VCpu *cpu, EventRecord *x)
 {
     Matches m;
-    const HookTable *t;
 
     m.hub = hub;
     m.x = x;
     m.rings = true;
     m.functions = false;
-    m.n = 0;
-    m.more = NULL;
-    rcu_enter();
-    t = rcu_load(&hub->tables[x->source]);
-    if (t) {
-        find_matches(t, x, collect, &m);
-    }
-    rcu_leave();
+    match(&m);
 }
 
 /* ---- rings ------------------------------------------------------------------------------- */

@@ -177,6 +177,50 @@ void x86_state_init(X86CPUState *s, bool is_bsp, uint32_t signature)
     g_aligned_free(fresh);
 }
 
+void x86_state_copy(X86CPUState *to, const X86CPUState *from, unsigned groups)
+{
+    if (groups & X86_STATE_GPR) {
+        memcpy(to->gpr, from->gpr, sizeof(to->gpr));
+        to->rip = from->rip;
+        to->rflags = from->rflags;
+    }
+    if (groups & X86_STATE_SYSTEM) {
+        memcpy(to->seg, from->seg, sizeof(to->seg));
+        to->gdt = from->gdt;
+        to->idt = from->idt;
+        to->cr0 = from->cr0;
+        to->cr2 = from->cr2;
+        to->cr3 = from->cr3;
+        to->cr4 = from->cr4;
+        to->cr8 = from->cr8;
+        to->efer = from->efer;
+        to->apic_base = from->apic_base;
+    }
+    if (groups & X86_STATE_FPU) {
+        to->xcr0 = from->xcr0;
+        to->xsave_size = from->xsave_size;
+        memcpy(to->xsave, from->xsave, sizeof(to->xsave));
+    }
+    if (groups & X86_STATE_DEBUG) {
+        memcpy(to->dr, from->dr, sizeof(to->dr));
+        to->dr6 = from->dr6;
+        to->dr7 = from->dr7;
+    }
+    if (groups & X86_STATE_MSRS) {
+        to->tsc = from->tsc;
+        to->n_msrs = from->n_msrs;
+        memcpy(to->msrs, from->msrs, sizeof(to->msrs));
+    }
+    if (groups & X86_STATE_LAPIC) {
+        to->has_lapic = from->has_lapic;
+        memcpy(to->lapic, from->lapic, sizeof(to->lapic));
+    }
+    if (groups & X86_STATE_EVENTS) {
+        to->events = from->events;
+        to->mp_state = from->mp_state;
+    }
+}
+
 X86Msr *x86_msr_find(X86CPUState *s, uint32_t index)
 {
     unsigned lo = 0, hi = MIN(s->n_msrs, X86_MSR_MAX);

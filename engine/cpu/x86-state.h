@@ -117,6 +117,8 @@ extern const VMStateDescription vmstate_x86_cpu;
 /* The state after RESET (SDM 3A table 10-1): real mode, CS f000:fff0 base 0xffff0000, boot
  * processor or waiting for SIPI. */
 void x86_state_reset(X86CPUState *s, bool is_bsp);
+/* What the groups (X86_STATE_*) hold. */
+void x86_state_copy(X86CPUState *to, const X86CPUState *from, unsigned groups);
 /* The state after INIT: FPU, MSRs, time, CR0's cache bits and the APIC base stay. RDX is the
  * processor's signature. */
 void x86_state_init(X86CPUState *s, bool is_bsp, uint32_t signature);

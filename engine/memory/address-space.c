@@ -145,37 +145,12 @@ static Diff diff_next(DiffWalk *w)
         }                                                                      \
     } while (0)
 
-static int order_eventfd(const MemoryRegionIoeventfd *a, const MemoryRegionIoeventfd *b)
-{
-    if (a->range.addr != b->range.addr) {
-        return a->range.addr < b->range.addr ? -1 : 1;
-    }
-    if (a->range.size != b->range.size) {
-        return a->range.size < b->range.size ? -1 : 1;
-    }
-    if (a->match_data != b->match_data) {
-        return a->match_data < b->match_data ? -1 : 1;
-    }
-    if (a->data != b->data) {
-        return a->data < b->data ? -1 : 1;
-    }
-    return a->fd == b->fd ? 0 : a->fd < b->fd ? -1 : 1;
-}
-
-static int order_range(const MemoryRange *a, const MemoryRange *b)
-{
-    if (a->addr != b->addr) {
-        return a->addr < b->addr ? -1 : 1;
-    }
-    return a->size == b->size ? 0 : a->size < b->size ? -1 : 1;
-}
-
 /* Calls for what is in `a` and not in `b`, as additions or as deletions. */
 static void tell_eventfds(AddressSpace *as, const View *a, const View *b, bool add)
 {
     for (unsigned i = 0, k = 0; i < a->n_eventfds;) {
         const ViewEventfd *e = &a->eventfds[i];
-        int order = k < b->n_eventfds ? order_eventfd(&e->ev, &b->eventfds[k].ev) : -1;
+        int order = k < b->n_eventfds ? memory_order_eventfds(&e->ev, &b->eventfds[k].ev) : -1;
 
         if (order > 0) {
             k++;
@@ -200,7 +175,7 @@ static void tell_coalesced(AddressSpace *as, const View *a, const View *b, bool 
 {
     for (unsigned i = 0, k = 0; i < a->n_coalesced;) {
         const ViewCoalesced *c = &a->coalesced[i];
-        int order = k < b->n_coalesced ? order_range(&c->at, &b->coalesced[k].at) : -1;
+        int order = k < b->n_coalesced ? memory_order_ranges(&c->at, &b->coalesced[k].at) : -1;
 
         if (order > 0) {
             k++;
@@ -282,12 +257,12 @@ static bool views_differ(const View *a, const View *b)
         }
     }
     for (unsigned i = 0; i < a->n_eventfds; i++) {
-        if (order_eventfd(&a->eventfds[i].ev, &b->eventfds[i].ev)) {
+        if (memory_order_eventfds(&a->eventfds[i].ev, &b->eventfds[i].ev)) {
             return true;
         }
     }
     for (unsigned i = 0; i < a->n_coalesced; i++) {
-        if (order_range(&a->coalesced[i].at, &b->coalesced[i].at)) {
+        if (memory_order_ranges(&a->coalesced[i].at, &b->coalesced[i].at)) {
             return true;
         }
     }

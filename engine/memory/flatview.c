@@ -245,33 +245,38 @@ static unsigned sweep(const Key *keys)
     }
 }
 
-static int compare_eventfds(const void *pa, const void *pb)
-{
-    const MemoryRegionIoeventfd *a = &((const ViewEventfd *)pa)->ev;
-    const MemoryRegionIoeventfd *b = &((const ViewEventfd *)pb)->ev;
-
-#define COMPARE(x, y)                  \
+#define ORDER(x, y)                    \
     do {                               \
         if ((x) != (y)) {              \
             return (x) < (y) ? -1 : 1; \
         }                              \
     } while (0)
-    COMPARE(a->range.addr, b->range.addr);
-    COMPARE(a->range.size, b->range.size);
-    COMPARE(a->match_data, b->match_data);
-    COMPARE(a->data, b->data);
-    COMPARE(a->fd, b->fd);
+
+int memory_order_eventfds(const MemoryRegionIoeventfd *a, const MemoryRegionIoeventfd *b)
+{
+    ORDER(a->range.addr, b->range.addr);
+    ORDER(a->range.size, b->range.size);
+    ORDER(a->match_data, b->match_data);
+    ORDER(a->data, b->data);
+    ORDER(a->fd, b->fd);
     return 0;
+}
+
+int memory_order_ranges(const MemoryRange *a, const MemoryRange *b)
+{
+    ORDER(a->addr, b->addr);
+    ORDER(a->size, b->size);
+    return 0;
+}
+
+static int compare_eventfds(const void *pa, const void *pb)
+{
+    return memory_order_eventfds(&((const ViewEventfd *)pa)->ev, &((const ViewEventfd *)pb)->ev);
 }
 
 static int compare_coalesced(const void *pa, const void *pb)
 {
-    const ViewCoalesced *a = pa, *b = pb;
-
-    COMPARE(a->at.addr, b->at.addr);
-    COMPARE(a->at.size, b->at.size);
-    return 0;
-#undef COMPARE
+    return memory_order_ranges(&((const ViewCoalesced *)pa)->at, &((const ViewCoalesced *)pb)->at);
 }
 
 static void collect_extras(View *view)

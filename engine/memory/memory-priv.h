@@ -42,6 +42,9 @@ struct AddressSpace {
 /* flatview.c */
 View *flat_view_render(MemoryRegion *root); /* engine lock */
 void flat_view_free(View *view);
+/* The orders that a view's eventfds and coalesced ranges are in. */
+int memory_order_eventfds(const MemoryRegionIoeventfd *a, const MemoryRegionIoeventfd *b);
+int memory_order_ranges(const MemoryRange *a, const MemoryRange *b);
 /* Index of the first range that ends at or after addr; n when there is none. */
 unsigned flat_view_lower_bound(const FlatView *view, hwaddr addr);
 

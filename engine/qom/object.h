@@ -438,6 +438,7 @@ struct Property {
             .link_type = (type)                                                          \
     }
 
+size_t property_field_size(const Property *p); /* bytes; 0: of a kind that is never a field */
 /* Adds properties to a class, from class_init; `props` outlives the class (static, or owned by the
  * type). A subclass may repeat a name to change default or doc. */
 void object_class_add_properties(ObjectClass *klass, const Property *props, size_t n);

@@ -12,7 +12,6 @@ bool property_value_parse(Object *obj, const Property *prop, const char *text, P
 bool property_bad_value(Object *obj, const Property *prop, GError **error, const char *format, ...)
     G_GNUC_PRINTF(4, 5);
 
-size_t property_field_size(const Property *p); /* 0: of a kind that is never a field */
 bool property_is_field(const Property *p);
 bool property_is_kept_link(const Property *p);
 void property_field_load(Object *obj, const Property *p, PropValue *out);

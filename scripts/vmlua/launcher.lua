@@ -75,14 +75,8 @@ local function trace(e)
       lines[#lines + 1] = line
     end
   end
-  local frames = 0
-  for _, line in ipairs(lines) do
-    -- What is left of the library alone says nothing either; nor does the line that the message names already.
-    if not line:find("[C]:", 1, true) and not line:find("(...tail calls...)", 1, true) and not line:find("/scripts/vmlua/", 1, true) then
-      frames = frames + 1
-    end
-  end
-  return message .. (frames > 1 and "\n" .. table.concat(lines, "\n") or "")
+  -- The line that the message names already says nothing more.
+  return message .. (text.script_frames(lines) > 1 and "\n" .. table.concat(lines, "\n") or "")
 end
 
 -- Which signal ended the code that raised this error; nil: none, whatever its text says. Without an error: what ended

@@ -11,6 +11,7 @@ On a terminal lines come through the editor (vmlua.core.edit); from a pipe they 
 prompts, and the first error ends the session with status 1 only when all input has been read.
 ]]
 local pretty = require "vmlua.pretty"
+local text = require "vmlua.text"
 
 local repl = {}
 
@@ -226,13 +227,7 @@ function repl.error_text(e)
     lines[#lines + 1] = line
   end
   -- Where the only frame is the line that was typed, the message says it all.
-  local frames = 0
-  for _, line in ipairs(lines) do
-    if not line:find("[C]:", 1, true) and not line:find("(...tail calls...)", 1, true) and not line:find("/scripts/vmlua/", 1, true) then
-      frames = frames + 1
-    end
-  end
-  if frames <= 2 then return message end
+  if text.script_frames(lines) <= 2 then return message end
   return message .. "\n" .. table.concat(lines, "\n")
 end
 

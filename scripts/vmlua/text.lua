@@ -263,4 +263,17 @@ function text.read_file(path, limit)
   return bytes
 end
 
+--- How many lines of a traceback are a script's: those of the library and of C say nothing about it.
+---@param lines string[]
+---@return integer
+function text.script_frames(lines)
+  local n = 0
+  for _, line in ipairs(lines) do
+    if not line:find("[C]:", 1, true) and not line:find("(...tail calls...)", 1, true) and not line:find("/scripts/vmlua/", 1, true) then
+      n = n + 1
+    end
+  end
+  return n
+end
+
 return text

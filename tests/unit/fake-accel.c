@@ -61,50 +61,6 @@ static void test_vcpu_destroy(VCpu *cpu)
     g_aligned_free(g_steal_pointer(&cpu->accel_data));
 }
 
-static void copy_groups(X86CPUState *to, const X86CPUState *from, unsigned groups)
-{
-    if (groups & X86_STATE_GPR) {
-        memcpy(to->gpr, from->gpr, sizeof(to->gpr));
-        to->rip = from->rip;
-        to->rflags = from->rflags;
-    }
-    if (groups & X86_STATE_SYSTEM) {
-        memcpy(to->seg, from->seg, sizeof(to->seg));
-        to->gdt = from->gdt;
-        to->idt = from->idt;
-        to->cr0 = from->cr0;
-        to->cr2 = from->cr2;
-        to->cr3 = from->cr3;
-        to->cr4 = from->cr4;
-        to->cr8 = from->cr8;
-        to->efer = from->efer;
-        to->apic_base = from->apic_base;
-    }
-    if (groups & X86_STATE_FPU) {
-        to->xcr0 = from->xcr0;
-        to->xsave_size = from->xsave_size;
-        memcpy(to->xsave, from->xsave, sizeof(to->xsave));
-    }
-    if (groups & X86_STATE_DEBUG) {
-        memcpy(to->dr, from->dr, sizeof(to->dr));
-        to->dr6 = from->dr6;
-        to->dr7 = from->dr7;
-    }
-    if (groups & X86_STATE_MSRS) {
-        to->tsc = from->tsc;
-        to->n_msrs = from->n_msrs;
-        memcpy(to->msrs, from->msrs, sizeof(to->msrs));
-    }
-    if (groups & X86_STATE_LAPIC) {
-        to->has_lapic = from->has_lapic;
-        memcpy(to->lapic, from->lapic, sizeof(to->lapic));
-    }
-    if (groups & X86_STATE_EVENTS) {
-        to->events = from->events;
-        to->mp_state = from->mp_state;
-    }
-}
-
 static bool test_get_state(VCpu *cpu, unsigned groups, GError **error)
 {
     FakeCpu *f = fake_cpu(cpu);
@@ -114,7 +70,7 @@ static bool test_get_state(VCpu *cpu, unsigned groups, GError **error)
         return error_set(error, ENGINE_ERROR_IO, "registers refused by the test");
     }
     f->torn += f->unfinished && !cpu->at_exit;
-    copy_groups(cpu->state, &f->hw, groups);
+    x86_state_copy(cpu->state, &f->hw, groups);
     return true;
 }
 
@@ -124,7 +80,7 @@ static bool test_put_state(VCpu *cpu, unsigned groups, GError **error)
 
     f->torn += f->unfinished;
     f->puts++;
-    copy_groups(&f->hw, cpu->state, groups);
+    x86_state_copy(&f->hw, cpu->state, groups);
     return true;
 }
 
