@@ -1,35 +1,14 @@
 /* An IDE adapter on the ISA bus with a disk and a CD-ROM drive. */
 #pragma once
 
-#include <check.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "engine/block/block.h"
-#include "engine/core/error.h"
-#include "engine/core/lock.h"
-#include "engine/core/main-loop.h"
-#include "engine/core/rcu.h"
 #include "engine/core/units.h"
-#include "engine/hw/core/device.h"
 #include "engine/state/stream.h"
-#include "tests/unit/run_suite.h"
+#include "tests/unit/board_rig.h"
 
 enum { DATA = 0x1f0, ERROR, COUNT, LOW, MID, HIGH, DEVICE_REG, STATUS, CONTROL = 0x3f6 };
 enum { BSY = 0x80, DRDY = 0x40, DSC = 0x10, DRQ = 0x08, ERR = 0x01 };
 #define SECTORS 1024
-
-static const TypeInfo board_info = {
-    .name = "test-board",
-    .parent = TYPE_MACHINE,
-    .doc = "A machine with nothing in it",
-};
-
-static inline void register_test_types(void)
-{
-    type_register_static(&board_info);
-}
-type_init(register_test_types)
 
 static Machine *machine;
 static DeviceState *adapter;
@@ -42,15 +21,6 @@ static inline void line_changed(void *opaque, int n, int now)
 {
     edges += now && !level;
     level = now;
-}
-
-static inline void settle(void)
-{
-    engine_unlock();
-    rcu_drain();
-    engine_lock();
-    while (main_loop_iterate(false)) {
-    }
 }
 
 static inline void make_machine(void)

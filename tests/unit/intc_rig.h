@@ -2,30 +2,10 @@
  * of interrupt controllers and timers. */
 #pragma once
 
-#include <check.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "engine/core/error.h"
-#include "engine/core/lock.h"
-#include "engine/core/main-loop.h"
-#include "engine/core/rcu.h"
-#include "engine/hw/core/device.h"
 #include "engine/state/stream.h"
+#include "tests/unit/board_rig.h"
 
 #define INTC_UNUSED __attribute__((unused))
-
-static const TypeInfo intc_board_info = {
-    .name = "test-board",
-    .parent = TYPE_MACHINE,
-    .doc = "A machine with nothing in it",
-};
-
-static void register_intc_board(void)
-{
-    type_register_static(&intc_board_info);
-}
-type_init(register_intc_board)
 
 static Machine *machine;
 static int64_t now_ns;
@@ -33,15 +13,6 @@ static int64_t now_ns;
 static int64_t test_now(void *opaque)
 {
     return now_ns;
-}
-
-static void settle(void)
-{
-    engine_unlock();
-    rcu_drain();
-    engine_lock();
-    while (main_loop_iterate(false)) {
-    }
 }
 
 static void machine_setup(void)

@@ -2,16 +2,9 @@
  * configuration access, messages and lines that are caught. */
 #pragma once
 
-#include <check.h>
-#include <string.h>
-
-#include "engine/core/error.h"
-#include "engine/core/lock.h"
-#include "engine/core/main-loop.h"
-#include "engine/core/rcu.h"
-#include "engine/hw/core/device.h"
 #include "engine/hw/pci/pci.h"
 #include "engine/state/stream.h"
+#include "tests/unit/board_rig.h"
 
 #define RIG_RAM (2u << 20)
 
@@ -25,27 +18,6 @@ static Irq *rig_pins[16];
 static unsigned rig_messages;
 static uint64_t rig_message_addr;
 static uint32_t rig_message_data;
-
-static const TypeInfo rig_board_info = {
-    .name = "test-board",
-    .parent = TYPE_MACHINE,
-    .doc = "A machine with nothing in it",
-};
-
-static void register_rig_types(void)
-{
-    type_register_static(&rig_board_info);
-}
-type_init(register_rig_types)
-
-static inline void settle(void)
-{
-    engine_unlock();
-    rcu_drain();
-    engine_lock();
-    while (main_loop_iterate(false)) {
-    }
-}
 
 static int64_t rig_clock(void *opaque)
 {

@@ -7,38 +7,7 @@
 #include "engine/core/lock.h"
 #include "engine/core/main-loop.h"
 #include "engine/core/units.h"
-
-/* An opaque pointer to a constant text. */
-#define TEXT(s) ((void *)(uintptr_t)(s))
-
-static GString *events; /* what callbacks did, in order */
-
-static void setup(void)
-{
-    main_loop_init();
-    events = g_string_new(NULL);
-}
-
-static void teardown(void)
-{
-    g_string_free(events, TRUE);
-    main_loop_finalize();
-}
-
-static void note(void *opaque)
-{
-    ck_assert(engine_lock_held());
-    ck_assert(main_loop_is_main_thread());
-    g_string_append(events, opaque);
-}
-
-/* Runs the loop until `text` was noted. A hang ends by Check's timeout. */
-static void loop_until(const char *text)
-{
-    while (!strstr(events->str, text)) {
-        main_loop_iterate(true);
-    }
-}
+#include "tests/unit/core_rig.h"
 
 /* ---- clocks and timers ----------------------------------------------------------------------- */
 
@@ -319,7 +288,6 @@ int main(void)
 {
     Suite *suite = suite_create("clock");
     TCase *tc = tcase_create("clock");
-    SRunner *runner = srunner_create(suite);
 
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
@@ -335,8 +303,5 @@ int main(void)
     tcase_add_test(tc, a_timer_armed_on_another_thread_ends_a_longer_sleep);
     tcase_add_test(tc, a_clock_with_a_source_counts_what_the_source_counts);
     tcase_add_test(tc, many_timers_with_random_moves_fire_in_order);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -9,47 +9,7 @@
 #include "engine/core/lock.h"
 #include "engine/core/main-loop.h"
 #include "engine/core/rcu.h"
-
-/* An opaque pointer to a constant text. */
-#define TEXT(s) ((void *)(uintptr_t)(s))
-
-static GString *events; /* what callbacks did, in order */
-
-static void setup(void)
-{
-    main_loop_init();
-    events = g_string_new(NULL);
-}
-
-static void teardown(void)
-{
-    g_string_free(events, TRUE);
-    main_loop_finalize();
-}
-
-static void note(void *opaque)
-{
-    ck_assert(engine_lock_held());
-    ck_assert(main_loop_is_main_thread());
-    g_string_append(events, opaque);
-}
-
-/* Runs the loop until `text` was noted. A hang ends by Check's timeout. */
-static void loop_until(const char *text)
-{
-    while (!strstr(events->str, text)) {
-        main_loop_iterate(true);
-    }
-}
-
-#define ck_assert_error(e, code_, text)                                                      \
-    do {                                                                                     \
-        ck_assert_ptr_nonnull(e);                                                            \
-        ck_assert((e)->domain == ENGINE_ERROR);                                              \
-        ck_assert_int_eq((e)->code, (code_));                                                \
-        ck_assert_msg(strstr((e)->message, (text)) != NULL, "message is: %s", (e)->message); \
-        g_clear_error(&(e));                                                                 \
-    } while (0)
+#include "tests/unit/core_rig.h"
 
 /* ---- the lock ------------------------------------------------------------------------------ */
 
@@ -409,7 +369,6 @@ int main(void)
 {
     Suite *suite = suite_create("core");
     TCase *tc = tcase_create("core");
-    SRunner *runner = srunner_create(suite);
 
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
@@ -434,8 +393,5 @@ int main(void)
     tcase_add_test(tc, deferred_functions_run_in_order_after_a_grace_period);
     tcase_add_test(tc, any_thread_may_defer_and_registration_nests);
     tcase_add_test_raise_signal(tc, waiting_for_a_grace_period_with_the_lock_aborts, SIGABRT);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

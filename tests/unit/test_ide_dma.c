@@ -942,8 +942,6 @@ int main(void)
 {
     Suite *s = suite_create("ide-dma");
     TCase *tc = tcase_create("ide-dma");
-    SRunner *sr = srunner_create(s);
-    int failed;
 
     tcase_add_checked_fixture(tc, rig_setup, rig_teardown);
     tcase_set_timeout(tc, 60);
@@ -972,8 +970,5 @@ int main(void)
     tcase_add_loop_test(tc, a_request_in_flight_is_made_again, 0, 2);
     tcase_add_test(tc, a_hostile_stream_is_refused_or_harmless);
     tcase_add_loop_test(tc, a_hostile_guest_gets_nowhere, 0, 8);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -9,6 +9,8 @@
 #include "engine/core/main-loop.h"
 #include "engine/core/trace.h"
 #include "engine/core/units.h"
+#include "tests/unit/engine_error.h"
+#include "tests/unit/run_suite.h"
 
 static GString *events; /* what callbacks did, in order */
 
@@ -23,15 +25,6 @@ static void teardown(void)
     g_string_free(events, TRUE);
     main_loop_finalize();
 }
-
-#define ck_assert_error(e, code_, text)                                                      \
-    do {                                                                                     \
-        ck_assert_ptr_nonnull(e);                                                            \
-        ck_assert((e)->domain == ENGINE_ERROR);                                              \
-        ck_assert_int_eq((e)->code, (code_));                                                \
-        ck_assert_msg(strstr((e)->message, (text)) != NULL, "message is: %s", (e)->message); \
-        g_clear_error(&(e));                                                                 \
-    } while (0)
 
 /* ---- log and trace -----------------------------------------------------------------------------
  */
@@ -322,7 +315,6 @@ int main(void)
 {
     Suite *suite = suite_create("log");
     TCase *tc = tcase_create("log");
-    SRunner *runner = srunner_create(suite);
 
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
@@ -338,8 +330,5 @@ int main(void)
     tcase_add_loop_test(tc, bad_sizes_are_errors_that_quote_them, 0, G_N_ELEMENTS(bad_sizes));
     tcase_add_test(tc, the_nearest_word_is_found_and_far_ones_are_not);
     tcase_add_test(tc, errno_is_put_behind_the_prefix_and_kept);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

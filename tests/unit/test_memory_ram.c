@@ -15,6 +15,8 @@
 #include "engine/memory/memory.h"
 #include "engine/memory/ram.h"
 #include "engine/state/ram-snapshot.h"
+#include "tests/unit/engine_error.h"
+#include "tests/unit/run_suite.h"
 
 static char *dir;
 
@@ -34,15 +36,6 @@ static void teardown(void)
     g_free(dir);
     main_loop_finalize();
 }
-
-#define ck_assert_error(e, code_, text)                                                      \
-    do {                                                                                     \
-        ck_assert_ptr_nonnull(e);                                                            \
-        ck_assert((e)->domain == ENGINE_ERROR);                                              \
-        ck_assert_int_eq((e)->code, (code_));                                                \
-        ck_assert_msg(strstr((e)->message, (text)) != NULL, "message is: %s", (e)->message); \
-        g_clear_error(&(e));                                                                 \
-    } while (0)
 
 /* ---- blocks ------------------------------------------------------------------------------ */
 
@@ -560,8 +553,6 @@ int main(void)
 {
     Suite *suite = suite_create("memory ram");
     TCase *tc = tcase_create("all");
-    SRunner *runner;
-    int failed;
 
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, a_block_is_rounded_to_pages_zero_and_not_there_until_touched);
@@ -584,9 +575,5 @@ int main(void)
     tcase_add_test(tc, files_that_cannot_serve_are_refused_by_name);
     tcase_add_test(tc, a_directory_gets_an_unnamed_file);
     suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

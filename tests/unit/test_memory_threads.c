@@ -12,6 +12,7 @@
 #include "engine/core/units.h"
 #include "engine/memory/memory.h"
 #include "engine/memory/ram.h"
+#include "tests/unit/run_suite.h"
 
 #define READERS   3
 #define CHANGES   3000
@@ -340,16 +341,10 @@ int main(void)
 {
     Suite *suite = suite_create("memory threads");
     TCase *tc = tcase_create("all");
-    SRunner *runner;
-    int failed;
 
     tcase_set_timeout(tc, 100);
     tcase_add_test(tc, readers_never_miss_ram_nor_reach_a_device_that_is_dead);
     tcase_add_test(tc, no_write_is_lost_between_marking_a_page_and_taking_the_mark);
     suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -13,6 +13,7 @@
 #include "engine/core/rcu.h"
 #include "engine/memory/memory.h"
 #include "engine/memory/ram.h"
+#include "tests/unit/run_suite.h"
 
 /* ck_assert writes to a pipe each time it passes: too slow for millions of them. */
 #define REQUIRE(cond, ...)             \
@@ -485,15 +486,9 @@ int main(void)
 {
     Suite *suite = suite_create("memory tree");
     TCase *tc = tcase_create("model");
-    SRunner *runner;
-    int failed;
 
     tcase_set_timeout(tc, 100);
     tcase_add_test(tc, random_trees_look_as_the_byte_by_byte_model_says);
     suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -1,25 +1,8 @@
 /* System control port A: registers, the A20 line, hostile writes, state. That bit 0 resets a
  * machine is tested where machines run. */
-#include <check.h>
 
-#include "engine/core/error.h"
-#include "engine/core/lock.h"
-#include "engine/core/main-loop.h"
-#include "engine/core/rcu.h"
-#include "engine/hw/core/device.h"
 #include "engine/state/stream.h"
-
-static const TypeInfo board_info = {
-    .name = "test-board",
-    .parent = TYPE_MACHINE,
-    .doc = "A machine with nothing in it",
-};
-
-static void register_test_types(void)
-{
-    type_register_static(&board_info);
-}
-type_init(register_test_types)
+#include "tests/unit/board_rig.h"
 
 static Machine *machine;
 static DeviceState *dev;
@@ -30,15 +13,6 @@ static void a20_changed(void *opaque, int n, int level)
 {
     a20_level = level;
     a20_calls++;
-}
-
-static void settle(void)
-{
-    engine_unlock();
-    rcu_drain();
-    engine_lock();
-    while (main_loop_iterate(false)) {
-    }
 }
 
 static void setup(void)
@@ -132,15 +106,11 @@ int main(void)
 {
     Suite *suite = suite_create("port92");
     TCase *tc = tcase_create("port92");
-    SRunner *runner = srunner_create(suite);
 
     tcase_add_checked_fixture(tc, setup, teardown);
     suite_add_tcase(suite, tc);
     tcase_add_test(tc, it_reads_zero_after_reset_and_keeps_its_two_bits);
     tcase_add_test(tc, the_a20_line_follows_its_bit_and_moves_only_with_it);
     tcase_add_test(tc, impossible_state_is_refused);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

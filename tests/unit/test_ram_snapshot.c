@@ -15,6 +15,7 @@
 #include "engine/memory/memory.h"
 #include "engine/memory/ram.h"
 #include "engine/state/ram-snapshot.h"
+#include "tests/unit/run_suite.h"
 
 static uint64_t rng_state;
 
@@ -502,8 +503,6 @@ int main(void)
 {
     Suite *suite = suite_create("ram snapshot");
     TCase *tc = tcase_create("all");
-    SRunner *runner;
-    int failed;
 
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 100);
@@ -520,9 +519,5 @@ int main(void)
     tcase_add_test(tc, a_host_without_room_is_an_error_and_costs_nothing_that_there_was);
     tcase_add_test(tc, a_snapshot_can_be_restored_into_another_machine_of_the_same_shape);
     suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

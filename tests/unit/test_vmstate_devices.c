@@ -7,43 +7,15 @@
  * reach), and random values in the saved fields themselves, which a description may refuse as
  * impossible, but then every time.
  */
-#include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "engine/core/error.h"
-#include "engine/core/lock.h"
-#include "engine/core/main-loop.h"
-#include "engine/core/rcu.h"
-#include "engine/hw/core/device.h"
 #include "engine/state/stream.h"
-
-static const TypeInfo board_info = {
-    .name = "test-board",
-    .parent = TYPE_MACHINE,
-    .doc = "A machine with nothing in it",
-};
-
-static void register_test_types(void)
-{
-    type_register_static(&board_info);
-}
-type_init(register_test_types)
+#include "tests/unit/board_rig.h"
 
 static unsigned serial_number;
 /* Freed at the end: a machine that old views of its address spaces keep alive has one as the source
  * of its time. */
 static GPtrArray *samples;
-
-static void settle(void)
-{
-    engine_unlock();
-    rcu_drain();
-    engine_lock();
-    while (main_loop_iterate(false)) {
-    }
-}
 
 typedef struct Sample {
     Machine *machine;
@@ -451,8 +423,6 @@ int main(void)
 {
     Suite *suite = suite_create("vmstate-devices");
     TCase *tc = tcase_create("all");
-    SRunner *runner;
-    int failed;
 
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 100);
@@ -463,9 +433,5 @@ int main(void)
     tcase_add_test(tc, random_state_is_refused_or_does_no_harm);
     tcase_add_test(tc, an_empty_section_is_refused);
 
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }
