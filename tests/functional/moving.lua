@@ -120,6 +120,33 @@ test("memory and a stream of devices do as well as a snapshot", function(t)
   tour(t, assemble(t, "-DLAPIC"), { SOFT, kvm "on" }, true)
 end)
 
+-- ---- the PIT -------------------------------------------------------------------------------------------------
+
+-- Starts a one-shot of the longest count, says so, and waits for it.
+local one_shot = "\x31\xc0\x8e\xd8\x8e\xd0\xbc\x00\x7c" -- xor ax, ax; mov ds, ax; mov ss, ax; mov sp, 0x7c00
+  .. "\xc7\x06\x80\x00\x50\x7c\xc7\x06\x82\x00\x00\x00" -- vector 0x20: 0000:7c50
+  .. "\xb0\x11\xe6\x20\xb0\x20\xe6\x21\xb0\x04\xe6\x21\xb0\x01\xe6\x21\xb0\xfe\xe6\x21" -- PIC at 0x20, line 0 alone
+  .. "\xb0\x30\xe6\x43\xb0\xff\xe6\x40\xb0\xff\xe6\x40" -- PIT: mode 0, 65535
+  .. "\xe6\xe9\xfb\xf4\xfa\xb0\x10\xe6\xf4\xf4" -- out 0xe9, al; sti; hlt; cli; mov al, 0x10; out 0xf4, al; hlt
+one_shot = one_shot .. ("\x90"):rep(0x50 - #one_shot) .. "\xb0\x20\xe6\x20\xcf" -- mov al, 0x20; out 0x20, al; iret
+
+test("a one-shot of the PIT that is under way goes off wherever the guest is taken", function(t)
+  has_kvm(t)
+  local image = t.file("one-shot.bin", one_shot)
+  local places = { SOFT, kvm "on", kvm "off" }
+  for _, from in ipairs(places) do
+    for _, to in ipairs(places) do
+      local a, b = new(t, image, from), new(t, image, to)
+      a:pio({ port = 0xe9, write = true }):on(function() return "pause" end)
+      a:start()
+      t.eq(a:wait { rt = 30 }, "paused")
+      b:restore(a:snapshot())
+      b:resume()
+      t.eq(b:wait { rt = 30 }, "shutdown", "from %s %s to %s %s", from.accel, from.irqchip, to.accel, to.irqchip)
+    end
+  end
+end)
+
 -- ---- a PC ----------------------------------------------------------------------------------------------------
 
 for _, mode in ipairs { "on", "split" } do

@@ -180,21 +180,27 @@ static bool put_ioapic(KvmAccel *a, const IoapicState *s, GError **error)
 
 /* ---- 8254 ---------------------------------------------------------------------------------- */
 
-/* How many CLKs ago KVM loaded a channel: it notes the host's time. */
-static int64_t channel_age(const struct kvm_pit_channel_state *k)
+/* How many CLKs ago KVM loaded a channel: it notes the host's time, but not of channel 0, whose
+ * timer cannot be asked. That one begins anew, as with any restore into KVM: better a tick too many
+ * than a one-shot that is lost. */
+static int64_t channel_age(const struct kvm_pit_channel_state *k, unsigned n)
 {
     struct timespec t;
     int64_t age;
 
+    if (n == 0) {
+        return 0;
+    }
     clock_gettime(CLOCK_MONOTONIC, &t);
     age = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec - k->count_load_time;
     return age > 0 && age < CLOCK_MAX ? pit_ns_to_clk(age) : 0;
 }
 
-static void channel_from_kvm(PitChannel *c, const struct kvm_pit_channel_state *k, int64_t now)
+static void channel_from_kvm(PitChannel *c, const struct kvm_pit_channel_state *k, unsigned n,
+                             int64_t now)
 {
     uint32_t modulus = k->bcd ? 10000 : 65536;
-    int64_t age = channel_age(k);
+    int64_t age = channel_age(k, n);
     unsigned mode;
 
     *c = (PitChannel){ .gate = k->gate };
@@ -270,7 +276,7 @@ void kvm_pit_read(KvmAccel *a)
         return;
     }
     for (unsigned i = 0; i < 3; i++) {
-        channel_from_kvm(&a->pit_saved[i], &a->pit.channels[i], pit_ns_to_clk(virtual_now(a)));
+        channel_from_kvm(&a->pit_saved[i], &a->pit.channels[i], i, pit_ns_to_clk(virtual_now(a)));
     }
 }
 
