@@ -59,7 +59,7 @@ end
 
 local append = "console=ttyS0 quiet"
 local function soft(accel)
-  return { fs.realpath "/proc/self/exe", "bare.lua", "-accel", accel, "-m", "256", "-kernel", kernel, "-initrd", initrd,
+  return { fs.realpath "/proc/self/exe", "pc.lua", "-accel", accel, "-m", "256", "-kernel", kernel, "-initrd", initrd,
     "-append", append, "-serial", "stdio" }
 end
 local programs = {
