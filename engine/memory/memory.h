@@ -56,6 +56,9 @@ typedef struct MemoryRegionOps {
                               MemTxAttrs attrs);
     MemTxResult (*write_attrs)(void *opaque, hwaddr addr, uint64_t data, unsigned size,
                                MemTxAttrs attrs);
+    /* May be NULL. A read without effects, of what atomics show: without the engine lock, in an RCU
+     * section. False: not this one, it goes to `read`. For what guests poll. */
+    bool (*read_now)(void *opaque, hwaddr addr, unsigned size, uint64_t *data);
     DeviceEndian endianness;
     /* What a guest may do; outside it the access is MEMTX_DECODE_ERROR and logged. 0 means 1 and 8
      * (max 4 for port I/O anyway). */

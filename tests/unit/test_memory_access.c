@@ -57,6 +57,42 @@ START_TEST(the_accepts_callback_decides_by_offset_and_direction)
 }
 END_TEST
 
+static bool now_at_4(void *opaque, hwaddr addr, unsigned size, uint64_t *data)
+{
+    ck_assert(!engine_lock_held());
+    *data = 0x5a;
+    return addr == 4 && size == 1;
+}
+
+static void *read_two(void *opaque)
+{
+    unsigned long locks;
+
+    rcu_thread_register();
+    locks = engine_lock_count;
+    ck_assert_uint_eq(load(4, 1, MEMTX_OK), 0x5a);
+    ck_assert_uint_eq(engine_lock_count, locks);
+    ck_assert_uint_eq(load(8, 1, MEMTX_OK), 0x18);
+    ck_assert_uint_eq(engine_lock_count, locks + 1);
+    rcu_thread_unregister();
+    return NULL;
+}
+
+START_TEST(what_needs_no_lock_is_read_without_it)
+{
+    Probe *p = probe_new(0, 0x40);
+    pthread_t thread;
+
+    p->ops.read_now = now_at_4;
+    engine_unlock();
+    ck_assert_int_eq(pthread_create(&thread, NULL, read_two, NULL), 0);
+    pthread_join(thread, NULL);
+    engine_lock();
+    ck_assert_calls(p, "r8:1=18");
+    probe_free(p);
+}
+END_TEST
+
 START_TEST(a_region_without_a_handler_for_the_direction_answers_ones_and_takes_nothing)
 {
     Probe *p = probe_new(0, 0x40);
@@ -299,6 +335,7 @@ int main(void)
     tcase_add_test(tc, a_device_sees_size_offset_and_value_and_high_bits_are_cut);
     tcase_add_test(tc, what_is_not_valid_is_a_decode_error_logged_and_never_reaches_the_device);
     tcase_add_test(tc, the_accepts_callback_decides_by_offset_and_direction);
+    tcase_add_test(tc, what_needs_no_lock_is_read_without_it);
     tcase_add_test(tc, a_region_without_a_handler_for_the_direction_answers_ones_and_takes_nothing);
     tcase_add_test(tc, the_attrs_forms_get_the_attributes_and_may_refuse);
     tcase_add_test(tc, wide_accesses_are_split_into_what_the_device_implements_low_address_first);

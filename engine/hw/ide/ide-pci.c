@@ -45,11 +45,17 @@ OBJECT_DECLARE_TYPE(PIIX3IDE, PCIDeviceClass, PIIX3_IDE, "piix3-ide")
 
 /* ---- moving data ----------------------------------------------------------------------------- */
 
+/* It is read without the lock; what was moved before is then in memory. */
+static void set_status(BusMaster *bm, uint8_t status)
+{
+    __atomic_store_n(&bm->status, status, __ATOMIC_RELEASE);
+}
+
 static void bus_error(BusMaster *bm, bool *error)
 {
     log_of(bm->ide, LOG_GUEST, "%s: its bus master is off, or descriptors are nowhere",
            OBJECT(bm->ide)->name);
-    bm->status = (bm->status & (uint8_t)~BM_ACTIVE) | BM_ERROR;
+    set_status(bm, (bm->status & (uint8_t)~BM_ACTIVE) | BM_ERROR);
     *error = true;
 }
 
@@ -59,7 +65,7 @@ static bool fetch(BusMaster *bm, bool *error)
     uint8_t prd[8];
 
     if (bm->last) {
-        bm->status &= (uint8_t)~BM_ACTIVE;
+        set_status(bm, bm->status & (uint8_t)~BM_ACTIVE);
         return false;
     }
     if (pci_dma_read(&bm->ide->parent, bm->next, prd, sizeof(prd)) != MEMTX_OK) {
@@ -113,13 +119,15 @@ static void bm_done(void *opaque, bool error)
     BusMaster *bm = opaque;
 
     if (bm->left == 0 && bm->last) {
-        bm->status &= (uint8_t)~BM_ACTIVE;
+        set_status(bm, bm->status & (uint8_t)~BM_ACTIVE);
     }
 }
 
 static void bm_interrupt(void *opaque)
 {
-    ((BusMaster *)opaque)->status |= BM_INTERRUPT;
+    BusMaster *bm = opaque;
+
+    set_status(bm, bm->status | BM_INTERRUPT);
 }
 
 static const IDEDma bm_dma = { bm_move, bm_ready, bm_done, bm_interrupt };
@@ -132,13 +140,13 @@ static void bm_write_command(BusMaster *bm, uint8_t value)
 
     bm->command = value & (BM_START | BM_TO_MEMORY);
     if (!(old & BM_START) && (value & BM_START)) {
-        bm->status |= BM_ACTIVE;
+        set_status(bm, bm->status | BM_ACTIVE);
         bm->next = bm->table;
         bm->left = 0;
         bm->last = false;
         ide_channel_dma_started(bm->channel);
     } else if (!(value & BM_START)) {
-        bm->status &= (uint8_t)~BM_ACTIVE;
+        set_status(bm, bm->status & (uint8_t)~BM_ACTIVE);
     }
 }
 
@@ -169,8 +177,8 @@ static void bm_write(void *opaque, hwaddr addr, uint64_t data, unsigned size)
         bm_write_command(bm, (uint8_t)data);
         break;
     case BM_STATUS:
-        bm->status = (uint8_t)((data & BM_CAPABLE) | (bm->status & BM_ACTIVE) |
-                               (bm->status & ~data & (BM_ERROR | BM_INTERRUPT)));
+        set_status(bm, (uint8_t)((data & BM_CAPABLE) | (bm->status & BM_ACTIVE) |
+                                 (bm->status & ~data & (BM_ERROR | BM_INTERRUPT))));
         break;
     case 1:
     case 3:
@@ -182,8 +190,19 @@ static void bm_write(void *opaque, hwaddr addr, uint64_t data, unsigned size)
     }
 }
 
+/* What a guest asks for again and again while it waits. */
+static bool bm_read_now(void *opaque, hwaddr addr, unsigned size, uint64_t *data)
+{
+    if ((addr & 7) != BM_STATUS || size != 1) {
+        return false;
+    }
+    *data = __atomic_load_n(&((PIIX3IDE *)opaque)->bm[addr >> 3].status, __ATOMIC_ACQUIRE);
+    return true;
+}
+
 static const MemoryRegionOps bm_ops = {
     .read = bm_read,
+    .read_now = bm_read_now,
     .write = bm_write,
     .endianness = DEVICE_LITTLE_ENDIAN,
     .valid = { .min_access_size = 1, .max_access_size = 4, .unaligned = true },
@@ -273,7 +292,8 @@ static void ide_reset(PCIDevice *dev)
     for (unsigned n = 0; n < 2; n++) {
         BusMaster *bm = &s->bm[n];
 
-        bm->command = bm->status = 0;
+        bm->command = 0;
+        set_status(bm, 0);
         bm->table = bm->next = bm->addr = bm->left = 0;
         bm->last = false;
         ide_channel_reset(bm->channel);
@@ -293,7 +313,7 @@ static bool ide_post_load(void *opaque, unsigned version, GError **error)
                              OBJECT(s)->name);
         }
         bm->command &= BM_START | BM_TO_MEMORY;
-        bm->status &= BM_ACTIVE | BM_ERROR | BM_INTERRUPT | BM_CAPABLE;
+        set_status(bm, bm->status & (BM_ACTIVE | BM_ERROR | BM_INTERRUPT | BM_CAPABLE));
     }
     update_decoding(s);
     return true;
