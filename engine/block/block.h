@@ -6,10 +6,11 @@
  * file) device     policy, statistics,    filters      format    protocol limits, medium
  *
  * Locks: every function here needs the engine lock, unless it says otherwise. Requests may be
- * submitted from any thread that holds it (a vCPU's in a device handler). They never block, and
- * never complete from within the call that submits them: `done` runs later, on the main loop, with
- * the engine lock held. Between the two, system calls run in the kernel (io_uring) or on worker
- * threads, without the lock. Buffers stay valid and, for writes, unchanged until `done`.
+ * submitted from any thread that holds it (a vCPU's in a device handler). They do not wait for the
+ * medium (what the host's cache takes at once is done at once: docs/block.md), and never complete
+ * from within the call that submits them: `done` runs later, on the main loop, with the engine lock
+ * held. Between the two, system calls run in the kernel (io_uring) or on worker threads, without
+ * the lock. Buffers stay valid and, for writes, unchanged until `done`.
  *
  * Errors of requests are errno values (0: fine): a device translates them to its own. docs/block.md
  * has the drivers, their options and what a driver has to provide (block_priv.h).
@@ -55,6 +56,7 @@ enum {                          /* flags of a request */
        BLOCK_MAY_UNMAP =
            1 << 2, /* zero: a hole is welcome, whatever detect-zeroes and discard say */
        BLOCK_NO_FALLBACK = 1 << 3, /* zero: ENOTSUP rather than writing zeroes slowly */
+       BLOCK_FRESH = 1 << 4,       /* write: a hint, nothing is there yet */
 };
 
 /* ---- requests -------------------------------------------------------------------------------- */

@@ -253,6 +253,16 @@ void block_uring_unref(void);
  * beyond the end of the file gives zeroes. Finishes the request. */
 void block_uring_submit(BlockReq *req, int fd);
 void block_uring_cancel(BlockReq *req);
+bool block_plugged(void); /* requests are collected: between block_plug and block_unplug */
+
+/* ---- Linux AIO ------------------------------------------------------------------------------- */
+
+/* For files that are opened past the host's cache; the same rules, reads and writes only. The call
+ * that submits may have to wait where the file system does. A request cannot be cancelled. */
+bool block_aio_ref(GError **error);
+void block_aio_unref(void);
+void block_aio_submit(BlockReq *req, int fd);
+void block_aio_unplugged(void);
 
 /* ---- probing and opening --------------------------------------------------------------------- */
 

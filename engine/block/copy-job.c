@@ -3,57 +3,20 @@
  *
  * The pieces are handed out in order of their offsets, under the job's mutex; there also the
  * sources are asked what is data and what is known to be zero, so that a hole of any size costs one
- * question. With in_order each piece has a turn to write; reading and compressing go on in
- * parallel.
+ * question. With in_order one worker writes what is ready, piece after piece, while the others read
+ * and compress ahead: nobody waits to be woken when his turn has come.
  */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/block/file_priv.h"
-#include "engine/block/job_priv.h"
+#include "engine/block/copy_priv.h"
 #include "engine/core/error.h"
 #include "engine/core/units.h"
 
-#define PIECE_BYTES (1 * MiB)
+#define PIECE_BYTES (1024 * KiB)
 #define MAX_SPARSE  (1 * MiB)
 #define MAX_CLUSTER (2 * MiB)
-
-typedef enum { KIND_DATA, KIND_ZERO, KIND_NOTHING } PieceKind;
-
-typedef struct Piece {
-    PieceKind kind;
-    BlockNode *source;
-    uint64_t from, at, bytes; /* in the source; in the target */
-    uint64_t turn;
-    bool has_host; /* the source's file has these bytes at `host` */
-    uint64_t host;
-} Piece;
-
-typedef struct CopyJob {
-    BlockJob job;
-    BlockCopySpec spec;
-    GPtrArray *sources; /* those of spec.sources */
-    uint64_t piece, grain;
-    /* Under the mutex: what is handed out next. */
-    unsigned source;
-    uint64_t source_start, position; /* in the target */
-    uint64_t known_end;              /* up to here `known` tells what there is */
-    Piece known;
-    uint64_t next_turn, turn;
-    uint64_t salvaged; /* atomic */
-    bool no_offload;   /* atomic: the kernel does not want to */
-    /* With a reference: from here on the target has nothing below, so zeroing what it does not hold
-     * would change nothing, and the reference would show through later. */
-    uint64_t zeroes_below;
-} CopyJob;
-
-/* What a worker works with. */
-typedef struct Room {
-    char *data, *other, *packed;
-    size_t packed_room;
-    size_t *packed_len; /* of each cluster; 0: not smaller */
-} Room;
+#define WAKE_AT     2 /* free rooms: not for each single one */
 
 /* ---- handing out pieces ---------------------------------------------------------------------- */
 
@@ -65,16 +28,16 @@ static uint64_t source_length(const CopyJob *c, unsigned i)
     return c->sources->len > 1 ? (length + BLOCK_SECTOR_SIZE - 1) & ~UINT64_C(511) : length;
 }
 
-static PieceKind kind_of(const CopyJob *c, const BlockStatus *st)
+static CopyKind kind_of(const CopyJob *c, const BlockStatus *st)
 {
     if (c->spec.reference) {
-        return (st->flags & BLOCK_STATUS_ALLOCATED) ? KIND_NOTHING : KIND_DATA;
+        return (st->flags & BLOCK_STATUS_ALLOCATED) ? COPY_NOTHING : COPY_DATA;
     }
     if (st->depth > c->spec.max_depth ||
         (c->spec.max_depth == 0 && !(st->flags & BLOCK_STATUS_ALLOCATED))) {
-        return KIND_NOTHING;
+        return COPY_NOTHING;
     }
-    return st->flags & BLOCK_STATUS_ZERO ? KIND_ZERO : KIND_DATA;
+    return st->flags & BLOCK_STATUS_ZERO ? COPY_ZERO : COPY_DATA;
 }
 
 /* Asks the source what is at the position. Whole clusters: one that is data somewhere is data. */
@@ -95,27 +58,27 @@ static int look(CopyJob *c)
     if (e || cluster <= 1 || c->known_end >= end) {
         return e;
     }
-    if (c->known.kind == KIND_DATA) {
+    if (c->known.kind == COPY_DATA) {
         c->known_end = MIN(end, (c->known_end + cluster - 1) & ~(cluster - 1));
         c->known.has_host = false;
     } else if ((c->known_end & ~(cluster - 1)) > c->position) {
         c->known_end &= ~(cluster - 1);
     } else {
-        c->known.kind = KIND_DATA;
+        c->known.kind = COPY_DATA;
         c->known.has_host = false;
         c->known_end = MIN(end, (c->position + cluster) & ~(cluster - 1));
     }
     return 0;
 }
 
-static bool costs_nothing(const CopyJob *c, PieceKind kind)
+static bool costs_nothing(const CopyJob *c, CopyKind kind)
 {
-    return kind == KIND_NOTHING ||
-           (kind == KIND_ZERO && c->spec.target_is_zero && c->spec.sparse > 0);
+    return kind == COPY_NOTHING ||
+           (kind == COPY_ZERO && c->spec.target_is_zero && c->spec.sparse > 0);
 }
 
 /* The next piece that has to be copied. False: none is left, or the job ends. */
-static bool next_piece(CopyJob *c, Piece *p)
+static bool next_piece(CopyJob *c, CopyPiece *p)
 {
     BlockJob *job = &c->job;
     int e = 0;
@@ -153,315 +116,161 @@ static bool next_piece(CopyJob *c, Piece *p)
     return false;
 }
 
-/* ---- turns ----------------------------------------------------------------------------------- */
+/* ---- workers --------------------------------------------------------------------------------- */
 
-static bool wait_turn(CopyJob *c, const Piece *p)
+static void piece_done(CopyJob *c, const CopyRoom *room)
 {
-    bool ok = true;
+    block_job_add_done(&c->job, room->p.bytes);
+    block_job_pace(&c->job, c->spec.rate, __atomic_load_n(&c->job.done, __ATOMIC_RELAXED));
+}
 
-    if (c->spec.in_order) {
-        pthread_mutex_lock(&c->job.mutex);
-        while (c->turn != p->turn && !block_job_stopped(&c->job)) {
-            pthread_cond_wait(&c->job.cond, &c->job.mutex);
+/* Each its own pieces. */
+static void work_in_any_order(CopyJob *c, CopyRoom *room)
+{
+    BlockJob *job = &c->job;
+    bool more;
+
+    while (!block_job_stopped(job)) {
+        pthread_mutex_lock(&job->mutex);
+        more = next_piece(c, &room->p);
+        pthread_mutex_unlock(&job->mutex);
+        if (!more || !copy_read(c, room) || !copy_write(c, room)) {
+            break;
         }
-        ok = !block_job_stopped(&c->job);
-        pthread_mutex_unlock(&c->job.mutex);
-    }
-    return ok;
-}
-
-static void end_turn(CopyJob *c)
-{
-    if (c->spec.in_order) {
-        pthread_mutex_lock(&c->job.mutex);
-        c->turn++;
-        pthread_cond_broadcast(&c->job.cond);
-        pthread_mutex_unlock(&c->job.mutex);
+        piece_done(c, room);
     }
 }
 
-/* ---- reading --------------------------------------------------------------------------------- */
-
-/* In halves, down to sectors; what cannot be read is zero. */
-static void read_what_is_left(CopyJob *c, BlockNode *source, uint64_t from, char *buf, size_t bytes)
+/* With the mutex, as all of these. */
+static bool write_one(CopyJob *c, CopyRoom *room)
 {
-    size_t half = (bytes / 2 + BLOCK_SECTOR_SIZE - 1) & ~(size_t)(BLOCK_SECTOR_SIZE - 1);
-
-    if (bytes == 0 || block_job_stopped(&c->job) ||
-        block_node_pread(source, from, buf, bytes) == 0) {
-        return;
-    }
-    if (bytes <= BLOCK_SECTOR_SIZE) {
-        memset(buf, 0, bytes);
-        __atomic_add_fetch(&c->salvaged, bytes, __ATOMIC_RELAXED);
-        return;
-    }
-    read_what_is_left(c, source, from, buf, half);
-    read_what_is_left(c, source, from + half, buf + half, bytes - half);
-}
-
-static bool read_piece(CopyJob *c, const Piece *p, char *buf)
-{
-    uint64_t length = block_node_length(p->source);
-    size_t n = MIN(p->bytes, length - MIN(length, p->from));
-    int e = 0;
-
-    if (p->kind == KIND_ZERO) {
-        memset(buf, 0, p->bytes);
-        return true;
-    }
-    memset(buf + n, 0, p->bytes - n);
-    if (n > 0) {
-        e = block_node_pread(p->source, p->from, buf, n);
-    }
-    if (e && c->spec.salvage) {
-        read_what_is_left(c, p->source, p->from, buf, n);
-        e = 0;
-    }
-    if (e) {
-        block_job_fail_at(&c->job, p->source, "reading", p->from, e);
-    }
-    return e == 0;
-}
-
-/* ---- writing --------------------------------------------------------------------------------- */
-
-static bool write_zeroes(CopyJob *c, uint64_t at, uint64_t bytes)
-{
-    int e = c->spec.target_is_zero
-                ? 0
-                : block_node_sync_op(c->spec.target, BLOCK_OP_ZERO, at, bytes, BLOCK_MAY_UNMAP);
-
-    if (e) {
-        block_job_fail_at(&c->job, c->spec.target, "writing zeroes", at, e);
-    }
-    return e == 0;
-}
-
-static bool write_data(CopyJob *c, uint64_t at, const char *buf, size_t bytes)
-{
-    int e = block_node_pwrite(c->spec.target, at, buf, bytes, 0);
-
-    if (e) {
-        block_job_fail_at(&c->job, c->spec.target, "writing", at, e);
-    }
-    return e == 0;
-}
-
-/* What a grain of the piece needs: 0 nothing, 1 zeroes, 2 data. */
-static int grain_needs(const CopyJob *c, const char *buf, const char *other, size_t n)
-{
-    if (other && memcmp(buf, other, n) == 0) {
-        return 0;
-    }
-    return c->spec.sparse > 0 && block_buf_is_zero(buf, n) ? 1 : 2;
-}
-
-/* Runs of grains of one kind, each in one request. */
-static bool write_runs(CopyJob *c, const Piece *p, const char *buf, const char *other)
-{
-    uint64_t done = 0;
-
-    while (done < p->bytes) {
-        uint64_t run = 0, n;
-        int needs = -1;
-
-        while (done + run < p->bytes) {
-            uint64_t at = p->at + done + run;
-            int this;
-
-            n = MIN(p->bytes - done - run, c->grain - (at & (c->grain - 1)));
-            this = grain_needs(c, buf + done + run, other ? other + done + run : NULL, n);
-            if (needs >= 0 && this != needs) {
-                break;
-            }
-            needs = this;
-            run += n;
-        }
-        if (needs == 1 && c->spec.reference && p->at + done + run > c->zeroes_below) {
-            needs = 2;
-        }
-        if ((needs == 1 && !write_zeroes(c, p->at + done, run)) ||
-            (needs == 2 && !write_data(c, p->at + done, buf + done, run))) {
-            return false;
-        }
-        done += run;
-    }
-    return true;
-}
-
-static void pack_clusters(CopyJob *c, const Piece *p, Room *room)
-{
-    BlockNode *target = c->spec.target;
-    size_t cluster = c->spec.cluster, at = 0;
-
-    for (uint64_t done = 0, i = 0; done < p->bytes; done += cluster, i++) {
-        size_t n = MIN(cluster, p->bytes - done);
-
-        room->packed_len[i] = 0;
-        if (n < cluster) {
-            memset(room->data + done + n, 0, cluster - n); /* the end of the image */
-        }
-        if (!block_buf_is_zero(room->data + done, n)) {
-            room->packed_len[i] = BLOCK_NODE_GET_CLASS(target)->compress(
-                target, room->data + done, cluster, room->packed + at, cluster);
-            at += room->packed_len[i];
-        }
-    }
-}
-
-static bool write_cluster_slowly(CopyJob *c, uint64_t at, const char *buf, size_t n)
-{
-    BlockNodeClass *klass = BLOCK_NODE_GET_CLASS(c->spec.target);
-    GError *error = NULL;
-
-    if (!klass->write_compressed) {
-        return write_data(c, at, buf, n);
-    }
-    if (!klass->write_compressed(c->spec.target, at, buf, n, &error)) {
-        block_job_fail(&c->job, error);
-        return false;
-    }
-    return true;
-}
-
-static bool write_packed(CopyJob *c, const Piece *p, Room *room, bool in_halves)
-{
-    BlockNode *target = c->spec.target;
-    size_t cluster = c->spec.cluster, at = 0;
-
-    for (uint64_t done = 0, i = 0; done < p->bytes; done += cluster, i++) {
-        size_t n = MIN(cluster, p->bytes - done);
-        int e = 0;
-
-        if (in_halves && room->packed_len[i] > 0) {
-            e = BLOCK_NODE_GET_CLASS(target)->write_packed(target, p->at + done, room->packed + at,
-                                                           room->packed_len[i]);
-            at += room->packed_len[i];
-        } else if (block_buf_is_zero(room->data + done, n) && c->spec.sparse > 0) {
-            if (!write_zeroes(c, p->at + done, n)) {
-                return false;
-            }
-        } else if (in_halves) {
-            if (!write_data(c, p->at + done, room->data + done, n)) {
-                return false;
-            }
-        } else if (!write_cluster_slowly(c, p->at + done, room->data + done, n)) {
-            return false;
-        }
-        if (e) {
-            block_job_fail_at(&c->job, target, "writing", p->at + done, e);
-            return false;
-        }
-    }
-    return true;
-}
-
-/* ---- a piece --------------------------------------------------------------------------------- */
-
-/* True: the kernel has copied it. */
-static bool offloaded(CopyJob *c, const Piece *p)
-{
-    BlockNode *target = c->spec.target;
-    BlockStatus st;
-    int e;
-
-    if (!c->spec.offload || p->kind != KIND_DATA || !p->has_host ||
-        __atomic_load_n(&c->no_offload, __ATOMIC_RELAXED) ||
-        block_job_status(target, p->at, p->bytes, &st) != 0 || !st.has_host_offset ||
-        st.bytes < p->bytes || st.depth != 0) {
-        return false;
-    }
-    e = block_file_copy_range(p->source, p->host, target, st.host_offset, p->bytes);
-    if (e) {
-        __atomic_store_n(&c->no_offload, true, __ATOMIC_RELAXED);
-    }
-    return e == 0;
-}
-
-static bool copy_piece(CopyJob *c, const Piece *p, Room *room)
-{
-    BlockNodeClass *target = BLOCK_NODE_GET_CLASS(c->spec.target);
-    bool in_halves = target->compress && target->write_packed, ok;
-
-    if (p->kind == KIND_ZERO && c->spec.sparse > 0) {
-        return wait_turn(c, p) && write_zeroes(c, p->at, p->bytes);
-    }
-    if (offloaded(c, p)) {
-        return true;
-    }
-    if (!read_piece(c, p, room->data)) {
-        return false;
-    }
-    if (c->spec.reference) {
-        uint64_t length = block_node_length(c->spec.reference);
-        size_t n = MIN(p->bytes, length - MIN(length, p->at));
-        int e = n > 0 ? block_node_pread(c->spec.reference, p->at, room->other, n) : 0;
-
-        memset(room->other + n, 0, p->bytes - n);
-        if (e) {
-            block_job_fail_at(&c->job, c->spec.reference, "reading", p->at, e);
-            return false;
-        }
-    }
-    if (c->spec.compress && in_halves) {
-        pack_clusters(c, p, room);
-    }
-    if (!wait_turn(c, p)) {
-        return false;
-    }
-    ok = c->spec.compress ? write_packed(c, p, room, in_halves)
-                          : write_runs(c, p, room->data, c->spec.reference ? room->other : NULL);
-    return ok;
-}
-
-static bool room_init(const CopyJob *c, Room *room)
-{
+    BlockJob *job = &c->job;
     bool ok;
 
-    room->data = block_job_buffer(c->piece);
-    room->other = c->spec.reference ? block_job_buffer(c->piece) : NULL;
-    ok = room->data && (room->other || !c->spec.reference);
-    if (c->spec.compress) {
-        room->packed = block_job_buffer(c->piece);
-        room->packed_len = g_new0(size_t, c->piece / c->spec.cluster);
-        ok = ok && room->packed;
+    c->ready[c->turn % COPY_MAX_ROOMS] = NULL;
+    c->writing = true;
+    pthread_mutex_unlock(&job->mutex);
+    ok = copy_write(c, room);
+    if (ok) {
+        piece_done(c, room);
+    }
+    pthread_mutex_lock(&job->mutex);
+    c->writing = false;
+    c->turn++;
+    room->next = c->free;
+    c->free = room;
+    c->n_free++;
+    if (c->exhausted && c->turn == c->next_turn) {
+        pthread_cond_broadcast(&job->cond); /* everybody is through */
+    } else if (c->sleeping > 0 && c->n_free >= WAKE_AT) {
+        pthread_cond_signal(&job->cond); /* there is room again; this one would use it too */
     }
     return ok;
+}
+
+static bool read_one(CopyJob *c)
+{
+    CopyRoom *room = c->free;
+    bool ok;
+
+    if (!next_piece(c, &room->p)) {
+        c->exhausted = true;
+        pthread_cond_broadcast(&c->job.cond);
+        return true;
+    }
+    c->free = room->next;
+    c->n_free--;
+    pthread_mutex_unlock(&c->job.mutex);
+    ok = copy_read(c, room);
+    pthread_mutex_lock(&c->job.mutex);
+    c->ready[room->p.turn % COPY_MAX_ROOMS] = room;
+    return ok;
+}
+
+/* Whoever finds the next piece ready and nobody writing writes; who finds none reads ahead. A piece
+ * that gets ready is seen by whoever has read it, so only room and the end have to be waited for.
+ */
+static void work_in_order(CopyJob *c)
+{
+    BlockJob *job = &c->job;
+    bool ok = true;
+
+    pthread_mutex_lock(&job->mutex);
+    while (ok && !block_job_stopped(job)) {
+        CopyRoom *room = c->writing ? NULL : c->ready[c->turn % COPY_MAX_ROOMS];
+
+        if (room) {
+            ok = write_one(c, room);
+        } else if (c->free && !c->exhausted) {
+            ok = read_one(c);
+        } else if (c->exhausted && c->turn == c->next_turn) {
+            break;
+        } else {
+            c->sleeping++;
+            pthread_cond_wait(&job->cond, &job->mutex);
+            c->sleeping--;
+        }
+    }
+    pthread_mutex_unlock(&job->mutex);
 }
 
 static void copy_work(BlockJob *job)
 {
     CopyJob *c = (CopyJob *)job;
-    Room room = { 0 };
-    Piece p;
-    bool more;
+    CopyRoom *room;
 
-    if (!room_init(c, &room)) {
-        block_job_fail(job,
-                       g_error_new(ENGINE_ERROR, ENGINE_ERROR_LIMIT, "no memory to copy with"));
+    if (c->spec.in_order) {
+        work_in_order(c);
+        return;
     }
-    while (!block_job_stopped(job)) {
-        pthread_mutex_lock(&job->mutex);
-        more = next_piece(c, &p);
-        pthread_mutex_unlock(&job->mutex);
-        if (!more || !copy_piece(c, &p, &room)) {
-            break;
+    pthread_mutex_lock(&job->mutex);
+    room = c->free;
+    c->free = room->next;
+    pthread_mutex_unlock(&job->mutex);
+    work_in_any_order(c, room);
+}
+
+/* ---- making ---------------------------------------------------------------------------------- */
+
+static bool make_rooms(CopyJob *c, unsigned n)
+{
+    bool wanted[3] = { true, c->spec.reference, c->spec.compress };
+
+    for (unsigned i = 0; i < 3; i++) {
+        c->memory[i] = wanted[i] ? block_job_buffer(n * c->piece) : NULL;
+        if (wanted[i] && !c->memory[i]) {
+            return false;
         }
-        end_turn(c);
-        block_job_add_done(job, p.bytes);
-        block_job_pace(job, c->spec.rate, __atomic_load_n(&job->done, __ATOMIC_RELAXED));
     }
-    free(room.data);
-    free(room.other);
-    free(room.packed);
-    g_free(room.packed_len);
+    c->n_rooms = n;
+    for (unsigned i = 0; i < n; i++) {
+        CopyRoom *room = &c->rooms[i];
+
+        room->data = c->memory[0] + i * c->piece;
+        room->other = c->memory[1] ? c->memory[1] + i * c->piece : NULL;
+        room->packed = c->memory[2] ? c->memory[2] + i * c->piece : NULL;
+        room->needs = g_malloc(c->piece / c->grain + 1);
+        if (c->spec.compress) {
+            room->packed_len = g_new0(size_t, c->piece / c->spec.cluster);
+        }
+        room->next = c->free;
+        c->free = room;
+        c->n_free++;
+    }
+    return true;
 }
 
 static void copy_free(BlockJob *job)
 {
     CopyJob *c = (CopyJob *)job;
 
+    for (unsigned i = 0; i < c->n_rooms; i++) {
+        g_free(c->rooms[i].needs);
+        g_free(c->rooms[i].packed_len);
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        free(c->memory[i]);
+    }
     g_ptr_array_free(c->sources, TRUE);
 }
 
@@ -496,6 +305,7 @@ BlockJob *block_copy_start(const BlockCopySpec *spec, BlockJobFn done, void *opa
 {
     CopyJob *c = g_new0(CopyJob, 1);
     uint64_t total = 0, sparse = 512;
+    unsigned workers;
 
     c->spec = *spec;
     c->spec.sources = NULL;
@@ -530,7 +340,13 @@ BlockJob *block_copy_start(const BlockCopySpec *spec, BlockJobFn done, void *opa
     c->grain = MAX(MAX(sparse, spec->cluster), spec->target->align);
     /* Smaller pieces where each takes long: nobody waits long for his turn. */
     c->piece = MAX(c->spec.compress ? PIECE_BYTES / 4 : PIECE_BYTES, c->grain);
-    block_job_start(&c->job, spec->workers ? spec->workers : 8);
+    workers = CLAMP(spec->workers ? spec->workers : 8, 1, BLOCK_JOB_MAX_WORKERS);
+    if (!make_rooms(c, workers + (c->spec.in_order ? 2 : 0))) {
+        error_set(error, ENGINE_ERROR_LIMIT, "no memory to copy with");
+        block_job_free(&c->job);
+        return NULL;
+    }
+    block_job_start(&c->job, workers);
     return &c->job;
 }
 

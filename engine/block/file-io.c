@@ -1,6 +1,7 @@
 /*
- * "file": its requests. Aligned reads, writes and flushes go to io_uring where there is one;
- * everything else, and what direct I/O cannot take as it is, to a worker thread.
+ * "file": its requests. Aligned reads and writes go to the kernel's queues (Linux AIO past the
+ * host's cache, io_uring through it) where there are any, and flushes to io_uring; everything else,
+ * and what direct I/O cannot take as it is, to a worker thread.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -17,6 +18,12 @@
 #define BOUNCE_BYTES (1 << 20)
 #define ZERO_BYTES   (64 << 10)
 #define LARGE_BYTES  (256 << 10)
+
+/* See write_at_once. */
+#define AT_ONCE_BYTES (64 << 10)
+#define AT_ONCE_NS    (INT64_C(250) * 1000)
+#define AT_ONCE_SHARE 50
+#define PAGE          4096
 
 /* ---- plain transfers, in pieces as the kernel takes them ------------------------------------- */
 
@@ -133,11 +140,32 @@ static void grow_to(BlockNode *node, uint64_t end)
     }
 }
 
+static int do_fallocate(BlockFile *s, int mode, uint64_t offset, uint64_t bytes)
+{
+    int r;
+
+    do {
+        r = fallocate(s->fd, mode, (off_t)offset, (off_t)bytes);
+    } while (r < 0 && errno == EINTR);
+    return r < 0 ? errno : 0;
+}
+
+/* Some file systems take longer to reserve room page by page for what is written into nothing than
+ * to give it its place at once. A hint. */
+static void reserve(BlockFile *s, const BlockReq *req)
+{
+    if (s->reserves && req->op == BLOCK_OP_WRITE && req->bytes >= LARGE_BYTES && !s->direct &&
+        (req->flags & BLOCK_FRESH || req->offset >= block_node_length(&s->parent))) {
+        do_fallocate(s, FALLOC_FL_KEEP_SIZE, req->offset, req->bytes);
+    }
+}
+
 static int do_transfer(BlockFile *s, BlockReq *req)
 {
     bool is_write = req->op == BLOCK_OP_WRITE;
     int flags = is_write && (req->flags & BLOCK_FUA) && !s->volatile_ok ? RWF_DSYNC : 0, error;
 
+    reserve(s, req);
     if (!is_aligned(s, req)) {
         error = bounce(s, req, flags);
     } else {
@@ -184,16 +212,6 @@ bool block_file_read_now(BlockNode *node, uint64_t offset, void *buf, size_t len
 static bool unsupported(int e)
 {
     return e == EOPNOTSUPP || e == ENOTTY || e == ENOSYS || e == EINVAL || e == EPERM;
-}
-
-static int do_fallocate(BlockFile *s, int mode, uint64_t offset, uint64_t bytes)
-{
-    int r;
-
-    do {
-        r = fallocate(s->fd, mode, (off_t)offset, (off_t)bytes);
-    } while (r < 0 && errno == EINTR);
-    return r < 0 ? errno : 0;
 }
 
 static int punch(BlockFile *s, uint64_t offset, uint64_t bytes)
@@ -393,6 +411,46 @@ static void job_done(BlockReq *req)
     req->done(req);
 }
 
+/*
+ * A short write into the host's cache takes a few microseconds, less than the way to a thread and
+ * back: it is made here. It may have to wait all the same (the host writes back what is dirty, the
+ * file is on a network): one that did sends those that follow to threads, for so much longer that
+ * waiting here is a small part of the time at worst. Whole pages only: nothing has to be read
+ * first.
+ */
+static bool write_at_once(BlockFile *s, BlockReq *req)
+{
+    int64_t before, took;
+    int error;
+
+    if (s->direct || req->op != BLOCK_OP_WRITE || req->flags & BLOCK_FUA ||
+        s->cache == BLOCK_CACHE_WRITETHROUGH || req->bytes > AT_ONCE_BYTES ||
+        (req->offset | req->bytes) % PAGE || req->niov > BLOCK_INLINE_IOV ||
+        s->aio == BLOCK_AIO_THREADS) {
+        return false;
+    }
+    before = clock_now(clock_realtime());
+    if (before < s->slow_until) {
+        return false;
+    }
+    error = do_transfer(s, req);
+    took = clock_now(clock_realtime()) - before;
+    if (took > AT_ONCE_NS) {
+        s->slow_until = before + took * AT_ONCE_SHARE;
+    }
+    block_req_complete(req, error);
+    return true;
+}
+
+static void submit_to_kernel(BlockFile *s, BlockReq *req)
+{
+    if (s->use_aio && req->op != BLOCK_OP_FLUSH) {
+        block_aio_submit(req, s->fd);
+    } else {
+        block_uring_submit(req, s->fd);
+    }
+}
+
 static void job_start(void *opaque)
 {
     FileJob *job = opaque;
@@ -403,7 +461,7 @@ static void job_start(void *opaque)
         job->req->priv = job;
         block_work_submit(&job->work);
     } else {
-        block_uring_submit(job->req, job->s->fd);
+        submit_to_kernel(job->s, job->req);
     }
 }
 
@@ -417,8 +475,9 @@ void block_file_submit(BlockNode *node, BlockReq *req)
     /* The ring copies from the host's cache on the thread that submits: what is large would hold it
      * up, and several workers copy faster. */
     bool large = !s->direct && req->bytes >= LARGE_BYTES;
-    bool ring = s->use_uring &&
-                (transfers ? aligned && !large && req->niov <= IOV_MAX : req->op == BLOCK_OP_FLUSH);
+    bool in_kernel = transfers
+                         ? aligned && !large && req->niov <= IOV_MAX && (s->use_aio || s->use_uring)
+                         : req->op == BLOCK_OP_FLUSH && s->use_uring;
     FileJob *job;
 
     if (req->op == BLOCK_OP_FLUSH && s->volatile_ok) {
@@ -428,8 +487,11 @@ void block_file_submit(BlockNode *node, BlockReq *req)
     if (s->volatile_ok) {
         req->flags &= ~(unsigned)BLOCK_FUA;
     }
-    if (ring && req->op != BLOCK_OP_WRITE) {
-        block_uring_submit(req, s->fd);
+    if (write_at_once(s, req)) {
+        return;
+    }
+    if (in_kernel && req->op != BLOCK_OP_WRITE) {
+        submit_to_kernel(s, req);
         return;
     }
     job = g_new0(FileJob, 1);
@@ -438,7 +500,7 @@ void block_file_submit(BlockNode *node, BlockReq *req)
     job->req = req;
     job->done = req->done;
     job->opaque = req->opaque;
-    job->on_worker = !ring;
+    job->on_worker = !in_kernel;
     req->done = job_done;
     req->opaque = job;
     if (s->direct && writes && s->parent.align > 1) {
@@ -467,7 +529,7 @@ void block_file_cancel(BlockNode *node, BlockReq *req)
         if (block_work_remove(&job->work)) {
             block_req_complete(req, ECANCELED);
         }
-    } else if (s->use_uring) {
+    } else if (s->use_uring && (!s->use_aio || req->op == BLOCK_OP_FLUSH)) {
         block_uring_cancel(req);
     }
 }

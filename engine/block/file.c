@@ -8,9 +8,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "engine/block/file_priv.h"
@@ -196,25 +198,33 @@ static bool open_fd(BlockFile *s, GError **error)
 
 static bool choose_engine(BlockFile *s, GError **error)
 {
-    s->use_uring = false;
+    s->use_uring = s->use_aio = false;
     if (s->aio == BLOCK_AIO_THREADS) {
         return true;
     }
-    if (block_uring_ref(s->aio == BLOCK_AIO_AUTO ? NULL : error)) {
+    if (s->direct && s->aio != BLOCK_AIO_IO_URING) {
+        s->use_aio = block_aio_ref(s->aio == BLOCK_AIO_AUTO ? NULL : error);
+        if (!s->use_aio && s->aio == BLOCK_AIO_NATIVE) {
+            return false;
+        }
+    }
+    if (block_uring_ref(s->aio == BLOCK_AIO_AUTO || s->use_aio ? NULL : error)) {
         s->use_uring = true;
         return true;
     }
-    return s->aio == BLOCK_AIO_AUTO;
+    return s->aio == BLOCK_AIO_AUTO || s->use_aio;
 }
 
 static bool file_open(BlockNode *node, GError **error)
 {
     BlockFile *s = BLOCK_FILE(node);
+    struct statfs fs;
 
+    s->slow_until = 0;
     s->volatile_ok = s->cache == BLOCK_CACHE_UNSAFE;
     s->direct = open_flags(s) & O_DIRECT;
     s->mem_align = 1;
-    s->no_zero_range = s->no_punch = s->no_seek_hole = false;
+    s->no_zero_range = s->no_punch = s->no_seek_hole = s->reserves = false;
     if (!open_fd(s, error)) {
         return false;
     }
@@ -228,6 +238,7 @@ static bool file_open(BlockNode *node, GError **error)
     if (s->direct) {
         find_alignment(s);
     }
+    s->reserves = !s->is_device && fstatfs(s->fd, &fs) == 0 && fs.f_type == EXT4_SUPER_MAGIC;
     pthread_mutex_init(&s->rewriting, NULL);
     block_workers_ref();
     return true;
@@ -239,6 +250,9 @@ static void file_close(BlockNode *node)
 
     if (s->use_uring) {
         block_uring_unref();
+    }
+    if (s->use_aio) {
+        block_aio_unref();
     }
     block_workers_unref();
     pthread_mutex_destroy(&s->rewriting);
@@ -340,9 +354,10 @@ static const Property file_properties[] = {
     DEFINE_PROP_ENUM("cache", BlockFile, cache, cache_words, BLOCK_CACHE_WRITEBACK,
                      "writeback: the host's cache; none: past it; writethrough, directsync: the "
                      "same, each write stable; unsafe: flushes are ignored"),
-    DEFINE_PROP_ENUM("aio", BlockFile, aio, aio_words, BLOCK_AIO_AUTO,
-                     "how requests reach the kernel: io_uring (also called native here), threads, "
-                     "or what works (auto)"),
+    DEFINE_PROP_ENUM(
+        "aio", BlockFile, aio, aio_words, BLOCK_AIO_AUTO,
+        "how requests reach the kernel: io_uring; native (Linux AIO, for cache=none and "
+        "directsync; io_uring for the others); threads; or what is fast (auto)"),
     DEFINE_PROP_ENUM("locking", BlockFile, locking, locking_words, LOCKING_AUTO,
                      "refuse a file that somebody else writes (auto: where locks exist)"),
 };

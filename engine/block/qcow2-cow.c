@@ -13,6 +13,7 @@
 #include "engine/block/qcow2_priv.h"
 #include "engine/core/units.h"
 
+#define MERGE_BYTES (16 << 10) /* that are read although they are written over */
 #define SIDE_BUFFER (256 * KiB)
 
 typedef enum {
@@ -203,6 +204,21 @@ static int prepare_side(Qcow2 *s, const Piece *p, uint64_t from, uint64_t to, bo
     return *drop || e ? e : bring(s, from, to, zero, buf);
 }
 
+/* Both sides have to be read, with little between them: one read and one buffer for all. */
+static int write_whole(Qcow2 *s, const Piece *p, const struct iovec *iov, unsigned niov,
+                       uint64_t iov_offset)
+{
+    uint8_t *buf = NULL;
+    int e = bring(s, p->from, p->to, false, &buf);
+
+    if (!e) {
+        block_iov_to_buf(iov, niov, iov_offset, buf + (p->offset - p->from), p->bytes);
+        e = block_node_pwrite(s->data, p->host + (p->from - p->first), buf, p->to - p->from, 0);
+    }
+    free(buf);
+    return e;
+}
+
 static int write_piece(Qcow2 *s, Piece *p, const struct iovec *iov, unsigned niov,
                        uint64_t iov_offset)
 {
@@ -211,8 +227,12 @@ static int write_piece(Qcow2 *s, Piece *p, const struct iovec *iov, unsigned nio
     BlockReq part, req;
     unsigned n = 0;
     bool drop;
-    int e = prepare_side(s, p, p->from, p->offset, p->head_zero, &p->head, &drop);
+    int e;
 
+    if (head && tail && !p->head_zero && !p->tail_zero && p->bytes <= MERGE_BYTES) {
+        return write_whole(s, p, iov, niov, iov_offset);
+    }
+    e = prepare_side(s, p, p->from, p->offset, p->head_zero, &p->head, &drop);
     head = drop ? 0 : head;
     if (!e) {
         e = prepare_side(s, p, end, p->to, p->tail_zero, &p->tail, &drop);

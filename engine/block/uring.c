@@ -5,11 +5,10 @@
  */
 #include <errno.h>
 #include <liburing.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "engine/block/block_priv.h"
+#include "engine/block/transfer.h"
 #include "engine/core/error.h"
 #include "engine/core/lock.h"
 #include "engine/core/log.h"
@@ -18,16 +17,11 @@
 
 #define RING_ENTRIES 256
 
-/* One request in the ring. Its vectors are its own, because a short transfer moves them. */
+/* One request in the ring. */
 struct BlockUringReq {
-    BlockReq *req;
-    int fd;
-    uint64_t offset;
-    struct iovec *iov;
-    unsigned niov, first;
+    BlockTransfer t;
     bool in_kernel;
     BlockUringReq *next; /* while it waits for room in the ring */
-    struct iovec small[BLOCK_INLINE_IOV];
 };
 
 static struct {
@@ -45,18 +39,20 @@ static struct {
 
 static void prepare(BlockUringReq *u, struct io_uring_sqe *sqe)
 {
-    switch (u->req->op) {
+    const BlockTransfer *t = &u->t;
+
+    switch (t->req->op) {
     case BLOCK_OP_READ:
-        io_uring_prep_readv(sqe, u->fd, u->iov + u->first, u->niov - u->first, u->offset);
+        io_uring_prep_readv(sqe, t->fd, t->iov + t->first, t->niov - t->first, t->offset);
         break;
     case BLOCK_OP_WRITE:
-        io_uring_prep_writev(sqe, u->fd, u->iov + u->first, u->niov - u->first, u->offset);
-        if (u->req->flags & BLOCK_FUA) {
+        io_uring_prep_writev(sqe, t->fd, t->iov + t->first, t->niov - t->first, t->offset);
+        if (t->req->flags & BLOCK_FUA) {
             sqe->rw_flags = RWF_DSYNC;
         }
         break;
     default:
-        io_uring_prep_fsync(sqe, u->fd, IORING_FSYNC_DATASYNC);
+        io_uring_prep_fsync(sqe, t->fd, IORING_FSYNC_DATASYNC);
         break;
     }
     io_uring_sqe_set_data(sqe, u);
@@ -121,60 +117,26 @@ static void kick(void)
     }
 }
 
-static void uring_req_free(BlockUringReq *u)
-{
-    if (u->iov != u->small) {
-        g_free(u->iov);
-    }
-    g_free(u);
-}
-
 static void finish(BlockUringReq *u, int error)
 {
-    BlockReq *req = u->req;
+    BlockReq *req = u->t.req;
 
     req->priv = NULL;
-    uring_req_free(u);
+    block_transfer_clear(&u->t);
+    g_free(u);
     block_req_complete(req, error);
-}
-
-/* What has been transferred is cut from the front of the vectors; true: nothing is left. */
-static bool advance(BlockUringReq *u, size_t n)
-{
-    u->offset += n;
-    while (u->first < u->niov && n >= u->iov[u->first].iov_len) {
-        n -= u->iov[u->first++].iov_len;
-    }
-    if (u->first < u->niov) {
-        u->iov[u->first].iov_base = (char *)u->iov[u->first].iov_base + n;
-        u->iov[u->first].iov_len -= n;
-    }
-    return u->first == u->niov;
 }
 
 static void completed(BlockUringReq *u, int res)
 {
+    int error;
+
     u->in_kernel = false;
     engine.in_kernel--;
-    if (res == -EINTR || res == -EAGAIN) {
-        enqueue(u);
-    } else if (res < 0) {
-        finish(u, -res);
-    } else if (u->req->op == BLOCK_OP_FLUSH) {
-        finish(u, 0);
-    } else if (advance(u, (size_t)res)) {
-        finish(u, 0);
-    } else if (u->req->op == BLOCK_OP_READ && u->offset % BLOCK_SECTOR_SIZE) {
-        /* The file ends within a sector, from where direct I/O refuses to go on. */
-        block_iov_zero(u->iov + u->first, u->niov - u->first, 0, UINT64_MAX);
-        finish(u, 0);
-    } else if (res > 0) {
-        enqueue(u);
-    } else if (u->req->op == BLOCK_OP_READ) { /* the end of the file */
-        block_iov_zero(u->iov + u->first, u->niov - u->first, 0, UINT64_MAX);
-        finish(u, 0);
+    if (block_transfer_result(&u->t, res, &error)) {
+        finish(u, error);
     } else {
-        finish(u, ENOSPC);
+        enqueue(u);
     }
 }
 
@@ -264,14 +226,8 @@ void block_uring_submit(BlockReq *req, int fd)
 {
     BlockUringReq *u = g_new(BlockUringReq, 1);
 
-    u->req = req;
-    u->fd = fd;
-    u->offset = req->offset;
-    u->niov = req->niov;
-    u->first = 0;
+    block_transfer_init(&u->t, req, fd);
     u->in_kernel = false;
-    u->iov = req->niov > BLOCK_INLINE_IOV ? g_new(struct iovec, req->niov) : u->small;
-    memcpy(u->iov, req->iov, req->niov * sizeof(*u->iov));
     req->priv = u;
     enqueue(u);
     kick();
@@ -314,7 +270,15 @@ void block_plug(void)
 
 void block_unplug(void)
 {
-    if (--engine.plugged == 0 && engine.refs > 0) {
-        kick();
+    if (--engine.plugged == 0) {
+        if (engine.refs > 0) {
+            kick();
+        }
+        block_aio_unplugged();
     }
+}
+
+bool block_plugged(void)
+{
+    return engine.plugged > 0;
 }

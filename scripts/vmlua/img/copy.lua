@@ -74,10 +74,12 @@ local function copy_spec(s, sources, target, fresh)
   for n, i in ipairs(sources) do nodes[n] = i.node end
   local sparse = options.size(convert, "-S", s.sparse, 0, 1 << 20)
   if sparse and sparse > 0 and (sparse < 512 or sparse & 511 ~= 0) then fail "convert: -S: a multiple of 512 is expected" end
+  -- Through the host's cache a file is written to by one at a time anyhow.
+  local cached = s.cache ~= "none" and s.cache ~= "directsync"
   return {
     sources = nodes, target = target.node, compress = s.compress, cluster = cluster,
     target_is_zero = s.target_is_zero or (fresh and not s.backing), max_depth = s.backing and 0 or nil,
-    in_order = cluster > 0 and not s.unordered, offload = s.offload, salvage = s.salvage, sparse = sparse,
+    in_order = not s.unordered and (cluster > 0 or cached), offload = s.offload, salvage = s.salvage, sparse = sparse,
     rate = options.size(convert, "-r", s.rate, 1, 1 << 62), workers = options.size(convert, "-m", s.workers, 1, 16) or 4,
   }
 end
