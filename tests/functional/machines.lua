@@ -84,6 +84,27 @@ test("boards are found by alias, and derived boards know their parent", function
   t.eq(machine.is_class {}, false)
 end)
 
+test("versions of a board keep their shape by compatibility properties", function(t)
+  local newest = machine.versions({
+    name = "vers", doc = "for this test", ram = "1M",
+    init = function(m) m:device("isa-serial", { id = "com", iobase = 0x3f8, irq = 4, chardev = m:serial(0) }) end,
+  }, {
+    { version = "1.0", compat = { { "isa-serial", "baudbase", 57600 } } }, -- what 1.1 made different
+    { version = "1.1", compat = { { "isa-serial", "pace", "on" }, { "isa-device", "out2-gate", false } } },
+    { version = "2.0", compat = {} },
+  })
+  t.eq({ newest.name, newest.alias }, { "vers-2.0", "vers" })
+  local function shape(name, global)
+    local com = t.machine(name, { accel = "soft", serial = "null", global = global }).com
+    return { com.baudbase, com.pace, com:get "out2-gate" }
+  end
+  t.eq(shape "vers", { 115200, false, true })
+  t.eq(shape "vers-1.1", { 115200, true, false })
+  t.eq(shape "vers-1.0", { 57600, true, false })
+  -- -global comes after the version's.
+  t.eq(shape("vers-1.0", { { "isa-serial", "baudbase", "38400" } }), { 38400, true, false })
+end)
+
 test("a board that another file has defined is not replaced", function(t)
   local path = t.file("other.lua", [[
     require("vmlua.machine").define { name = "machine-test-plain", init = function() end }

@@ -2,6 +2,9 @@
 local firmware = require "vmlua.core.firmware"
 local test = require "vmlua.test"
 
+local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
+local talk = dofile(here .. "/../lib/talk.lua")
+
 -- A Multiboot kernel of this code, flat 32-bit.
 local function kernel(t, code)
   local magic, flags, at = 0x1BADB002, 0x10000, 0x200000
@@ -144,4 +147,27 @@ test("what is wrong with an option is said by its name, without a place in our f
       t.ok(not r.err:find "%.lua:%d", "%s %s: %s", option, value, r.err)
     end
   end
+end)
+
+test("a triple fault resets the board", function(t)
+  local vm = t.machine("pc", { accel = "soft", ram = "16M", kernel = kernel(t, "\x0f\x01\x1d\0\0\x20\0\x0f\x0b") }) -- lidt of zeroes; ud2
+  local resets = 0
+  vm:resets():on(function() resets = resets + 1 end)
+  vm.memory:write(0x200000, ("\0"):rep(8))
+  vm:start()
+  t.wait_for(function() return resets >= 2 end)
+end)
+
+test("the first serial port and the prompt share a pipe by mon:stdio", function(t)
+  local hello = "\x66\xba\xf8\x03\xb0H\xee\xb0i\xee\xb0\n\xee\xf4\xeb\xfd"
+  local r = t.vmlua { "pc.lua", "-accel", "soft", "-m", "16", "-kernel", kernel(t, hello), "-serial", "mon:stdio",
+    env = { VMLUA_HISTORY = "" }, on_start = function(child, r)
+      talk.pipes(t, r, child, function(expect, type)
+        expect "Hi"
+        type "\1cprint('at', vm.class.name)\n"
+        expect "at\tpc-1.0"
+        type "\1c\1x"
+      end)
+    end }
+  t.eq(r.status, 0)
 end)

@@ -105,10 +105,10 @@ test("OVMF starts from flash to its shell, which runs a script from a disk and t
   guests.need(t, "mformat", "mtools")
   local disk = t.tmpdir() .. "/disk.img"
   local script = t.file("startup.nsh", "@echo -off\r\nver\r\nset answer 42\r\necho six times seven: %answer%\r\n"
-    .. "type fs0:\\hello.txt\r\ncp fs0:\\hello.txt fs0:\\copy.txt\r\nreset -s\r\n")
+    .. "smbiosview -t 1\r\ndmem\r\ntype fs0:\\hello.txt\r\ncp fs0:\\hello.txt fs0:\\copy.txt\r\nreset -s\r\n")
   guests.run(t, "truncate -s 16M %s && mformat -i %s -T 32768 :: && mcopy -i %s %s ::startup.nsh && mcopy -i %s %s ::hello.txt",
     disk, disk, disk, script, disk, t.file("hello.txt", "read from the disk\r\n"))
-  local vm = start(t, { ram = "256M", serial = "ring", hda = { file = disk, format = "raw" },
+  local vm = start(t, { ram = "256M", serial = "ring", uuid = "00112233-4455-6677-8899-aabbccddeeff", hda = { file = disk, format = "raw" },
     pflash = { { file = code, readonly = true }, { file = copy(t, variables) } } })
   t.ok(vm.serial[1]:text "any other key to continue":wait { rt = LIMIT })
   vm.serial[1]:write "\r"
@@ -116,6 +116,11 @@ test("OVMF starts from flash to its shell, which runs a script from a disk and t
     t.ok(vm.serial[1]:text(line):wait { rt = LIMIT }, line)
   end
   t.eq(vm:wait { rt = LIMIT }, "shutdown")
+  -- What firmware has made of our tables.
+  local said = vm.serial[1]:history():gsub("\27%[[%d;]*%a", ""):gsub("\r", "")
+  t.match(said, "ProductName: Standard PC")
+  t.match(said, "Dump Uuid\nsize=16:\n00000000: 33 22 11 00 55 44 77 66%-88 99 AA BB CC DD EE FF")
+  t.match(said, "ACPI 2.0 Table   %x*[1-9a-fA-F]%x*\n")
   vm:close()
   t.match(guests.run(t, "mtype -i %s ::copy.txt", disk), "read from the disk")
 end)
