@@ -30,10 +30,14 @@ PCIBus *pci_bus_root(PCIBus *bus);
 /* The line that the INTx pin arrives on has one source more or less. `tell`: whoever listens. */
 void pci_bus_pin(PCIDevice *dev, int pin, int delta, bool tell);
 
-/* ---- pci.c ------------------------------------------------------------------------------- */
+/* ---- pci-bar.c --------------------------------------------------------------------------- */
 
+unsigned pci_bar_register(const PCIDevice *dev, unsigned n); /* its offset */
 void pci_update_mappings(PCIDevice *dev);
 void pci_unmap(PCIDevice *dev);
+
+/* ---- pci.c ------------------------------------------------------------------------------- */
+
 void pci_update_irq(PCIDevice *dev, bool tell);
 
 /* ---- pci-rom.c --------------------------------------------------------------------------- */
