@@ -9,10 +9,13 @@
 #define IDE_BUFFER_SECTORS 256
 #define IDE_BUFFER_BYTES   (IDE_BUFFER_SECTORS * 512)
 #define IDE_MAX_MULTIPLE   16
-#define CD_SECTOR          2048
-#define CD_RAW_SECTOR      2352
-#define CD_PACKET          12
-#define CD_SENSE_BYTES     18
+/* What the host has in its cache is there at once. So many in a row, as each may ask for the next
+ * from within, and all under the engine lock; then a turn of the main loop lies between. */
+#define IDE_MAX_AT_ONCE 16
+#define CD_SECTOR       2048
+#define CD_RAW_SECTOR   2352
+#define CD_PACKET       12
+#define CD_SENSE_BYTES  18
 
 enum { /* status */
        ATA_ERR = 0x01,
@@ -105,7 +108,7 @@ struct IDEDrive {
     uint32_t pos, end;        /* bytes of the buffer that the host is to move: [pos, end) */
     uint32_t used;            /* bytes of the buffer that count, for saving */
     uint8_t *buffer;          /* IDE_BUFFER_BYTES; belongs to the request in flight, if any */
-    uint8_t at_once;          /* requests in a row that needed none: MAX_AT_ONCE */
+    uint8_t at_once;          /* requests in a row that needed none: IDE_MAX_AT_ONCE */
     IDERequest *request; /* in flight; NULL: none, or the state was restored and it starts anew */
 
     /* ATAPI */
@@ -140,6 +143,8 @@ void ide_abort(IDEDrive *s, uint8_t error); /* ends the command with ERR, and an
 void ide_ok(IDEDrive *s);                   /* ends it well, and an interrupt */
 void ide_finish(IDEDrive *s);               /* ends it well, without */
 void ide_drop_request(IDEDrive *s);
+/* What is on its way to the medium goes on without the drive, which gets a new buffer. */
+void ide_leave_request(IDEDrive *s, bool cancel);
 /* Sends the drive's `op` to the medium; the buffer is then the request's. */
 void ide_start_op(IDEDrive *s);
 /* The host is to move buffer[pos, end): sets DRQ. */
@@ -148,6 +153,9 @@ void ide_data_moved(IDEDrive *s); /* it has */
 void ide_dma_pump(IDEDrive *s);
 uint64_t ide_get_lba(const IDEDrive *s);
 void ide_set_lba(IDEDrive *s, uint64_t lba);
+
+/* drive-state.c */
+extern const VMStateDescription vmstate_ide_drive;
 
 /* ata.c */
 void ata_execute(IDEDrive *s);
