@@ -323,12 +323,12 @@ local function add_legacy(m, conf, below, above)
   local order = boot.order or "cad"
   cmos.fill(m, rtc, {
     below_4g = below, above_4g = above, boot = (boot.once or order):gsub("b", ""):sub(1, 3),
-    floppy = { m.fdc["kind-a"], m.fdc["kind-b"] },
+    floppy = { m.fdc["kind-a"], m.fdc["kind-b"] }, check_signature = not conf.no_fd_bootchk,
   })
   local first = true
   m:on_reset(function()
     if first then cmos.disks(rtc, ide_disks(m)) end
-    if boot.once and not first then cmos.boot(rtc, (order:gsub("b", ""):sub(1, 3))) end
+    if boot.once and not first then cmos.boot(rtc, (order:gsub("b", ""):sub(1, 3)), not conf.no_fd_bootchk) end
     first = false
     -- A wake-up: firmware goes on where the system wants it (byte 0x0f, "shutdown status").
     if m.waking then rtc:set_nvram(0x0f, 0xfe) end
@@ -368,7 +368,9 @@ end
 
 local function add_debug(m, conf)
   m:device("isa-post", { id = "post" })
-  m:device("pvpanic", { id = "pvpanic", iobase = PVPANIC })
+  local asked = false -- for one of the user's own
+  for _, spec in ipairs(list_of(conf.device)) do asked = asked or spec == "pvpanic" or spec[1] == "pvpanic" end
+  if not asked then m:device("pvpanic", { id = "pvpanic", iobase = PVPANIC }) end
   m.data.debugcon = machine.chardev(conf.debugcon or "ring", m, "debugcon")
   -- 0x402 is where SeaBIOS and OVMF write their log.
   m:device("debugcon", { id = "firmware-log", iobase = 0x402, readback = 0xe9, chardev = m.data.debugcon })

@@ -82,13 +82,14 @@ local conf_keys = {
   debugcon = "string|table|userdata", rtc = "table", parallel = "string|table|userdata", console = "string|table|userdata",
   hda = "string|table", hdb = "string|table", hdc = "string|table", hdd = "string|table", cdrom = "string|table",
   fda = "string|table", fdb = "string|table", drive = "table", blockdev = "table", snapshot = "boolean",
-  vga = "string", nodefaults = "boolean", global = "table", no_reboot = "boolean", on_triple_fault = "string", icount = "boolean|table",
+  vga = "string", nodefaults = "boolean", no_fd_bootchk = "boolean", global = "table",
+  no_reboot = "boolean", on_triple_fault = "string", icount = "boolean|table",
 }
 local topology_levels = { sockets = "integer", dies = "integer", cores = "integer", threads = "integer" }
 -- Asked for by the user, meaningful only to a board that looks at them.
 local board_keys = {
   "boot", "fw_cfg", "pflash", "option_rom", "kernel", "initrd", "append", "bios", "debugcon", "uuid", "rtc", "vga", "parallel",
-  "smbios", "acpitable", "numa", "nodefaults",
+  "smbios", "acpitable", "numa", "nodefaults", "no_fd_bootchk",
 }
 
 -- Those that name disks: the block layer is loaded when one is there.

@@ -56,7 +56,7 @@ options.list = {
     doc = "Number of vCPUs, and how they are grouped." },
   { name = "m", arg = "[size=]SIZE", group = "machine", handler = read.memory, doc = "RAM; a bare number counts MiB." },
   { name = "name", arg = "NAME", group = "machine",
-    handler = function(s, value) s.conf.name = read.keyval(value, "guest").guest end, doc = "Name of the machine in messages and paths." },
+    handler = read.name, doc = "Name of the machine in messages and paths." },
   { name = "uuid", arg = "UUID", group = "machine", handler = read.uuid, doc = "UUID that the machine reports." },
   { name = "rtc", arg = "[base=]utc|localtime|DATETIME[,clock=host|rt|vm][,driftfix=none|slew]", group = "machine", handler = read.rtc,
     doc = "The real-time clock: the date it begins with, what counts its seconds (the host's clock, or the machine's, which "
@@ -91,6 +91,8 @@ options.list = {
     doc = "What firmware starts: a the floppy, c the disk, d the CD-ROM, n the network, in that order; `once` "
       .. "holds for the first start only; a menu to choose from, with a picture (JPEG or BMP) behind it. splash-time=MS, how long the "
       .. "menu waits; reboot-timeout=MS, after which firmware tries again (-1: never); strict=on|off, nothing but what is named." },
+  { name = "no-fd-bootchk", group = "boot", handler = flag "no_fd_bootchk",
+    doc = "A floppy disk is started without the signature at the end of its first sector, too." },
   { name = "fw_cfg", arg = "[name=]NAME,file=FILE|string=TEXT", group = "boot", handler = read.fw_cfg,
     doc = "A file for firmware and guest in the firmware configuration device." },
   { name = "option-rom", arg = "FILE", group = "boot", handler = function(s, value) read.push(s.conf, "option_rom", value) end,
@@ -115,8 +117,10 @@ options.list = {
     doc = "Writes to disks go to temporary files, and are gone at the end." },
 
   { name = "netdev", arg = "TYPE,id=ID[,…]", group = "network", needs = "network", doc = "A network back end." },
-  { name = "net", arg = "nic|user|…", group = "network", needs = "network", doc = "A network card or back end, the old way." },
-  { name = "nic", arg = "TYPE[,model=…]", group = "network", needs = "network", doc = "A network card and its back end." },
+  { name = "net", arg = "none|nic|user|…", group = "network", handler = read.network, values = { "none" },
+    doc = "A network card or back end, the old way." },
+  { name = "nic", arg = "none|TYPE[,model=…]", group = "network", handler = read.network, values = { "none" },
+    doc = "A network card and its back end." },
 
   { name = "chardev", arg = "BACKEND,id=ID[,PROP=VALUE…]|help", group = "character", handler = read.chardev,
     values = { "stdio", "file", "pipe", "pty", "socket", "ringbuf", "null" },
@@ -153,6 +157,9 @@ options.list = {
   { name = "s", group = "run", needs = "gdb", doc = "The same as `-gdb tcp::1234`." },
   { name = "gdb", arg = "ADDRESS", group = "run", needs = "gdb", doc = "A server for gdb." },
   { name = "no-reboot", group = "run", handler = flag "no_reboot", doc = "A guest that resets ends the machine." },
+  { name = "action", arg = "reboot=reset|shutdown,shutdown=poweroff|pause,panic=pause|…", group = "run", handler = read.action,
+    doc = "What a guest's reset, power-off and panic do: reboot=shutdown is -no-reboot, shutdown=pause is -no-shutdown; panic=pause, "
+      .. "shutdown, reset or none is what the device pvpanic does." },
   { name = "no-shutdown", group = "run", handler = run "no_shutdown",
     doc = "A guest that powers off leaves the machine there, stopped." },
   { name = "loadvm", arg = "NAME", group = "run", needs = "saved state in files", doc = "Starts from a saved state." },

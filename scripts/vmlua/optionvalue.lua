@@ -299,6 +299,41 @@ function optionvalue.boot(s, value)
   s.conf.boot = t
 end
 
+function optionvalue.name(s, value)
+  local values = keyval(value, "guest")
+  known(values, { "guest", "debug-threads" }, "-name key") -- threads have their names in any case
+  if values["debug-threads"] then check(text.boolean(values["debug-threads"])) end
+  s.conf.name = values.guest
+end
+
+-- What an end of the guest's ends.
+local actions = {
+  reboot = { reset = function() end, shutdown = function(s) s.conf.no_reboot = true end },
+  shutdown = { poweroff = function() end, pause = function(s) s.run.no_shutdown = true end },
+  panic = {},
+}
+for _, word in ipairs { "pause", "shutdown", "reset", "none" } do
+  actions.panic[word] = function(s) push(s.conf, "global", { "pvpanic", "on-panic", word }) end
+end
+
+function optionvalue.action(s, value)
+  local values, keys = keyval(value)
+  known(values, { "reboot", "shutdown", "panic" }, "-action key")
+  for _, key in ipairs(keys) do
+    local words = {}
+    for word in pairs(actions[key]) do words[#words + 1] = word end
+    table.sort(words)
+    local act = actions[key][values[key]]
+    if not act then refuse("%s: expected %s, got %q", key, table.concat(words, ", "), values[key]) end
+    act(s)
+  end
+end
+
+-- Without a network there is "none" of it.
+function optionvalue.network(_, value)
+  if value ~= "none" then refuse("%q needs the network subsystem, which this build does not have", value) end
+end
+
 -- TYPE.PROPERTY=VALUE, or the three by their names.
 function optionvalue.global(s, value)
   local kind, property, rest = value:match "^([%w_%-]+)%.([%w_%-]+)=(.*)$"

@@ -37,6 +37,30 @@ test("with -no-reboot a reset ends the process, without it the machine starts ag
   t.eq(vm.status, "running")
 end)
 
+test("-action says what a reset, an end and a panic do", function(t)
+  t.eq(pc(t, RESET, { "-action", "reboot=shutdown" }).status, 0)
+  local r = pc(t, POWER_OFF, { "-action", "shutdown=pause", "-monitor", "stdio", input = "vm:wait{rt=20}\n('is %s'):format(vm.status)\n" })
+  t.match(r.out, "is shutdown")
+  local panics = "\x66\xba\x05\x05\xb0\x01\xee" .. POWER_OFF
+  t.eq(pc(t, panics, { "-action", "panic=none" }).status, 0)
+  r = pc(t, panics, { "-monitor", "stdio", "-device", "pvpanic,on-panic=pause", input = "vm:wait{rt=20}\nvm.reason\n" })
+  t.match(r.out, "panic")
+  r = pc(t, SLEEP, { "-action", "panic=exit" })
+  t.eq(r.status, 2)
+  t.match(r.err, '%-action: panic: expected none, pause, reset, shutdown, got "exit"')
+end)
+
+test("with -no-fd-bootchk a floppy disk needs no signature; -nic none and -name debug-threads= are known", { timeout = 60 }, function(t)
+  if not firmware.find "bios-256k.bin" then t.skip "package seabios is not installed" end
+  local code = "\xba\xf8\x03\xb0!\xee\xba\x04\x06\xb8\x00\x20\xef\xf4"
+  local disk = t.file("disk", code .. ("\0"):rep(1474560 - #code))
+  local r = t.vmlua { "pc.lua", "-accel", "soft", "-m", "16", "-nic", "none", "-name", "guest=x,debug-threads=on", "-fda", disk,
+    "-no-fd-bootchk" }
+  t.eq(r.status, 0)
+  t.match(r.out, "!")
+  t.match(t.vmlua { "pc.lua", "-name", "x,process=y" }.err, 'unknown %-name key "process"')
+end)
+
 test("with -S nothing runs before somebody says so", function(t)
   local r = pc(t, POWER_OFF, { "-S", "-monitor", "stdio",
     input = "('at %x, %s'):format(vm.cpus[1].rip, vm.status)\nvm:resume()\nvm:wait{rt=20}\n('then %s'):format(vm.status)\n" })
