@@ -1,13 +1,14 @@
--- Disk images beside qemu-img: vmlua bench/block-rows.lua [FOLDER [PART…]], PART one of requests, images.
+-- Disk images beside qemu-img: vmlua bench/block-rows.lua [FOLDER [PART…]], PART one of requests, images, snapshots, memory.
 -- The same file, the same requests, one program after the other, the best of three each; ratio: how many times as fast we are.
 -- requests: `img bench` of both (4 KiB at random, by a large step; 1 MiB one after the other) on 512 MiB; qemu-img with native AIO
--- for cache=none, and its threads for writeback. images: whole commands, with targets that are new.
+-- for cache=none, and its threads for writeback. images: whole commands, with targets that are new. snapshots: inside an image
+-- whose tables map 10 GiB. memory: the most that is resident while an image of 64 GiB is read all over, by the bound of its L2 tables.
 local fs = require "vmlua.core.fs"
 local images = dofile(debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$" .. "/../tests/lib/images.lua")
 local loop = require "vmlua.core.loop"
 
 local folder = arg and arg[1] or os.getenv "TMPDIR" or "/var/tmp"
-local parts = { requests = true, images = true }
+local parts = { requests = true, images = true, snapshots = true, memory = true }
 if arg and arg[2] then
   parts = {}
   for i = 2, #arg do parts[arg[i]] = true end
@@ -151,9 +152,71 @@ local function image_rows()
   end
 end
 
+-- ---- snapshots -----------------------------------------------------------------------------------
+
+local function snapshot_rows()
+  local programs = { ours = { us, "img" }, theirs = { "qemu-img" } }
+  local rows = { { "create", "-c" }, { "apply", "-a" }, { "delete", "-d" } }
+  local best = { {}, {}, {} }
+  for who in pairs(programs) do
+    must("qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", dir .. "/" .. who, "10G")
+    must("sync", dir .. "/" .. who)
+  end
+  for _ = 1, RUNS + 2 do
+    for who, program in pairs(programs) do
+      for i, row in ipairs(rows) do
+        local words = { table.unpack(program) }
+        for _, w in ipairs { "snapshot", row[2], "s", dir .. "/" .. who } do words[#words + 1] = w end
+        best[i][who] = math.min(best[i][who] or math.huge, timed(table.unpack(words)))
+      end
+    end
+  end
+  print "\n| a snapshot inside an image, 10 GiB mapped | vmlua | qemu-img | ratio |\n| --- | ---: | ---: | ---: |"
+  for i, row in ipairs(rows) do
+    print(("| %s | %.3f s | %.3f s | %.2f |"):format(row[1], best[i].ours, best[i].theirs, best[i].theirs / best[i].ours))
+  end
+end
+
+-- ---- memory --------------------------------------------------------------------------------------
+
+-- The most that was resident, in KiB: looked at until the program has ended.
+local function peak(...)
+  local words = {}
+  for i, w in ipairs { ... } do words[i] = ("'%s'"):format(w) end
+  local out = must("sh", "-c", table.concat(words, " ")
+    .. " >/dev/null & p=$!; while grep -s VmHWM /proc/$p/status; do sleep 0.02; done; wait $p")
+  local most = 0
+  for kib in out:gmatch "VmHWM:%s*(%d+) kB" do most = math.max(most, tonumber(kib)) end
+  return most
+end
+
+local function memory_rows()
+  local path = dir .. "/large.qcow2"
+  must("qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", path, "64G")
+  local function both(extra)
+    local file = ("driver=qcow2,%sfile.driver=file,file.filename=%s"):format(extra, path)
+    local out = {}
+    for who, program in pairs { ours = { us, "img" }, theirs = { "qemu-img" } } do
+      local words = { table.unpack(program) }
+      for _, w in ipairs { "bench", "--image-opts", "-c", "60000", "-d", "8", "-S", tostring(65536 * 10007), file } do
+        words[#words + 1] = w
+      end
+      out[who] = peak(table.unpack(words))
+    end
+    return out
+  end
+  print "\n| resident while 64 GiB are read all over | vmlua | qemu-img |\n| --- | ---: | ---: |"
+  for _, row in ipairs { { "l2-cache-size=1M", "l2-cache-size=1M," }, { "by default", "" } } do
+    local kib = both(row[2])
+    print(("| %s | %.1f MiB | %.1f MiB |"):format(row[1], kib.ours / 1024, kib.theirs / 1024))
+  end
+end
+
 local ok, why = pcall(function()
   if parts.requests then request_rows() end
   if parts.images then image_rows() end
+  if parts.snapshots then snapshot_rows() end
+  if parts.memory then memory_rows() end
 end)
 must("rm", "-rf", dir)
 if not ok then error(why, 0) end

@@ -391,13 +391,6 @@ static int l_request(lua_State *L)
     return 1;
 }
 
-static bool same_extent(const BlockStatus *a, const BlockStatus *b)
-{
-    return a->flags == b->flags && a->depth == b->depth &&
-           a->has_host_offset == b->has_host_offset &&
-           (!a->has_host_offset || a->host_offset + a->bytes == b->host_offset);
-}
-
 static void push_extent(lua_State *L, uint64_t start, const BlockStatus *st)
 {
     lua_createtable(L, 0, 8);
@@ -417,41 +410,34 @@ static void push_extent(lua_State *L, uint64_t start, const BlockStatus *st)
     }
 }
 
-/* (node, offset, length, limit): up to `limit` extents, neighbours of one kind joined; the last one
- * of a full list may go on. */
+/* (node, offset, length, limit) */
 static int l_map(lua_State *L)
 {
     BlockNode *node = check_node(L, 1);
     uint64_t offset = binding_check_u64(L, 2, "offset"), bytes = binding_check_u64(L, 3, "length");
-    lua_Integer limit = (lua_Integer)binding_check_range(L, 4, 1, 1 << 20, "limit"), n = 0;
-    uint64_t start = offset, end;
-    BlockStatus run = { 0 };
+    unsigned limit = (unsigned)binding_check_range(L, 4, 1, 1 << 20, "limit"), n;
+    GByteArray *scratch = binding_scratch(L);
+    GArray *list;
+    GError *error = NULL;
+    uint64_t end;
+    bool ok;
 
     luaL_argcheck(L, !__builtin_add_overflow(offset, bytes, &end) && end <= BLOCK_MAX_BYTES, 3,
                   "a range within an image expected");
-    lua_newtable(L);
-    while (offset < end && n < limit) {
-        BlockStatus st;
-        GError *error = NULL;
-
-        if (!block_image_status(node, offset, end - offset, &st, &error)) {
-            return binding_fail(L, error);
-        }
-        offset += st.bytes;
-        if (run.bytes > 0 && same_extent(&run, &st)) {
-            run.bytes += st.bytes;
-            continue;
-        }
-        if (run.bytes > 0) {
-            push_extent(L, start, &run);
-            lua_rawseti(L, -2, ++n);
-            start += run.bytes;
-        }
-        run = st;
+    list = g_array_new(FALSE, TRUE, sizeof(BlockExtent));
+    ok = block_image_map(node, offset, bytes, limit, list, &error);
+    n = list->len;
+    g_byte_array_append(scratch, (const guint8 *)list->data, n * (guint)sizeof(BlockExtent));
+    g_array_free(list, TRUE);
+    if (!ok) {
+        return binding_fail(L, error);
     }
-    if (run.bytes > 0 && n < limit) {
-        push_extent(L, start, &run);
-        lua_rawseti(L, -2, ++n);
+    lua_createtable(L, (int)n, 0);
+    for (unsigned i = 0; i < n; i++) {
+        const BlockExtent *extent = (const BlockExtent *)(const void *)scratch->data + i;
+
+        push_extent(L, extent->start, &extent->status);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
     return 1;
 }

@@ -9,6 +9,7 @@
 
 #include "engine/block/block_priv.h"
 #include "engine/core/error.h"
+#include "engine/core/main-loop.h"
 
 static bool unsupported(const BlockNode *node, const char *what, GError **error)
 {
@@ -193,6 +194,82 @@ bool block_image_status(BlockNode *node, uint64_t offset, uint64_t bytes, BlockS
         out->bytes = bytes; /* a driver that says nothing about the length */
     }
     return request_result(node, BLOCK_OP_STATUS, offset, e, error);
+}
+
+/* ---- what is where --------------------------------------------------------------------------- */
+
+/* A worker asks for all of it, so that it is not one way there and back for each extent. */
+typedef struct MapWork {
+    BlockWork work;
+    BlockNode *node;
+    uint64_t offset, end;
+    unsigned limit;
+    GArray *out;
+    int error;
+    bool finished; /* main thread */
+} MapWork;
+
+static void map_finished(void *opaque)
+{
+    ((MapWork *)opaque)->finished = true;
+}
+
+static bool joins(const BlockStatus *a, const BlockStatus *b)
+{
+    return a->flags == b->flags && a->depth == b->depth &&
+           a->has_host_offset == b->has_host_offset &&
+           (!a->has_host_offset || a->host_offset + a->bytes == b->host_offset);
+}
+
+static void map_run(BlockWork *work)
+{
+    MapWork *map = (MapWork *)work;
+
+    while (!map->error && map->offset < map->end) {
+        BlockExtent next = { .start = map->offset };
+        uint64_t bytes = map->end - map->offset;
+        BlockExtent *last = map->out->len ? &g_array_index(map->out, BlockExtent, map->out->len - 1)
+                                          : NULL;
+        BlockReq req;
+
+        block_req_init(&req, BLOCK_OP_STATUS, map->offset, bytes, NULL, 0, 0, 0, NULL, NULL);
+        req.status = &next.status;
+        map->error = block_node_sync(map->node, &req);
+        block_req_clear(&req);
+        if (next.status.bytes == 0 || next.status.bytes > bytes) {
+            next.status.bytes = bytes; /* a driver that says nothing about the length */
+        }
+        if (map->error) {
+            break;
+        } else if (last && joins(&last->status, &next.status)) {
+            last->status.bytes += next.status.bytes;
+        } else if (map->out->len == map->limit) {
+            break;
+        } else {
+            g_array_append_val(map->out, next);
+        }
+        map->offset += next.status.bytes;
+    }
+    bh_once(map_finished, map);
+}
+
+bool block_image_map(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned limit, GArray *out,
+                     GError **error)
+{
+    MapWork map = { .work.run = map_run,
+                    .node = node,
+                    .offset = offset,
+                    .end = offset + bytes,
+                    .limit = limit,
+                    .out = out };
+
+    block_workers_ref();
+    block_work_submit(&map.work);
+    while (!map.finished) {
+        main_loop_iterate(true);
+    }
+    block_workers_unref();
+    return request_result(node, BLOCK_OP_STATUS, map.offset, map.error, error);
 }
 
 bool block_image_close(BlockNode *node, GError **error)

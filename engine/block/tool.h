@@ -94,6 +94,15 @@ bool block_image_request(BlockNode *node, BlockOp op, uint64_t offset, void *buf
 bool block_image_status(BlockNode *node, uint64_t offset, uint64_t bytes, BlockStatus *out,
                         GError **error);
 
+/* Up to `limit` extents of [offset, offset+bytes), neighbours of one kind joined, into `out` (of
+ * BlockExtent). The last of a full list may go on. */
+typedef struct BlockExtent {
+    uint64_t start;
+    BlockStatus status;
+} BlockExtent;
+bool block_image_map(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned limit, GArray *out,
+                     GError **error);
+
 /* ---- jobs ------------------------------------------------------------------------------------ */
 
 /*
