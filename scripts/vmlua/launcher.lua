@@ -193,12 +193,24 @@ local function apply_log(run)
   end
 end
 
+-- What asked for the terminal on the command line, serial ports aside.
+local function terminal_users(conf, prompt_here)
+  local users = prompt_here and { "-monitor stdio" } or {}
+  local function note(option, spec)
+    if spec == "stdio" or spec:match "^stdio," then users[#users + 1] = option .. " " .. spec end
+  end
+  for _, c in ipairs(conf.chardev or {}) do note("-chardev", c.text) end
+  for _, spec in ipairs(conf.parallel or {}) do note("-parallel", spec) end
+  if conf.debugcon then note("-debugcon", conf.debugcon) end
+  return users
+end
+
 -- Serial ports, by what else uses the terminal. Answers whether the prompt has it, and what shares it or another chardev.
 local function apply_console(s)
   local conf, run = s.conf, s.run
   if run.monitor == "none" then run.monitor = nil end
   local prompt_here, shared = run.monitor == "stdio", nil
-  local users = prompt_here and { "-monitor stdio" } or {}
+  local users = terminal_users(conf, prompt_here)
   conf.serial = conf.serial or run.nographic and not prompt_here and { "mon:stdio" } or nil
   for i, spec in ipairs(conf.serial or {}) do
     local plain = spec:match "^mon:(.*)$"
@@ -216,7 +228,7 @@ local function apply_console(s)
     conf.console = "null"
   end
   -- The terminal is the first serial port's, where the board has one and nothing else was said.
-  if not conf.console and not prompt_here then conf.console = "stdio" end
+  if not conf.console and #users == 0 then conf.console = "stdio" end
   return prompt_here, shared
 end
 

@@ -153,11 +153,27 @@ test("two users of one terminal are refused by name", function(t)
     { { "-serial", "mon:stdio", "-monitor", "stdio" }, "%-serial mon:stdio has a monitor on it: %-monitor stdio is a second one" },
     { { "-serial", "mon:stdio", "-serial", "stdio" }, "%-serial stdio and %-serial mon:stdio both want the terminal" },
     { { "-serial", "stdio", "-monitor", "stdio" }, "%-serial stdio and %-monitor stdio both want the terminal" },
+    { { "-debugcon", "stdio", "-monitor", "stdio" }, "%-debugcon stdio and %-monitor stdio both want the terminal" },
+    { { "-parallel", "stdio,logfile=x", "-nographic" }, "%-serial mon:stdio and %-parallel stdio,logfile=x both want the terminal" },
     { { "-serial", "mon:null", "-serial", "mon:ring" }, "%-serial mon:ring: only one port" },
     { { "-nographic", "-daemonize" }, "%-daemonize leaves no terminal for %-serial mon:stdio" },
   } do
     local r = t.vmlua { "bare.lua", "-idle", table.unpack(case[1]) }
     t.match(r.err, case[2])
     t.eq(r.status, 2)
+  end
+end)
+
+test("what asks for the terminal has it, and the first serial port does without", function(t)
+  -- "D" to the debug console, "S" to the serial port, and the way out
+  local path = t.file("say.bin", "\xb0D\xe6\xe9\xba\xf8\x03\xb0S\xee\x31\xc0\xe6\xf4\xf4")
+  for _, case in ipairs {
+    { "S" }, { "D", "-debugcon", "stdio" }, { "D", "-chardev", "stdio,id=c", "-debugcon", "chardev:c" },
+    { "S", "-chardev", "stdio,id=c", "-serial", "chardev:c" },
+  } do
+    local r = t.vmlua { "bare.lua", "-kernel", path, table.unpack(case, 2) }
+    t.eq(r.err, "")
+    t.eq(r.out, case[1])
+    t.eq(r.status, 1) -- (0 << 1) | 1
   end
 end)

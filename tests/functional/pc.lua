@@ -205,6 +205,11 @@ test("bootindex makes the boot order that firmware is given", function(t)
     boot = { strict = true },
   })
   t.eq(vm.fw_cfg:read "bootorder", "/pci@i0cf8/pci-bridge@7/pci-bridge@3,1\n/pci@i0cf8/pci-bridge@7\nHALT\0")
+  local disk = pc(t, {
+    drive = { { file = t.file("disk", ("\0"):rep(1 << 20)), format = "raw", ["if"] = "none", id = "b" } },
+    device = { { "ide-hd", drive = "b", bootindex = 1 } },
+  })
+  t.eq(disk.fw_cfg:read "bootorder", "/pci@i0cf8/ide@1,1/drive@0/disk@0\0") -- the first free place
   local twice = pc(t, { device = { { "pci-bridge", bootindex = 1 }, { "pci-bridge", bootindex = 1 } } })
   t.raises("bootindex 1", function() twice.fw_cfg:read "bootorder" end)
 end)

@@ -417,6 +417,9 @@ static bool find_place(IDEDrive *s, GError **error)
                          OBJECT(ch)->name, OBJECT(ch->drives[s->unit])->name);
     }
     s->channel = ch;
+    if (!s->channel_link) { /* whoever asks is told where it is, as with the unit */
+        object_property_store_link(OBJECT(s), object_find_property(OBJECT(s), "bus"), OBJECT(ch));
+    }
     return true;
 }
 
