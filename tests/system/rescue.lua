@@ -20,11 +20,11 @@ local function see(t, vm, text, limit)
 end
 
 -- A copy, since the guest may write to it.
-local function copy(t, path)
+local function copy(t, path, name)
   local f = assert(io.open(path, "rb"))
   local bytes = f:read "a"
   f:close()
-  return t.file("copy.img", bytes)
+  return t.file(name or "copy.img", bytes)
 end
 
 for _, medium in ipairs {
@@ -52,6 +52,31 @@ test("GRUB's rescue medium starts under KVM, with the assist where it has no har
   end
   local vm = start(t, { accel = "kvm", hda = copy(t, path) })
   see(t, vm, "GNU GRUB", 1000)
+end)
+
+test("GRUB goes from soft to KVM in its menu, and back at its prompt", { timeout = 1200, long = true }, function(t)
+  for _, a in ipairs(require("vmlua.core.machine").accels()) do
+    if a.name == "kvm" and not a.available then t.skip(a.reason) end
+  end
+  local path, vms = guests.path(t, "grub-rescue/floppy.img"), {}
+  for i, accel in ipairs { "soft", "kvm", "soft" } do
+    vms[i] = t.machine("pc", { accel = accel, ram = "32M", serial = "null", boot = "a", fda = copy(t, path, i .. ".img") })
+  end
+  local function move(from, to)
+    from:pause()
+    to:restore(from:snapshot())
+    to:resume()
+  end
+  vms[1]:start()
+  see(t, vms[1], "executed automatically")
+  vms[1].keyboard:combo "down" -- ends the countdown, which the other one's time stamp counter would end early
+  t.wait_for(function() return not vms[1].screen:text():find("executed automatically", 1, true) end, LIMIT, "the countdown to end")
+  move(vms[1], vms[2])
+  vms[2].keyboard:type "c"
+  see(t, vms[2], "grub>", 1000)
+  move(vms[2], vms[3])
+  vms[3].keyboard:type "set x=yes; echo $x$x\n"
+  see(t, vms[3], "yesyes")
 end)
 
 test("GRUB's rescue floppy reads a file from a disk that is given to it", { timeout = 200 }, function(t)
