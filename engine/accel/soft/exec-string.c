@@ -212,9 +212,11 @@ static uint64_t ins_run(SoftCpu *c, const SoftInsn *i, uint64_t count, unsigned 
     if (n == 0) {
         return 0;
     }
+    if (!soft_host(c, linear, (unsigned)(n * len), SOFT_WRITE)) {
+        return 0;
+    }
     soft_check_port(c, port, len);
-    if (!soft_host(c, linear, (unsigned)(n * len), SOFT_WRITE) ||
-        !soft_port_string(c, port, buffer, len, (uint32_t)n, false)) {
+    if (!soft_port_string(c, port, buffer, len, (uint32_t)n, false)) {
         return 0;
     }
     to = soft_host(c, linear, (unsigned)(n * len), SOFT_WRITE);
@@ -239,12 +241,12 @@ static uint64_t outs_run(SoftCpu *c, const SoftInsn *i, uint64_t count, unsigned
     if (n == 0) {
         return 0;
     }
-    soft_check_port(c, port, len);
     from = soft_host(c, linear, (unsigned)(n * len), SOFT_READ);
     if (!from) {
         return 0;
     }
     memcpy(buffer, from, n * len);
+    soft_check_port(c, port, len);
     if (!soft_port_string(c, port, buffer, len, (uint32_t)n, true)) {
         return 0;
     }
