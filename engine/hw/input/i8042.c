@@ -15,13 +15,10 @@
  * Not emulated: the password (commands A4 to A6 say that there is none), the diagnostic dump, and
  * pulses on pins other than the reset.
  */
-#include "engine/hw/input/i8042.h"
+#include "engine/hw/input/i8042-priv.h"
 
 #include "engine/core/error.h"
-#include "engine/core/log.h"
 #include "engine/core/units.h"
-#include "engine/hw/core/device.h"
-#include "engine/hw/input/ps2.h"
 
 enum {
     STATUS_OBF = 0x01,
@@ -31,82 +28,6 @@ enum {
     STATUS_AUX = 0x20,
     STATUS_TIMEOUT = 0x40,
 };
-enum {
-    CTR_KBD_INT = 0x01,
-    CTR_AUX_INT = 0x02,
-    CTR_SYS = 0x04,
-    CTR_KBD_OFF = 0x10,
-    CTR_AUX_OFF = 0x20,
-    CTR_TRANSLATE = 0x40,
-    CTR_RESERVED = 0x80,
-};
-enum {
-    CMD_READ_RAM = 0x20,
-    CMD_WRITE_RAM = 0x60,
-    CMD_PASSWORD_TEST = 0xa4,
-    CMD_PASSWORD_LOAD = 0xa5,
-    CMD_PASSWORD_ENABLE = 0xa6,
-    CMD_AUX_DISABLE = 0xa7,
-    CMD_AUX_ENABLE = 0xa8,
-    CMD_AUX_TEST = 0xa9,
-    CMD_SELF_TEST = 0xaa,
-    CMD_KBD_TEST = 0xab,
-    CMD_DUMP = 0xac,
-    CMD_KBD_DISABLE = 0xad,
-    CMD_KBD_ENABLE = 0xae,
-    CMD_READ_INPUT = 0xc0,
-    CMD_POLL_INPUT_LOW = 0xc1,
-    CMD_POLL_INPUT_HIGH = 0xc2,
-    CMD_READ_OUTPUT = 0xd0,
-    CMD_WRITE_OUTPUT = 0xd1,
-    CMD_WRITE_KBD_BUFFER = 0xd2,
-    CMD_WRITE_AUX_BUFFER = 0xd3,
-    CMD_WRITE_AUX = 0xd4,
-    CMD_A20_OFF = 0xdd,
-    CMD_A20_ON = 0xdf,
-    CMD_READ_TEST = 0xe0,
-    CMD_PULSE = 0xf0,
-};
-enum { OUT_RESET = 0x01, OUT_A20 = 0x02, OUT_OBF = 0x10, OUT_AUX_OBF = 0x20, OUT_ONES = 0xcc };
-enum {
-    TEST_OK = 0x55,
-    NO_PASSWORD = 0xf1,
-    INPUT_PORT = 0xb0, /* not locked, MDA jumper off, no manufacturing mode, more RAM */
-    NO_DEVICE = 0xfe,
-};
-enum { SOURCE_NONE, SOURCE_CONTROLLER, SOURCE_KBD, SOURCE_AUX };
-#define REPLIES 4
-#define CTR     0 /* the command byte is the first of the RAM */
-
-typedef struct I8042Reply {
-    uint8_t byte;
-    bool aux, timeout;
-} I8042Reply;
-
-typedef struct I8042State {
-    DeviceState parent;
-    MemoryRegion io_data, io_command;
-    Irq *kbd_irq, *aux_irq, *a20, *key;
-    Ps2Keyboard kbd;
-    Ps2Mouse mouse;
-    Timer throttle_timer; /* armed: the wire is busy with the next byte that nobody asked for */
-    uint8_t ram[32];
-    uint8_t command; /* the one whose argument is awaited; 0: none */
-    uint8_t output;  /* what was last read, or waits to be: port 0x60 */
-    uint8_t source;  /* SOURCE_*: whose byte `output` is; NONE: it was read */
-    bool aux, timeout, last_was_command;
-    bool break_prefix; /* translating: F0 has passed */
-    bool polling;      /* C1, C2: bits of the input port in the status */
-    uint8_t polled, output_port;
-    I8042Reply reply[REPLIES];
-    uint32_t reply_count;
-    bool working; /* i8042_update is at work further up the stack */
-    /* properties */
-    uint32_t throttle_us;
-    bool has_mouse;
-} I8042State;
-OBJECT_DECLARE_TYPE(I8042State, DeviceClass, I8042, TYPE_I8042)
-
 /* ---- translation --------------------------------------------------------------------------- */
 
 uint8_t i8042_translate(uint8_t code)
@@ -221,151 +142,6 @@ static void throttle_timer(void *opaque)
     i8042_update(opaque);
 }
 
-static void reply(I8042State *s, uint8_t byte, bool aux, bool timeout)
-{
-    if (s->reply_count < REPLIES) {
-        s->reply[s->reply_count++] = (I8042Reply){ byte, aux, timeout };
-    }
-}
-
-/* ---- commands ------------------------------------------------------------------------------ */
-
-static void set_output_port(I8042State *s, uint8_t value)
-{
-    bool a20 = value & OUT_A20;
-
-    s->output_port = value & (OUT_RESET | OUT_A20);
-    if (irq_level(s->a20) != a20) {
-        irq_set(s->a20, a20);
-    }
-    if (!(value & OUT_RESET)) {
-        machine_request_reset(s->parent.machine, "keyboard controller reset");
-    }
-}
-
-static uint8_t get_output_port(const I8042State *s)
-{
-    uint8_t obf = s->source == SOURCE_NONE ? 0 : s->aux ? OUT_AUX_OBF : OUT_OBF;
-
-    return (uint8_t)(s->output_port | OUT_ONES | obf);
-}
-
-static void set_ctr_bit(I8042State *s, uint8_t bit, bool on)
-{
-    s->ram[CTR] = (uint8_t)(on ? s->ram[CTR] | bit : s->ram[CTR] & ~bit);
-}
-
-static bool takes_argument(uint8_t command)
-{
-    return (command >= CMD_WRITE_RAM && command < CMD_WRITE_RAM + 32) ||
-           command == CMD_PASSWORD_LOAD ||
-           (command >= CMD_WRITE_OUTPUT && command <= CMD_WRITE_AUX);
-}
-
-static void i8042_command(I8042State *s, uint8_t command)
-{
-    s->command = takes_argument(command) ? command : 0;
-    s->polling = false;
-    if (s->command) {
-        return;
-    }
-    if (command >= CMD_READ_RAM && command < CMD_READ_RAM + 32) {
-        reply(s, s->ram[command - CMD_READ_RAM], false, false);
-        return;
-    }
-    if (command >= CMD_PULSE) {
-        if (!(command & OUT_RESET)) {
-            machine_request_reset(s->parent.machine, "keyboard controller reset");
-        }
-        return;
-    }
-    switch (command) {
-    case CMD_PASSWORD_TEST:
-        reply(s, NO_PASSWORD, false, false);
-        break;
-    case CMD_AUX_DISABLE:
-    case CMD_AUX_ENABLE:
-        set_ctr_bit(s, CTR_AUX_OFF, command == CMD_AUX_DISABLE);
-        break;
-    case CMD_KBD_DISABLE:
-    case CMD_KBD_ENABLE:
-        set_ctr_bit(s, CTR_KBD_OFF, command == CMD_KBD_DISABLE);
-        break;
-    case CMD_AUX_TEST:
-    case CMD_KBD_TEST:
-        reply(s, 0, false, false);
-        break;
-    case CMD_SELF_TEST:
-        set_ctr_bit(s, CTR_SYS, true);
-        reply(s, TEST_OK, false, false);
-        break;
-    case CMD_READ_INPUT:
-        reply(s, INPUT_PORT, false, false);
-        break;
-    case CMD_POLL_INPUT_LOW:
-    case CMD_POLL_INPUT_HIGH:
-        s->polling = true;
-        s->polled = (uint8_t)(command == CMD_POLL_INPUT_LOW ? INPUT_PORT << 4 : INPUT_PORT & 0xf0);
-        break;
-    case CMD_READ_OUTPUT:
-        reply(s, get_output_port(s), false, false);
-        break;
-    case CMD_A20_OFF:
-    case CMD_A20_ON:
-        set_output_port(s, (uint8_t)(OUT_RESET | (command == CMD_A20_ON ? OUT_A20 : 0)));
-        break;
-    case CMD_READ_TEST: /* the clock lines: high unless their device is held off */
-        reply(s, (s->ram[CTR] & CTR_KBD_OFF ? 0 : 1) | (s->ram[CTR] & CTR_AUX_OFF ? 0 : 2), false,
-              false);
-        break;
-    case CMD_PASSWORD_ENABLE:
-    case CMD_DUMP:
-        log_of(s, LOG_UNIMP, "i8042: command %#x", command);
-        break;
-    default:
-        log_of(s, LOG_GUEST, "i8042: unknown command %#x", command);
-        break;
-    }
-}
-
-static void write_aux(I8042State *s, uint8_t value)
-{
-    set_ctr_bit(s, CTR_AUX_OFF, false);
-    if (s->has_mouse) {
-        ps2_mouse_write(&s->mouse, value);
-    } else {
-        reply(s, NO_DEVICE, true, true);
-    }
-}
-
-static void i8042_argument(I8042State *s, uint8_t value)
-{
-    uint8_t command = s->command;
-
-    s->command = 0;
-    switch (command) {
-    case CMD_PASSWORD_LOAD: /* up to a zero */
-        s->command = value ? command : 0;
-        break;
-    case CMD_WRITE_OUTPUT:
-        set_output_port(s, value);
-        break;
-    case CMD_WRITE_KBD_BUFFER:
-        reply(s, value, false, false);
-        break;
-    case CMD_WRITE_AUX_BUFFER:
-        reply(s, value, true, false);
-        break;
-    case CMD_WRITE_AUX:
-        write_aux(s, value);
-        break;
-    default:
-        s->ram[command - CMD_WRITE_RAM] = value;
-        s->ram[CTR] &= (uint8_t)~CTR_RESERVED;
-        break;
-    }
-}
-
 /* ---- registers ----------------------------------------------------------------------------- */
 
 static void notify_input(I8042State *s)
@@ -406,7 +182,7 @@ static MemTxResult data_write(void *opaque, hwaddr addr, uint64_t data, unsigned
     if (s->command) {
         i8042_argument(s, (uint8_t)data);
     } else {
-        set_ctr_bit(s, CTR_KBD_OFF, false);
+        i8042_set_ctr_bit(s, CTR_KBD_OFF, false);
         s->break_prefix = false;
         ps2_keyboard_write(&s->kbd, (uint8_t)data);
     }
@@ -457,7 +233,8 @@ static bool i8042_post_load(void *opaque, unsigned version, GError **error)
     I8042State *s = opaque;
 
     if (s->source > SOURCE_AUX || s->reply_count > REPLIES || s->ram[CTR] & CTR_RESERVED ||
-        (s->command && !takes_argument(s->command)) || s->output_port & ~(OUT_RESET | OUT_A20)) {
+        (s->command && !i8042_takes_argument(s->command)) ||
+        s->output_port & ~(OUT_RESET | OUT_A20)) {
         return error_set(error, ENGINE_ERROR_CORRUPT,
                          "the keyboard controller is in an impossible state");
     }
