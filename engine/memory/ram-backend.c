@@ -162,15 +162,23 @@ static RamBlock *alloc_ram(MemoryBackend *be, GError **error)
     return block;
 }
 
+/* A back end that came to nothing leaves no file behind. */
+static void unmake_file(MemoryBackend *be)
+{
+    if (be->made_file) {
+        unlink(be->mem_path);
+        be->made_file = false;
+    }
+}
+
 /* Opens or makes the file; *page_size is what its file system works in. */
-static int open_file(MemoryBackend *be, const char *name, uint64_t *page_size, bool *fresh,
-                     GError **error)
+static int open_file(MemoryBackend *be, const char *name, uint64_t *page_size, GError **error)
 {
     struct statfs fs;
     struct stat st;
     int fd;
 
-    *fresh = false;
+    be->made_file = false;
     if (stat(be->mem_path, &st) == 0 && S_ISDIR(st.st_mode)) {
         char *path = g_strdup_printf("%s/vmlua-ram.XXXXXX", be->mem_path);
 
@@ -185,7 +193,6 @@ static int open_file(MemoryBackend *be, const char *name, uint64_t *page_size, b
             error_set_errno(error, "%s: a file in %s", name, be->mem_path);
         } else {
             unlink(path);
-            *fresh = true;
         }
         g_free(path);
     } else {
@@ -193,7 +200,7 @@ static int open_file(MemoryBackend *be, const char *name, uint64_t *page_size, b
         fd = open(be->mem_path, (be->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
         if (fd < 0 && errno == ENOENT && !be->readonly) {
             fd = open(be->mem_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-            *fresh = fd >= 0;
+            be->made_file = fd >= 0;
         }
         if (fd < 0) {
             error_set_errno(error, "%s: mem-path %s", name, be->mem_path);
@@ -205,6 +212,7 @@ static int open_file(MemoryBackend *be, const char *name, uint64_t *page_size, b
     if (fstatfs(fd, &fs) < 0) {
         error_set_errno(error, "%s: mem-path %s", name, be->mem_path);
         close(fd);
+        unmake_file(be);
         return -1;
     }
     *page_size = fs.f_type == HUGETLBFS_MAGIC ? (uint64_t)fs.f_bsize : RAM_PAGE_SIZE;
@@ -216,7 +224,6 @@ static RamBlock *alloc_file(MemoryBackend *be, GError **error)
     char *name = backend_name(be);
     RamBlock *block = NULL;
     uint64_t page_size, size;
-    bool fresh;
     struct stat st;
     int fd = -1;
 
@@ -224,7 +231,7 @@ static RamBlock *alloc_file(MemoryBackend *be, GError **error)
         error_set(error, ENGINE_ERROR_INVALID, "%s: mem-path is not set", name);
         goto out;
     }
-    fd = open_file(be, name, &page_size, &fresh, error);
+    fd = open_file(be, name, &page_size, error);
     if (fd < 0) {
         goto out;
     }
@@ -262,9 +269,7 @@ static RamBlock *alloc_file(MemoryBackend *be, GError **error)
 out:
     if (!block && fd >= 0) {
         close(fd);
-        if (fresh && be->mem_path) {
-            unlink(be->mem_path); /* fails, as it should, where it is a directory */
-        }
+        unmake_file(be);
     }
     g_free(name);
     return block;
@@ -297,6 +302,7 @@ bool memory_backend_realize(MemoryBackend *be, GError **error)
     }
     if (be->prealloc && !ram_block_prealloc(block, be->prealloc_threads, error)) {
         ram_block_unref(block);
+        unmake_file(be);
         return false;
     }
     be->block = block;

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -226,6 +227,19 @@ static gpointer prealloc_run(gpointer opaque)
     return NULL;
 }
 
+/* Signals stay with the threads that handle them. NULL where there can be no more threads. */
+static GThread *start_prealloc(PreallocJob *job)
+{
+    sigset_t all, before;
+    GThread *thread;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    thread = g_thread_try_new("prealloc", prealloc_run, job, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return thread;
+}
+
 bool ram_block_prealloc(RamBlock *block, unsigned threads, GError **error)
 {
     uint64_t pages = block->size / block->page_size;
@@ -246,7 +260,7 @@ bool ram_block_prealloc(RamBlock *block, unsigned threads, GError **error)
                                  .start = block->host + from,
                                  .len = MIN(share, block->size - from) };
         if (i + 1 < threads && jobs[i].len) {
-            jobs[i].thread = g_thread_try_new("prealloc", prealloc_run, &jobs[i], NULL);
+            jobs[i].thread = start_prealloc(&jobs[i]);
         }
         if (!jobs[i].thread && jobs[i].len) {
             prealloc_run(&jobs[i]);

@@ -110,6 +110,7 @@ typedef struct MemoryBackend {
     Object parent;
     uint64_t size, hugetlb_size;
     bool share, prealloc, dump, merge, hugetlb, readonly;
+    bool made_file; /* mem_path was not there before */
     uint32_t prealloc_threads;
     char *mem_path;
     RamBlock *block; /* made by memory_backend_realize */

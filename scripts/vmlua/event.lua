@@ -475,8 +475,10 @@ function chardev:text(what)
   local machine = machine_of(self)
   if not machine then error("text: this chardev belongs to no machine", 2) end
   local function arm(fn, once)
-    local seen = { kind = "text", text = what }
+    local seen, over = { kind = "text", text = what }, false
     return self:_match(what, function(end_at)
+      if over then return end -- whoever waits has its answer; what comes now is for the next wait
+      over = once
       data.matched = end_at
       seen.value = end_at
       if fn(nil, seen) == "pause" then machine:pause("text " .. what) end

@@ -184,3 +184,14 @@ guest("an event says what it is, also when it is over", function(t)
   t.eq(seen, "pio write of 1 byte at 0x80: 0x0 (cpu 1)")
   t.eq(tostring(kept), "event (over)")
 end)
+
+guest("each wait for a text is answered by one occurrence of it", function(t)
+  -- "AAA" to the serial port, then 0x80, then nothing
+  local vm = t.machine(board "\xba\xf8\x03\xb0A\xee\xee\xee\xe6\x80\xfa\xf4\xeb\xfd")
+  local source = vm.serial[1]:text "A"
+  t.ok(vm:pio({ port = 0x80 }):run_until { rt = 20 })
+  for i = 1, 3 do
+    t.eq(t.ok(source:wait { rt = 20 }, "occurrence %d", i).value, i)
+  end
+  t.eq({ source:wait { rt = 0.05 } }, { nil, "timeout" })
+end)

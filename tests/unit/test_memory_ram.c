@@ -1,10 +1,12 @@
 /* RAM blocks, their dirty bitmaps, and the back ends. */
 #include <check.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -535,6 +537,35 @@ START_TEST(files_that_cannot_serve_are_refused_by_name)
 }
 END_TEST
 
+/* A file system of 1 MiB, which this process alone sees; false where that is not allowed. */
+static bool mount_small(const char *at)
+{
+    return unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+           mount("none", at, "tmpfs", 0, "size=1M") == 0;
+}
+
+START_TEST(a_file_that_cannot_be_populated_is_an_error_and_does_not_stay)
+{
+    g_autofree char *path = g_strdup_printf("%s/ram", dir);
+    MemoryBackend *be;
+
+    if (!mount_small(dir)) {
+        return;
+    }
+    be = backend(TYPE_MEMORY_BACKEND_FILE, "size", "2M", "mem-path", path, "share", "on",
+                 "prealloc", "on", NULL);
+    ck_assert_refused(be, ENGINE_ERROR_LIMIT, "cannot preallocate 2097152 bytes: ");
+    ck_assert_int_ne(access(path, F_OK), 0);
+    ck_assert(g_file_set_contents(path, "mine", 4, NULL)); /* one that was there before does */
+    ck_assert_int_eq(truncate(path, 2 * MiB), 0);
+    be = backend(TYPE_MEMORY_BACKEND_FILE, "size", "2M", "mem-path", path, "share", "on",
+                 "prealloc", "on", NULL);
+    ck_assert_refused(be, ENGINE_ERROR_LIMIT, "cannot preallocate 2097152 bytes: ");
+    ck_assert_int_eq(access(path, F_OK), 0);
+    ck_assert_int_eq(umount(dir), 0);
+}
+END_TEST
+
 START_TEST(a_directory_gets_an_unnamed_file)
 {
     MemoryBackend *be = backend(TYPE_MEMORY_BACKEND_FILE, "size", "64K", "mem-path", dir, NULL);
@@ -573,6 +604,7 @@ int main(void)
     tcase_add_test(tc, a_file_backend_keeps_what_is_written_only_when_shared);
     tcase_add_test(tc, a_read_only_file_is_rom_for_the_guest_and_never_written);
     tcase_add_test(tc, files_that_cannot_serve_are_refused_by_name);
+    tcase_add_test(tc, a_file_that_cannot_be_populated_is_an_error_and_does_not_stay);
     tcase_add_test(tc, a_directory_gets_an_unnamed_file);
     suite_add_tcase(suite, tc);
     return run_suite(suite);
