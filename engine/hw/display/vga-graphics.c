@@ -212,23 +212,47 @@ void vga_draw_graphics(VgaCore *vga, bool all)
 
 /* ---- VBE ------------------------------------------------------------------------------------ */
 
-static uint32_t color_555(unsigned v)
+/* Two pixels of 16 bits become two of 32: `v` has one in each half. Components of 5 or 6 bits fill
+ * their byte by being repeated. */
+static inline uint64_t components(uint64_t v, unsigned green)
 {
-    unsigned r = v >> 10 & 31, g = v >> 5 & 31, b = v & 31;
+    const uint64_t ones = UINT64_C(0x100000001);
+    uint64_t r = v >> (green + 5) & 31 * ones, b = v & 31 * ones;
+    uint64_t g = v >> 5 & ((1u << green) - 1) * ones;
 
-    return (r << 3 | r >> 2) << 16 | (g << 3 | g >> 2) << 8 | (b << 3 | b >> 2);
+    r = r << 3 | (r >> 2 & 7 * ones);
+    b = b << 3 | (b >> 2 & 7 * ones);
+    g = green == 6 ? g << 2 | (g >> 4 & 3 * ones) : g << 3 | (g >> 2 & 7 * ones);
+    return r << 16 | g << 8 | b;
 }
 
-static uint32_t color_565(unsigned v)
+static inline uint64_t two_pixels(uint32_t two, unsigned green, bool big)
 {
-    unsigned r = v >> 11 & 31, g = v >> 5 & 63, b = v & 31;
-
-    return (r << 3 | r >> 2) << 16 | (g << 2 | g >> 4) << 8 | (b << 3 | b >> 2);
+    two = GUINT32_FROM_LE(two);
+    if (big) {
+        two = (two & 0xff00ff) << 8 | (two >> 8 & 0xff00ff);
+    }
+    return GUINT64_TO_LE(components((two & 0xffff) | (uint64_t)(two >> 16) << 32, green));
 }
 
-static unsigned load16(const uint8_t *p, bool big)
+static inline void convert_16(const uint8_t *from, uint32_t *to, unsigned width, unsigned green,
+                              bool big)
 {
-    return big ? (unsigned)(p[0] << 8 | p[1]) : (unsigned)(p[1] << 8 | p[0]);
+    uint32_t two;
+    uint64_t out;
+    unsigned x;
+
+    for (x = 0; x + 2 <= width; x += 2) {
+        memcpy(&two, from + 2 * (size_t)x, sizeof(two));
+        out = two_pixels(two, green, big);
+        memcpy(to + x, &out, sizeof(out));
+    }
+    if (x < width) {
+        two = 0;
+        memcpy(&two, from + 2 * (size_t)x, 2);
+        out = two_pixels(two, green, big);
+        memcpy(to + x, &out, sizeof(*to));
+    }
 }
 
 static void convert_line(VgaCore *vga, const uint8_t *from, uint32_t *to)
@@ -244,14 +268,10 @@ static void convert_line(VgaCore *vga, const uint8_t *from, uint32_t *to)
         }
         break;
     case 15:
-        for (unsigned x = 0; x < m->width; x++) {
-            to[x] = color_555(load16(from + 2 * x, big));
-        }
+        convert_16(from, to, m->width, 5, big);
         break;
     case 16:
-        for (unsigned x = 0; x < m->width; x++) {
-            to[x] = color_565(load16(from + 2 * x, big));
-        }
+        convert_16(from, to, m->width, 6, big);
         break;
     case 24:
         for (unsigned x = 0; x < m->width; x++, from += 3) {
