@@ -48,6 +48,16 @@ local function both(name, fn)
   end
 end
 
+test("isa-serial: input that waits outside is not lost when the state is spoilt and put back", { no_torture = "it tortures" }, function(t)
+  local u = make(t, "isa-serial")
+  u.write(FCR, 0x07)
+  local text = "more than the sixteen bytes of its buffer"
+  u.chr:write(text)
+  u.vm:pause()
+  for _, kind in ipairs { "snapshot", "stream" } do t.ok(u.vm:_torture(kind)) end
+  t.eq(u.drain(), text)
+end)
+
 both("registers have their values of reset", function(t, new)
   local u = new()
   t.eq(u.read(IER), 0x00, "IER")

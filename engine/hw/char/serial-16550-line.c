@@ -226,7 +226,7 @@ static size_t fe_can_read(void *opaque)
     size_t room = uart_fifo_capacity(s) - s->rx.count;
 
     /* In uart_loopback SIN is disconnected: what comes then waits outside. */
-    if (uart_loopback(s) || (s->pace && timer_armed(&s->rx_timer))) {
+    if (s->deaf || uart_loopback(s) || (s->pace && timer_armed(&s->rx_timer))) {
         return 0;
     }
     return s->pace ? MIN(room, 1) : room;

@@ -86,6 +86,7 @@ typedef struct UartFifo {
 typedef struct Serial16550 {
     /* Configuration, set by the embedder before serial_16550_realize. */
     uint32_t baudbase; /* baud rate of divisor 1 */
+    bool deaf;         /* takes nothing from outside now */
     bool pace;         /* bytes take the time they take on a line */
     bool out2_gate;    /* the interrupt pin only reaches `irq` while OUT2 is on, as on a PC */
     Irq *irq;          /* the embedder's output line points here */
