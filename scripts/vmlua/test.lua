@@ -166,6 +166,18 @@ local function new_t(entry, env)
   --- Ends the test as skipped; skips are counted and the reason is shown.
   function t.skip(reason) error(setmetatable({ reason = reason or "no reason given" }, Skip), 0) end
 
+  --- Skips the test where this accelerator does not work (none named: where no one does); answers what is known of it.
+  function t.accel(name)
+    local reason
+    for _, accel in ipairs(require("vmlua.core.machine").accels()) do
+      if not name or accel.name == name then
+        if accel.available then return accel end
+        reason = accel.reason
+      end
+    end
+    t.skip(reason or name and "built without " .. name or "no accelerator works here")
+  end
+
   --- Notes something that is shown when the test fails.
   function t.log(...)
     local parts = table.pack(...)

@@ -1,5 +1,4 @@
 -- The A20 gate: with it closed the second megabyte is the first one, as real mode's programs of old want it.
-local core = require "vmlua.core.machine"
 local test = require "vmlua.test"
 
 local guest = "\x31\xc0\x8e\xd8\x48\x8e\xc0" -- xor ax, ax; mov ds, ax; dec ax; mov es, ax
@@ -41,18 +40,8 @@ local function run(t, accel, lines)
 end
 
 for _, accel in ipairs { "soft", "kvm" } do
-  local function need(t)
-    for _, a in ipairs(core.accels()) do
-      if a.name == accel then
-        if not a.available then t.skip(a.reason) end
-        return
-      end
-    end
-    t.skip("built without " .. accel)
-  end
-
   test("a guest sees memory wrap at 1 MiB while the gate is closed, on " .. accel, function(t)
-    need(t)
+    t.accel(accel)
     local seen, vm = run(t, accel)
     t.eq(seen, { 0x22, 0x22, 0x33, 0x22 })
     t.eq(vm.memory:read_u8(0x100500), 0x33)
@@ -60,13 +49,13 @@ for _, accel in ipairs { "soft", "kvm" } do
   end)
 
   test("the gate is open while either of its lines is high, on " .. accel, function(t)
-    need(t)
+    t.accel(accel)
     local seen = run(t, accel, function(m) m:a20("keyboard"):raise() end)
     t.eq(seen, { 0x11, 0x11, 0x33, 0x33 })
   end)
 
   test("a closed gate is part of a snapshot, on " .. accel, function(t)
-    need(t)
+    t.accel(accel)
     local vm = t.machine(board(), { accel = accel })
     local n, last = 0, nil
     vm:pio { port = 0x80, write = true }:on(function(_, x)

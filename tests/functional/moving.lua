@@ -1,19 +1,8 @@
 -- A guest goes on under another accelerator where it was, whatever controllers that has inside.
-local core = require "vmlua.core.machine"
 local firmware = require "vmlua.core.firmware"
 local test = require "vmlua.test"
 
 local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
-
-local function has_kvm(t)
-  for _, a in ipairs(core.accels()) do
-    if a.name == "kvm" then
-      if not a.available then t.skip(a.reason) end
-      return
-    end
-  end
-  t.skip "built without KVM"
-end
 
 local function assemble(t, ...)
   local out = t.tmpdir() .. "/moving.bin"
@@ -89,7 +78,7 @@ end
 
 for _, mode in ipairs { "on", "split", "off" } do
   test("a guest moves at any moment between soft and kvm with irqchip=" .. mode, function(t)
-    has_kvm(t)
+    t.accel "kvm"
     wander(t, mode == "off" and assemble(t) or assemble(t, "-DLAPIC"), { SOFT, kvm(mode) })
   end)
 end
@@ -100,23 +89,23 @@ end)
 
 for _, mode in ipairs { "on", "split" } do
   test("a guest moves between soft and kvm with irqchip=" .. mode, function(t)
-    has_kvm(t)
+    t.accel "kvm"
     tour(t, assemble(t, "-DLAPIC", "-DDEADLINE"), { SOFT, kvm(mode) })
   end)
 end
 
 test("a guest moves between soft and kvm with irqchip=off", function(t)
-  has_kvm(t)
+  t.accel "kvm"
   tour(t, assemble(t), { SOFT, kvm "off" })
 end)
 
 test("a guest moves between kvm's controllers inside, outside and half there, and soft", function(t)
-  has_kvm(t)
+  t.accel "kvm"
   tour(t, assemble(t, "-DLAPIC"), { kvm "on", kvm "split", kvm("on", false), SOFT })
 end)
 
 test("memory and a stream of devices do as well as a snapshot", function(t)
-  has_kvm(t)
+  t.accel "kvm"
   tour(t, assemble(t, "-DLAPIC"), { SOFT, kvm "on" }, true)
 end)
 
@@ -131,7 +120,7 @@ local one_shot = "\x31\xc0\x8e\xd8\x8e\xd0\xbc\x00\x7c" -- xor ax, ax; mov ds, a
 one_shot = one_shot .. ("\x90"):rep(0x50 - #one_shot) .. "\xb0\x20\xe6\x20\xcf" -- mov al, 0x20; out 0x20, al; iret
 
 test("a one-shot of the PIT that is under way goes off wherever the guest is taken", function(t)
-  has_kvm(t)
+  t.accel "kvm"
   local image = t.file("one-shot.bin", one_shot)
   local places = { SOFT, kvm "on", kvm "off" }
   for _, from in ipairs(places) do
@@ -151,7 +140,7 @@ end)
 
 for _, mode in ipairs { "on", "split" } do
   test("SeaBIOS goes from soft to kvm with irqchip=" .. mode .. " and back", { timeout = 120 }, function(t)
-    has_kvm(t)
+    t.accel "kvm"
     if not firmware.find "bios-256k.bin" then t.skip "package seabios is not installed" end
     local function pc(where)
       return t.machine("pc", { accel = where.accel, irqchip = where.irqchip, ram = "32M" })
@@ -187,7 +176,7 @@ local function refused(t, vm, s, message)
 end
 
 test("a guest that uses its local APIC is not taken to a machine without", function(t)
-  has_kvm(t)
+  t.accel "kvm"
   local image, other = assemble(t, "-DLAPIC"), new(t, assemble(t), kvm "off")
   refused(t, other, standing(t, image, SOFT, "k"):snapshot(), "the saved guest uses the local APIC, which .* has not %(kvm, irqchip=off%)")
   other:start()
@@ -195,7 +184,7 @@ test("a guest that uses its local APIC is not taken to a machine without", funct
 end)
 
 test("features that are switched on are named where they are missing", function(t)
-  has_kvm(t)
+  t.accel "kvm"
   local image = assemble(t, "-DLAPIC")
   local vm = standing(t, image, SOFT, "k")
   local other = t.machine("bare", { kernel = image, ram = "1M", accel = "kvm", cpu = "host,-smep" })
@@ -205,7 +194,7 @@ test("features that are switched on are named where they are missing", function(
 end)
 
 test("a guest with KVM's paravirtual clock stays under KVM", function(t)
-  has_kvm(t)
+  t.accel "kvm"
   local image = assemble(t, "-DLAPIC")
   local vm = standing(t, image, kvm "on", "k")
   vm.cpus[1]["msr:0x4b564d01"] = 0x9001

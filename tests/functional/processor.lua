@@ -1,5 +1,4 @@
 -- The processor by programs that run on it, without firmware: tests/guests/sys. The same images give the same reports on Bochs.
-local core = require "vmlua.core.machine"
 local irqchip = require "vmlua.irqchip"
 local machine = require "vmlua.machine"
 local test = require "vmlua.test"
@@ -24,14 +23,7 @@ local function assemble(t, name, define, value)
 end
 
 local function kvm_with_hardware(t)
-  for _, a in ipairs(core.accels()) do
-    if a.name == "kvm" then
-      if not a.available then t.skip(a.reason) end
-      if not a.preferred then t.skip "KVM has no hardware under it here" end
-      return
-    end
-  end
-  t.skip "built without KVM"
+  if not t.accel("kvm").preferred then t.skip "KVM has no hardware under it here" end
 end
 
 -- The board: what sys.inc and the guests use, and the two parts of a PC that move the A20 gate.

@@ -32,10 +32,8 @@ local function nothing() end
 
 -- A machine that is complete: it has a state to save. Under whatever accelerator there is.
 local function complete_machine(t, init)
-  for _, a in ipairs(core.accels()) do
-    if a.available then return t.machine { ram = "1M", irqchip = "off", init = init } end
-  end
-  t.skip "no accelerator on this host"
+  t.accel()
+  return t.machine { ram = "1M", irqchip = "off", init = init }
 end
 
 test("a device in Lua answers its ports", function(t)

@@ -47,17 +47,13 @@ end
 
 test("GRUB's rescue medium starts under KVM, with the assist where it has no hardware", { timeout = 1200, long = true }, function(t)
   local path = guests.path(t, "grub-rescue/usb.img")
-  for _, a in ipairs(require("vmlua.core.machine").accels()) do
-    if a.name == "kvm" and not a.available then t.skip(a.reason) end
-  end
+  t.accel "kvm"
   local vm = start(t, { accel = "kvm", hda = copy(t, path) })
   see(t, vm, "GNU GRUB", 1000)
 end)
 
 test("GRUB goes from soft to KVM in its menu, and back at its prompt", { timeout = 1200, long = true }, function(t)
-  for _, a in ipairs(require("vmlua.core.machine").accels()) do
-    if a.name == "kvm" and not a.available then t.skip(a.reason) end
-  end
+  t.accel "kvm"
   local path, vms = guests.path(t, "grub-rescue/floppy.img"), {}
   for i, accel in ipairs { "soft", "kvm", "soft" } do
     vms[i] = t.machine("pc", { accel = accel, ram = "32M", serial = "null", boot = "a", fda = copy(t, path, i .. ".img") })
