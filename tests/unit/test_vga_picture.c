@@ -453,6 +453,16 @@ START_TEST(big_endian_pixels_are_turned_round)
     vga_mmio_ops.write_attrs(vga, 0x604, 0xbebebebe, 4, MEMTXATTRS_NONE);
     console_refresh(con);
     ck_assert_uint_eq(console_pixels(con, 0)[0] & 0xffffff, 0x112233);
+    vbe_mode(641, 480, 16);
+    memcpy(vga->mem, "\xf8\x1f\x07\xe0", 4);
+    vga->mem[2 * 640] = 0x84;
+    vga->mem[2 * 640 + 1] = 0x10;
+    console_refresh(con);
+    ck_assert_uint_eq(console_pixels(con, 0)[0] & 0xffffff, 0xff00ff);
+    ck_assert_uint_eq(console_pixels(con, 0)[1] & 0xffffff, 0x00ff00);
+    ck_assert_uint_eq(console_pixels(con, 0)[640] & 0xffffff, 0x848284);
+    vbe_mode(640, 480, 32);
+    memcpy(vga->mem, "\x00\x11\x22\x33", 4);
     vga_mmio_ops.write_attrs(vga, 0x604, 0x1e1e1e1e, 4, MEMTXATTRS_NONE);
     console_refresh(con);
     ck_assert_uint_eq(console_pixels(con, 0)[0] & 0xffffff, 0x221100);
