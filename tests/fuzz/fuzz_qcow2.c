@@ -302,6 +302,28 @@ static void backing_and_size(FuzzInput *in, BlockNode *node)
     fuzz_outcome(ok, error);
 }
 
+static void bitmaps(FuzzInput *in, BlockNode *node)
+{
+    static const char *const names[] = { "b", "bitmap0", "new", "" };
+    BlockBitmapEdit edit = { .action = (BlockBitmapAction)(fuzz_u8(in) % 6),
+                             .name = names[fuzz_u8(in) % G_N_ELEMENTS(names)],
+                             .granularity = UINT64_C(512) << fuzz_u8(in) % 12,
+                             .source_name = names[fuzz_u8(in) % G_N_ELEMENTS(names)] };
+    GError *error = NULL;
+    bool ok = block_image_bitmap(node, &edit, &error);
+
+    fuzz_outcome(ok, error);
+}
+
+static void amend(FuzzInput *in, BlockNode *node)
+{
+    BlockCreateOption option = { "compat", fuzz_u8(in) & 1 ? "0.10" : "1.1" };
+    GError *error = NULL;
+    bool ok = block_image_amend(node, &option, 1, &error);
+
+    fuzz_outcome(ok, error);
+}
+
 /* Takes the file's reference. */
 static void run_steps(FuzzInput *in, BlockNode *file)
 {
@@ -310,7 +332,13 @@ static void run_steps(FuzzInput *in, BlockNode *file)
     for (unsigned i = 0; node && i < MAX_STEPS && in->left > 0; i++) {
         uint8_t what = fuzz_u8(in);
 
-        switch (what % 12) {
+        switch (what % 14) {
+        case 12:
+            bitmaps(in, node);
+            break;
+        case 13:
+            amend(in, node);
+            break;
         case 0:
         case 1:
             access_disk(in, node, BLOCK_OP_READ);
