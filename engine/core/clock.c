@@ -201,10 +201,13 @@ static void heap_changed(Clock *c)
     __atomic_store_n(&c->first, c->n ? c->heap[0]->expire : CLOCK_MAX, __ATOMIC_RELAXED);
 }
 
-bool clock_late(const Clock *c, int64_t now, int64_t by)
+int64_t clock_late(const Clock *c, int64_t now, int64_t by)
 {
-    return now - __atomic_load_n(&c->first, __ATOMIC_RELAXED) > by && clock_running(c) &&
-           !__atomic_load_n(&c->source, __ATOMIC_RELAXED);
+    int64_t first = __atomic_load_n(&c->first, __ATOMIC_RELAXED);
+
+    return now - first > by && clock_running(c) && !__atomic_load_n(&c->source, __ATOMIC_RELAXED)
+               ? first
+               : -1;
 }
 
 void timer_setup(Timer *timer, Clock *clock, TimerFn fn, void *opaque)

@@ -37,9 +37,9 @@ void clock_set(Clock *virtual_clock, int64_t now);
  * moves such a clock by an offset; start and stop do not change its time. While no vCPU runs. */
 void clock_set_source(Clock *virtual_clock, int64_t (*now)(void *opaque),
                       void (*deadline_changed)(void *opaque), void *opaque);
-/* Whether a timer should have fired more than `by` ns before `now`: the main loop is late. Any
- * thread, lock-free; never of a clock with a source. */
-bool clock_late(const Clock *clock, int64_t now, int64_t by);
+/* When a timer should have fired, if that was more than `by` ns before `now` (the main loop is
+ * late); else -1. Any thread, lock-free; -1 of a clock with a source. */
+int64_t clock_late(const Clock *clock, int64_t now, int64_t by);
 int64_t clock_deadline(Clock *clock); /* of its first timer; -1: none. Engine lock */
 /* Fires what is due; the main loop does this for clocks on host time. Engine lock. A stopped clock
  * fires nothing. Callbacks may arm, disarm and free any timer, and free the clock. */

@@ -150,6 +150,25 @@ START_TEST(a_virtual_clock_stands_while_stopped_and_goes_on_from_there)
 }
 END_TEST
 
+START_TEST(a_clock_says_when_its_first_timer_is_late)
+{
+    Clock *clock = clock_new_virtual();
+    timer_setup(&timers[0], clock, note, TEXT("a"));
+    ck_assert_int_eq(clock_late(clock, CLOCK_MAX, 0), -1);
+    timer_arm(&timers[0], 1000);
+    ck_assert_int_eq(clock_late(clock, 5000, 100), -1); /* it stands */
+    clock_start(clock);
+    ck_assert_int_eq(clock_late(clock, 1100, 100), -1);
+    ck_assert_int_eq(clock_late(clock, 1101, 100), 1000);
+    timer_arm(&timers[0], CLOCK_MAX / 2);
+    ck_assert_int_eq(clock_late(clock, 5000, 100), -1);
+    timer_arm(&timers[0], 10);
+    timer_disarm(&timers[0]);
+    ck_assert_int_eq(clock_late(clock, 5000, 100), -1);
+    clock_free(clock);
+}
+END_TEST
+
 START_TEST(two_virtual_clocks_are_independent)
 {
     Clock *a = clock_new_virtual(), *b = clock_new_virtual();
@@ -298,6 +317,7 @@ int main(void)
     tcase_add_test(tc, a_timer_that_rearms_itself_for_now_does_not_hold_the_loop);
     tcase_add_test(tc, a_callback_may_free_its_clock);
     tcase_add_test(tc, a_virtual_clock_stands_while_stopped_and_goes_on_from_there);
+    tcase_add_test(tc, a_clock_says_when_its_first_timer_is_late);
     tcase_add_test(tc, two_virtual_clocks_are_independent);
     tcase_add_test(tc, timers_of_the_host_and_realtime_clocks_fire_and_never_early);
     tcase_add_test(tc, a_timer_armed_on_another_thread_ends_a_longer_sleep);

@@ -177,21 +177,29 @@ uint64_t soft_tsc(SoftCpu *c)
 
 /* A guest that measures time by its TSC does not see more of it than its devices' timers have
  * shown: where the main loop is late, a busy host's fault, it gets the processor first, and its
- * interrupts come before the instruction behind this one. */
+ * interrupts come before the instruction behind this one. A timer that does not come all the same
+ * is not waited for twice. */
 void soft_wait_for_timers(SoftCpu *c)
 {
     const struct timespec nap = { .tv_nsec = LATE_NAP_NS };
     Clock *clock = c->vcpu && c->accel ? c->accel->parent.config.clock : NULL;
+    int64_t late;
     unsigned n = 0;
 
-    if (!clock || !c->in_rcu || c->host_msrs || !clock_late(clock, clock_now(clock), LATE_NS)) {
+    if (!clock || !c->in_rcu || c->host_msrs) {
+        return;
+    }
+    late = clock_late(clock, clock_now(clock), LATE_NS);
+    if (late < 0 || late == c->late) {
         return;
     }
     soft_rcu_leave(c);
-    while (n++ < LATE_NAPS && !__atomic_load_n(&c->attention, __ATOMIC_SEQ_CST) &&
-           clock_late(clock, clock_now(clock), LATE_NS)) {
+    while (n < LATE_NAPS && late >= 0 && !__atomic_load_n(&c->attention, __ATOMIC_SEQ_CST)) {
         nanosleep(&nap, NULL);
+        n++;
+        late = clock_late(clock, clock_now(clock), LATE_NS);
     }
+    c->late = n == LATE_NAPS ? late : -1;
     soft_rcu_enter(c);
     if (__atomic_load_n(&c->attention, __ATOMIC_RELAXED)) {
         soft_cut_block(c);

@@ -294,6 +294,7 @@ struct SoftCpu {
     uint64_t tsc_shown; /* what the state was last told */
     bool tsc_shown_valid;
     uint64_t tsc_since;  /* the clock when it started; 0: the guest has run since */
+    int64_t late;        /* a timer that was waited for in vain: when it was due; 0, -1: none */
     uint64_t starts;     /* which start of the clock that was */
     uint64_t pdpte[4];   /* of PAE paging, as CR3 was loaded */
     uint64_t pdpte_cr3;  /* which they belong to; all ones: to be read at the next walk */
