@@ -10,16 +10,7 @@
 #include "bindings/cpu-script.h"
 #include "engine/core/error.h"
 
-/* SDM 1, 10.5.1 and 13.4: the legacy area, the header, and where AVX state is in the standard
- * format. */
-#define XSAVE_ST     32
-#define XSAVE_XMM    160
-#define XSAVE_BV     512
-#define XSAVE_YMM    576
-#define XSAVE_BV_X87 1
-#define XSAVE_BV_SSE 2
-#define XSAVE_BV_AVX 4
-#define CR0_PE       1
+#define CR0_PE 1
 
 VCpu *script_check_cpu(lua_State *L)
 {
@@ -167,86 +158,42 @@ static void push_segment(lua_State *L, const X86Segment *seg)
 
 /* ---- registers as members ------------------------------------------------------------------ */
 
-/* "xmm3", "ymm12", "st0": kind 'x', 'y', 's' and the number; 0: none of them */
-static char vector_name(const char *key, unsigned *n)
-{
-    char kind, end;
-    if (sscanf(key, "xmm%2u%c", n, &end) == 1) {
-        kind = 'x';
-    } else if (sscanf(key, "ymm%2u%c", n, &end) == 1) {
-        kind = 'y';
-    } else if (sscanf(key, "st%1u%c", n, &end) == 1) {
-        return *n < 8 ? 's' : 0;
-    } else {
-        return 0;
-    }
-    return *n < 16 ? kind : 0;
-}
-
 static bool cpu_member_get(lua_State *L, Object *obj, const char *key)
 {
     VCpu *cpu = VCPU(obj);
-    unsigned n;
     const X86Register *r = x86_register_find(key);
     if (r) {
         script_cpu_fetch(L, cpu, r->group);
         lua_pushinteger(L, (lua_Integer)x86_register_get(cpu->state, r));
         return true;
     }
-    const char kind = vector_name(key, &n);
-    if (!kind) {
+    if (x86_vector_size(key) == 0) {
         return false;
     }
+    uint8_t vector[X86_VECTOR_MAX];
     script_cpu_fetch(L, cpu, X86_STATE_FPU);
-    const char *area = (const char *)cpu->state->xsave;
-    if (kind == 's') {
-        lua_pushlstring(L, area + XSAVE_ST + 16 * n, 10);
-    } else {
-        lua_pushlstring(L, area + XSAVE_XMM + 16 * n, 16);
-        if (kind == 'y') {
-            lua_pushlstring(L, area + XSAVE_YMM + 16 * n, 16);
-            lua_concat(L, 2);
-        }
-    }
+    const unsigned len = x86_vector_get(cpu->state, key, vector);
+    lua_pushlstring(L, (const char *)vector, len);
     return true;
 }
 
-static void mark_xsave(X86CPUState *s, uint64_t bits)
+static void set_vector(lua_State *L, VCpu *cpu, const char *key, int idx)
 {
-    uint64_t bv;
-    memcpy(&bv, s->xsave + XSAVE_BV, sizeof bv);
-    bv |= bits;
-    memcpy(s->xsave + XSAVE_BV, &bv, sizeof bv);
-}
-
-static void set_vector(lua_State *L, VCpu *cpu, char kind, unsigned n, int idx)
-{
+    const unsigned want = x86_vector_size(key);
     size_t len;
     const char *bytes = luaL_checklstring(L, idx, &len);
-    const size_t want = kind == 's' ? 10 : kind == 'x' ? 16 : 32;
     if (len != want) {
-        luaL_error(L, "%cmm%d: a string of %d bytes is expected, got %d", kind, n, (int)want,
-                   (int)len);
+        luaL_error(L, "%s: a string of %d bytes is expected, got %d", key, (int)want, (int)len);
     }
     script_cpu_modify(L, cpu, X86_STATE_FPU);
-    X86CPUState *s = cpu->state;
-    if (kind == 's') {
-        memcpy(s->xsave + XSAVE_ST + 16 * n, bytes, 10);
-        mark_xsave(s, XSAVE_BV_X87);
-        return;
-    }
-    memcpy(s->xsave + XSAVE_XMM + 16 * n, bytes, 16);
-    mark_xsave(s, XSAVE_BV_SSE);
-    if (kind == 'y') {
-        memcpy(s->xsave + XSAVE_YMM + 16 * n, bytes + 16, 16);
-        mark_xsave(s, XSAVE_BV_AVX);
+    if (!x86_vector_set(cpu->state, key, (const uint8_t *)bytes, want)) {
+        luaL_error(L, "%s: this processor has no AVX", key);
     }
 }
 
 static bool cpu_member_set(lua_State *L, Object *obj, const char *key, int idx)
 {
     VCpu *cpu = VCPU(obj);
-    unsigned n;
     const int which = segment_index(key);
     if (which >= 0) {
         script_cpu_modify(L, cpu, X86_STATE_SYSTEM);
@@ -258,12 +205,13 @@ static bool cpu_member_set(lua_State *L, Object *obj, const char *key, int idx)
         const uint64_t max = r->size == 8 ? UINT64_MAX : (UINT64_C(1) << (8 * r->size)) - 1;
         const uint64_t value = binding_check_range(L, idx, 0, max, key);
         script_cpu_modify(L, cpu, r->group);
-        x86_register_set(cpu->state, r, value);
+        if (!x86_register_set(cpu->state, r, value)) {
+            luaL_error(L, "%s: a state holds %d MSRs, and this one is full", key, X86_MSR_MAX);
+        }
         return true;
     }
-    const char kind = vector_name(key, &n);
-    if (kind) {
-        set_vector(L, cpu, kind, n, idx);
+    if (x86_vector_size(key)) {
+        set_vector(L, cpu, key, idx);
         return true;
     }
     if (strcmp(key, "gdtr") == 0 || strcmp(key, "idtr") == 0) {

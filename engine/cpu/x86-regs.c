@@ -202,26 +202,25 @@ static bool is_bool(const X86Register *r)
     return dot && r->size == 1 && strcmp(dot, ".type") && strcmp(dot, ".dpl");
 }
 
-void x86_register_set(X86CPUState *s, const X86Register *r, uint64_t value)
+bool x86_register_set(X86CPUState *s, const X86Register *r, uint64_t value)
 {
     uint8_t *p = (uint8_t *)s + r->offset;
     uint64_t whole;
 
     if (r->offset == OFFSET_MSR) {
-        x86_msr_set(s, r->msr, value);
-        return;
+        return x86_msr_set(s, r->msr, value);
     }
     if (r->group == X86_STATE_GPR && r->size == 4) {
         whole = (uint32_t)value;
         memcpy(p, &whole, 8);
-        return;
+        return true;
     }
     if (r->shift) {
         memcpy(&whole, p, 8);
         whole &= ~(UINT64_C(0xff) << r->shift);
         whole |= (value & 0xff) << r->shift;
         memcpy(p, &whole, 8);
-        return;
+        return true;
     }
     if (is_bool(r)) {
         value = value != 0;
@@ -234,6 +233,7 @@ void x86_register_set(X86CPUState *s, const X86Register *r, uint64_t value)
     if (r->group == X86_STATE_FPU && r->offset != OFF(xcr0)) {
         s->xsave[512] |= 3; /* XSTATE_BV: x87 and SSE hold something now */
     }
+    return true;
 }
 
 /* ---- vector registers -------------------------------------------------------------------- */
@@ -265,64 +265,61 @@ static bool has_avx(const X86CPUState *s)
     return s->xsave_size >= XSAVE_YMM_HIGH + 256;
 }
 
-unsigned x86_vector_get(const X86CPUState *s, const char *name, uint8_t out[X86_VECTOR_MAX])
+/* The kind of a vector register's name: how many bytes it has, and its number. 0: another name. */
+static unsigned vector_name(const char *name, unsigned *i)
+{
+    return parse_index(name, "st", 8, i)     ? 10
+           : parse_index(name, "xmm", 16, i) ? 16
+           : parse_index(name, "ymm", 16, i) ? 32
+                                             : 0;
+}
+
+unsigned x86_vector_size(const char *name)
 {
     unsigned i;
 
+    return vector_name(name, &i);
+}
+
+unsigned x86_vector_get(const X86CPUState *s, const char *name, uint8_t out[X86_VECTOR_MAX])
+{
+    unsigned i, size = vector_name(name, &i);
+
     memset(out, 0, X86_VECTOR_MAX);
-    if (parse_index(name, "st", 8, &i)) {
+    if (size == 10) {
         memcpy(out, s->xsave + XSAVE_ST + 16 * i, 10);
-        return 10;
-    }
-    if (parse_index(name, "xmm", 16, &i)) {
+    } else if (size) {
         memcpy(out, s->xsave + XSAVE_XMM + 16 * i, 16);
-        return 16;
     }
-    if (parse_index(name, "ymm", 16, &i)) {
-        memcpy(out, s->xsave + XSAVE_XMM + 16 * i, 16);
-        /* A clear XSTATE_BV bit means the component is in its initial state, whatever lies there.
-         */
-        if (has_avx(s) && (s->xsave[512] & 4)) {
-            memcpy(out + 16, s->xsave + XSAVE_YMM_HIGH + 16 * i, 16);
-        }
-        return 32;
+    /* A clear XSTATE_BV bit means the component is in its initial state, whatever lies there. */
+    if (size == 32 && has_avx(s) && (s->xsave[512] & 4)) {
+        memcpy(out + 16, s->xsave + XSAVE_YMM_HIGH + 16 * i, 16);
     }
-    return 0;
+    return size;
 }
 
 bool x86_vector_set(X86CPUState *s, const char *name, const uint8_t *value, unsigned len)
 {
+    unsigned i, size = vector_name(name, &i);
     uint8_t full[X86_VECTOR_MAX] = { 0 };
-    unsigned i;
 
-    if (len > sizeof(full)) {
+    if (!size || len > size || (size == 32 && !has_avx(s))) {
         return false;
     }
     memcpy(full, value, len);
-    if (parse_index(name, "st", 8, &i)) {
-        if (len > 10) {
-            return false;
-        }
+    if (size == 10) {
         memcpy(s->xsave + XSAVE_ST + 16 * i, full, 10);
         s->xsave[512] |= 1;
         return true;
     }
-    if (parse_index(name, "xmm", 16, &i)) {
-        if (len > 16) {
-            return false;
-        }
-        memcpy(s->xsave + XSAVE_XMM + 16 * i, full, 16);
-        s->xsave[512] |= 2;
-        return true;
-    }
-    if (!parse_index(name, "ymm", 16, &i) || !has_avx(s)) {
-        return false;
-    }
-    if (!(s->xsave[512] & 4)) {
-        memset(s->xsave + XSAVE_YMM_HIGH, 0, 256);
-    }
     memcpy(s->xsave + XSAVE_XMM + 16 * i, full, 16);
-    memcpy(s->xsave + XSAVE_YMM_HIGH + 16 * i, full + 16, 16);
-    s->xsave[512] |= 2 | 4;
+    s->xsave[512] |= 2;
+    if (size == 32) {
+        if (!(s->xsave[512] & 4)) {
+            memset(s->xsave + XSAVE_YMM_HIGH, 0, 256);
+        }
+        memcpy(s->xsave + XSAVE_YMM_HIGH + 16 * i, full + 16, 16);
+        s->xsave[512] |= 4;
+    }
     return true;
 }

@@ -139,13 +139,15 @@ const X86Register *x86_register_find(const char *name); /* NULL: unknown */
 const X86Register *x86_registers(unsigned *n);          /* all, in manual order */
 uint64_t x86_register_get(const X86CPUState *s, const X86Register *r);
 /* A 32-bit write clears the upper half of its 64-bit register, as the CPU does. A write of an MSR
- * that is not in the state adds it, so that the accelerator says what it thinks of it. */
-void x86_register_set(X86CPUState *s, const X86Register *r, uint64_t value);
+ * that is not in the state adds it, so that the accelerator says what it thinks of it; false: there
+ * is no room for it. */
+bool x86_register_set(X86CPUState *s, const X86Register *r, uint64_t value);
 /* Vector and x87 registers as bytes, lowest first: "st0".."st7" (10, by stack position),
- * "xmm0".."xmm15" (16), "ymm0".."ymm15" (32). Group X86_STATE_FPU. get returns the length, 0 for
- * another name. Set of a shorter value clears the rest; false: unknown name, too long, or an upper
- * half that this CPU has not. */
+ * "xmm0".."xmm15" (16), "ymm0".."ymm15" (32). Group X86_STATE_FPU. size and get return the length,
+ * 0 for another name. Set of a shorter value clears the rest; false: unknown name, too long, or an
+ * upper half that this CPU has not. */
 #define X86_VECTOR_MAX 32
+unsigned x86_vector_size(const char *name);
 unsigned x86_vector_get(const X86CPUState *s, const char *name, uint8_t out[X86_VECTOR_MAX]);
 bool x86_vector_set(X86CPUState *s, const char *name, const uint8_t *value, unsigned len);
 /* The slot of an MSR, NULL when the state has none. */

@@ -367,3 +367,15 @@ guest("two machines live side by side, and close in any order, a hundred times",
   end
   t.eq(#core.list(), 0)
 end)
+
+guest("vector registers are bytes of the right number, and a state that is full of MSRs takes no more", function(t)
+  local cpu = t.machine(board(halting)).cpus[1]
+  cpu.xmm1, cpu.st7 = ("x"):rep(16), "0123456789"
+  t.eq({ cpu.xmm1, cpu.st7, #cpu.ymm1 }, { ("x"):rep(16), "0123456789", 32 })
+  t.raises("st1: a string of 10 bytes is expected, got 1", function() cpu.st1 = "x" end)
+  t.raises("ymm15: a string of 32 bytes is expected, got 16", function() cpu.ymm15 = cpu.xmm1 end)
+  t.raises("'st8'", function() cpu.st8 = "0123456789" end)
+  t.raises("msr:0x200%x+: a state holds 160 MSRs, and this one is full", function()
+    for i = 0, 160 do cpu[("msr:0x%x"):format(0x20000 + i)] = i end
+  end)
+end)

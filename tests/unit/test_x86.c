@@ -124,7 +124,7 @@ START_TEST(msrs_are_registers_and_stay_sorted)
     ck_assert_ptr_eq(r, x86_register_find("msr:27"));
     ck_assert_uint_eq(x86_register_get(s, r), 0);
     x86_register_set(s, x86_register_find("msr:0xc0000080"), 5);
-    x86_register_set(s, r, 6);
+    ck_assert(x86_register_set(s, r, 6));
     x86_register_set(s, x86_register_find("msr:0x277"), 7);
     ck_assert_uint_eq(s->n_msrs, 3);
     ck_assert_uint_eq(s->msrs[0].index, 0x1b);
@@ -136,6 +136,7 @@ START_TEST(msrs_are_registers_and_stay_sorted)
     }
     ck_assert_uint_eq(s->n_msrs, X86_MSR_MAX);
     ck_assert(!x86_msr_set(s, 0x9999, 1));
+    ck_assert(!x86_register_set(s, x86_register_find("msr:0x9999"), 1));
     g_aligned_free(s);
 }
 END_TEST
