@@ -11,7 +11,7 @@ local sched = require "vmlua.sched"
 local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
 local bochs_command = dofile(here .. "/bochs.lua").command
 local seconds = tonumber(arg and arg[1]) or 2
-local rows = { "integer", "memory", "calls", "compress", "fault", "syscall" }
+local rows = { "integer", "memory", "calls", "compress", "fault", "fault64", "syscall" }
 if arg and arg[2] then rows = { table.unpack(arg, 2) } end
 
 local function spawn(argv)

@@ -26,11 +26,53 @@ void soft_tlb_select(SoftCpu *c)
     c->tlb_now = c->tlb[soft_tlb_set_now(c)];
 }
 
+/* ---- large pages ------------------------------------------------------------------------- */
+
+/* A bit for 2 MiB in which a large page was seen, 4096 in all, and one of 64 for a GiB: others may
+ * share one. */
+static unsigned large_index(uint64_t linear)
+{
+    return (unsigned)(linear >> 21 ^ linear >> 33 ^ linear >> 39) & (SOFT_LARGE_BITS - 1);
+}
+
+static uint64_t huge_bit(uint64_t linear)
+{
+    uint64_t gib = linear >> 30;
+
+    return UINT64_C(1) << ((gib ^ gib >> 6 ^ gib >> 12) & 63);
+}
+
+static bool may_be_large(const SoftCpu *c, uint64_t linear)
+{
+    unsigned n = large_index(linear);
+
+    return (c->huge & huge_bit(linear)) || (c->large[n / 64] >> (n % 64) & 1);
+}
+
+static void note_large(SoftCpu *c, uint64_t linear, unsigned bits)
+{
+    if (bits > 22) {
+        c->huge |= huge_bit(linear);
+        return;
+    }
+    for (unsigned half = 0; half < 2; half++) { /* of 4 MiB; of 2 MiB it is the same twice */
+        unsigned n = large_index(bits == 22 ? linear ^ (uint64_t)half << 21 : linear);
+
+        c->large[n / 64] |= UINT64_C(1) << (n % 64);
+    }
+}
+
+static void forget_large(SoftCpu *c)
+{
+    memset(c->large, 0, sizeof(c->large));
+    c->huge = 0;
+}
+
 void soft_tlb_init(SoftCpu *c)
 {
     memset(c->tlb, 0xff, sizeof(c->tlb));
     memset(c->tlb_used, 0, sizeof(c->tlb_used));
-    c->large = 0;
+    forget_large(c);
     soft_tlb_select(c);
 }
 
@@ -79,7 +121,7 @@ void soft_tlb_flush(SoftCpu *c, bool global_too)
         }
     }
     if (global_too) {
-        c->large = 0;
+        forget_large(c);
     }
 }
 
@@ -96,19 +138,11 @@ void soft_tlb_drop_writes(SoftCpu *c)
     }
 }
 
-/* One of 64 for each GiB: a kernel's text and its view of all memory are far from each other. */
-static uint64_t large_bit(uint64_t linear)
-{
-    uint64_t gib = linear >> 30;
-
-    return UINT64_C(1) << ((gib ^ gib >> 6 ^ gib >> 12) & 63);
-}
-
 void soft_tlb_flush_page(SoftCpu *c, uint64_t linear)
 {
     uint64_t page = linear & ~(SOFT_PAGE - 1);
 
-    if (c->large & large_bit(page)) {
+    if (may_be_large(c, page)) {
         /* The entry may stand for one page of a large one, which goes as a whole. */
         soft_tlb_flush(c, true);
         return;
@@ -206,8 +240,8 @@ SoftTlbEntry *soft_tlb_fill(SoftCpu *c, uint64_t linear, unsigned access, unsign
         rcu_leave();
     }
     c->tlb_used[set][access] = true;
-    if (found.large) {
-        c->large |= large_bit(page);
+    if (found.bits > 12) {
+        note_large(c, page, found.bits);
     }
     return e;
 }

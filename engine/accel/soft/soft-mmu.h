@@ -5,7 +5,8 @@
 
 typedef struct SoftPage {
     uint64_t paddr; /* of the 4 KiB around the linear address */
-    bool large, global;
+    uint8_t bits;   /* of the page that maps it: 12, 21, 22 or 30 */
+    bool global;
 } SoftPage;
 /* 0, or a page fault's error code; bit 31 is set when the page is not present. Sets A and D. */
 uint32_t soft_walk(SoftCpu *c, uint64_t linear, unsigned access, bool user, bool implicit,

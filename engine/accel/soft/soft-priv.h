@@ -199,9 +199,10 @@ struct SoftBlock {
 
 /* ---- software TLB ------------------------------------------------------------------------ */
 
-#define SOFT_TLB_BITS 10
-#define SOFT_TLB_SIZE (1 << SOFT_TLB_BITS)
-#define SOFT_PAGE     UINT64_C(4096)
+#define SOFT_TLB_BITS   10
+#define SOFT_TLB_SIZE   (1 << SOFT_TLB_BITS)
+#define SOFT_PAGE       UINT64_C(4096)
+#define SOFT_LARGE_BITS 4096
 enum { SOFT_READ, SOFT_WRITE, SOFT_FETCH, SOFT_ACCESSES };
 enum { SOFT_TLB_GLOBAL = 1, SOFT_TLB_HOOKED = 4 }; /* in the low bits of SoftTlbEntry.paddr */
 /* An entry answers for one page and one kind of access. `tag` is the page's linear address; with
@@ -362,7 +363,8 @@ struct SoftCpu {
     } late_write;
     SoftTlbEntry tlb[SOFT_TLB_SETS][SOFT_ACCESSES][SOFT_TLB_SIZE];
     bool tlb_used[SOFT_TLB_SETS][SOFT_ACCESSES];
-    uint64_t large; /* of the GiBs that large pages were seen in: soft-mmu.c */
+    uint64_t large[SOFT_LARGE_BITS / 64]; /* where large pages were seen: soft-mmu.c */
+    uint64_t huge;                        /* the same of pages of 1 GiB */
     struct SoftBlocks *blocks;
     struct SoftTranslator *translator; /* NULL: everything is interpreted */
     /* A handler called by translated code stops here: `stop` has exec_stop instead of stop_fn. */

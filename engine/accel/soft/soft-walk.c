@@ -205,7 +205,7 @@ uint32_t soft_walk(SoftCpu *c, uint64_t linear, unsigned access, bool user, bool
                    SoftPage *out)
 {
     if (!(c->cr0 & CR0_PG)) {
-        *out = (SoftPage){ .paddr = linear & ~(SOFT_PAGE - 1) & c->a20_mask };
+        *out = (SoftPage){ .paddr = linear & ~(SOFT_PAGE - 1) & c->a20_mask, .bits = 12 };
         return 0;
     }
     for (;;) {
@@ -233,7 +233,7 @@ uint32_t soft_walk(SoftCpu *c, uint64_t linear, unsigned access, bool user, bool
         *out = (SoftPage){
             .paddr = (w.base | (linear & ((UINT64_C(1) << w.page_bits) - 1) & ~(SOFT_PAGE - 1))) &
                      c->a20_mask,
-            .large = w.page_bits > 12,
+            .bits = (uint8_t)w.page_bits,
             .global = (c->cr4 & CR4_PGE) && (w.entries[w.n - 1].value & PTE_G),
         };
         return 0;

@@ -162,8 +162,15 @@ case "INVLPG of one page of a large one is for all of it", 0, 0x30, -1
         tables
         mov     byte [LARGE + 0x1000], 0x55
         mov     byte [LARGE + 0x101000], 0x66
+%if KB != 64
+        mov     byte [LARGE + 0x301000], 0x77 ; the other half of 4 MiB
+%endif
         mov     dword [LARGE_ENTRY], LARGE2 | 0x83
         invlpg  [LARGE]
+%if KB != 64
+        mov     byte [LARGE2 + 0x301000], 0x11
+        byte_is LARGE + 0x301000, 0x11
+%endif
         mov     bl, [LARGE2 + 0x101000]
         cmp     [LARGE + 0x101000], bl
         must    e
