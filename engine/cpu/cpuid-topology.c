@@ -90,7 +90,8 @@ static void drop_leaf(CpuidPolicy *p, uint32_t leaf)
 
 /* EAX: by how many bits the id is shifted for the number of the next level; EBX: logical processors
  * of this level in the next. */
-static void set_levels(CpuidPolicy *p, uint32_t leaf, unsigned apic_id, const CpuTopology *t)
+static bool set_levels(CpuidPolicy *p, uint32_t leaf, unsigned apic_id, const CpuTopology *t,
+                       GError **error)
 {
     unsigned smt = id_bits(t->threads), core = smt + id_bits(t->cores),
              die = core + id_bits(t->dies);
@@ -115,8 +116,11 @@ static void set_levels(CpuidPolicy *p, uint32_t leaf, unsigned apic_id, const Cp
         levels[i].ebx &= 0xffff;
         levels[i].ecx |= i;
         levels[i].edx = apic_id;
-        cpuid_policy_set(p, &levels[i], NULL);
+        if (!cpuid_policy_set(p, &levels[i], error)) {
+            return false;
+        }
     }
+    return true;
 }
 
 /* Levels 1 and 2 belong to a core, what is beyond to a die. */
@@ -170,7 +174,7 @@ static void set_amd(CpuidPolicy *p, unsigned index, const CpuTopology *t)
     }
 }
 
-void cpuid_policy_set_topology(CpuidPolicy *p, unsigned index, const CpuTopology *t)
+bool cpuid_policy_set_topology(CpuidPolicy *p, unsigned index, const CpuTopology *t, GError **error)
 {
     CpuidEntry *base = cpuid_policy_find(p, 0, 0), *e;
     uint32_t max_basic = base ? base->eax : 0;
@@ -188,10 +192,13 @@ void cpuid_policy_set_topology(CpuidPolicy *p, unsigned index, const CpuTopology
         if (t->dies > 1 && max_basic < 0x1f && !cpuid_policy_is_amd(p)) {
             base->eax = max_basic = 0x1f; /* leaf 0xb has no dies */
         }
-        set_levels(p, 0xb, index, t);
+        if (!set_levels(p, 0xb, index, t, error)) {
+            return false;
+        }
     }
-    if (max_basic >= 0x1f) {
-        set_levels(p, 0x1f, index, t);
+    if (max_basic >= 0x1f && !set_levels(p, 0x1f, index, t, error)) {
+        return false;
     }
     set_amd(p, index, t);
+    return true;
 }

@@ -48,8 +48,10 @@ typedef struct CpuTopology {
  * fit, or their APIC ids would have gaps. */
 bool cpu_topology_check(CpuTopology *t, unsigned cpus, GError **error);
 /* Leaves that say which vCPU this is and with whom it shares what: 1, 4, 0xb, 0x1f and AMD's, for
- * the vCPU `index`, whose APIC id that is. `t` is checked. */
-void cpuid_policy_set_topology(CpuidPolicy *p, unsigned index, const CpuTopology *t);
+ * the vCPU `index`, whose APIC id that is. `t` is checked. false + error: the policy has no room
+ * for them. */
+bool cpuid_policy_set_topology(CpuidPolicy *p, unsigned index, const CpuTopology *t,
+                               GError **error);
 /* CPUID as the guest executes it: basic and extended ranges, out-of-range leaves as Intel defines.
  */
 void cpuid_policy_query(const CpuidPolicy *p, uint32_t function, uint32_t index, uint32_t out[4]);

@@ -284,8 +284,8 @@ bool machine_finish_init(Machine *m, GError **error)
     for (unsigned i = 0; i < m->cpus->len; i++) {
         VCpu *cpu = g_ptr_array_index(m->cpus, i);
 
-        cpuid_policy_set_topology(cpu->cpuid, i, &m->topology);
-        if (machine_accel_class(m)->set_cpuid && !machine_accel_class(m)->set_cpuid(cpu, error)) {
+        if (!cpuid_policy_set_topology(cpu->cpuid, i, &m->topology, error) ||
+            (machine_accel_class(m)->set_cpuid && !machine_accel_class(m)->set_cpuid(cpu, error))) {
             return false;
         }
     }

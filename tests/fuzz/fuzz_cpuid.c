@@ -71,7 +71,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             unsigned count = 1 + fuzz_u8(&in);
 
             if (cpu_topology_check(&t, count, NULL)) {
-                cpuid_policy_set_topology(p, fuzz_u8(&in) % count, &t);
+                cpuid_policy_set_topology(p, fuzz_u8(&in) % count, &t, NULL);
             }
             break;
         }

@@ -280,7 +280,7 @@ START_TEST(cpus_of_which_nothing_is_said_are_the_cores_of_one_socket)
     CpuTopology t = topology(0, 0, 0, 0, 6);
     uint32_t out[4];
 
-    cpuid_policy_set_topology(p, 5, &t);
+    ck_assert(cpuid_policy_set_topology(p, 5, &t, NULL));
     cpuid_policy_query(p, 1, 0, out);
     ck_assert_uint_eq(out[1], 0x05080800);
     ck_assert_uint_eq(out[3], 1u << 28);
@@ -306,7 +306,7 @@ START_TEST(a_cpu_alone_shares_nothing)
     CpuTopology t = topology(1, 1, 1, 1, 1);
     uint32_t out[4];
 
-    cpuid_policy_set_topology(p, 0, &t);
+    ck_assert(cpuid_policy_set_topology(p, 0, &t, NULL));
     cpuid_policy_query(p, 1, 0, out);
     ck_assert_uint_eq(out[1], 0x00010800);
     ck_assert_uint_eq(out[3], 0);
@@ -323,7 +323,7 @@ START_TEST(sockets_cores_and_threads_show_in_every_leaf)
     CpuTopology t = topology(2, 1, 4, 2, 16);
     uint32_t out[4];
 
-    cpuid_policy_set_topology(p, 11, &t);
+    ck_assert(cpuid_policy_set_topology(p, 11, &t, NULL));
     cpuid_policy_query(p, 1, 0, out);
     ck_assert_uint_eq(out[1], 0x0b080800);
     cpuid_policy_query(p, 4, 0, out);
@@ -343,7 +343,7 @@ START_TEST(dies_show_in_leaf_0x1f_which_then_is_there)
     CpuTopology t = topology(2, 2, 2, 2, 16);
     uint32_t out[4];
 
-    cpuid_policy_set_topology(p, 15, &t);
+    ck_assert(cpuid_policy_set_topology(p, 15, &t, NULL));
     cpuid_policy_query(p, 0, 0, out);
     ck_assert_uint_eq(out[0], 0x1f);
     cpuid_policy_query(p, 0x1f, 1, out);
@@ -363,7 +363,7 @@ START_TEST(amd_has_its_own_leaves_for_the_same)
     CpuTopology t = topology(2, 1, 4, 2, 16);
     uint32_t out[4];
 
-    cpuid_policy_set_topology(p, 13, &t);
+    ck_assert(cpuid_policy_set_topology(p, 13, &t, NULL));
     cpuid_policy_query(p, 0x80000001, 0, out);
     ck_assert_uint_eq(out[2], 2);
     cpuid_policy_query(p, 0x80000008, 0, out);
@@ -376,6 +376,23 @@ START_TEST(amd_has_its_own_leaves_for_the_same)
     ck_assert_uint_eq(out[0], 13);
     ck_assert_uint_eq(out[1], 2 | 1u << 8);
     ck_assert_uint_eq(out[2], 1);
+}
+END_TEST
+
+START_TEST(a_policy_without_room_for_the_levels_is_an_error)
+{
+    g_autofree CpuidPolicy *p = host_like_policy(false);
+    CpuTopology t = topology(1, 2, 2, 2, 8);
+    GError *error = NULL;
+
+    for (uint32_t i = 0; p->n < CPUID_MAX_ENTRIES; i++) {
+        ck_assert(cpuid_policy_set(p, &(CpuidEntry){ .function = 0x40000100 + i }, NULL));
+    }
+    /* The host's leaf 0xb leaves five, which its new levels and those of leaf 0x1f do not fit into.
+     */
+    ck_assert(!cpuid_policy_set_topology(p, 0, &t, &error));
+    ck_error(error, "CPUID leaf 0x1f.");
+    g_clear_error(&error);
 }
 END_TEST
 
@@ -467,6 +484,7 @@ static Suite *x86_suite(void)
     tcase_add_test(tc, sockets_cores_and_threads_show_in_every_leaf);
     tcase_add_test(tc, dies_show_in_leaf_0x1f_which_then_is_there);
     tcase_add_test(tc, amd_has_its_own_leaves_for_the_same);
+    tcase_add_test(tc, a_policy_without_room_for_the_levels_is_an_error);
     tcase_add_test(tc, topologies_that_cannot_be_are_refused_by_name);
     tcase_add_test(tc, features_have_one_bit_each_and_both_spellings);
     tcase_add_test(tc, a_full_policy_says_so);
