@@ -85,6 +85,11 @@ void binding_push_data(lua_State *L, Object *obj);
 /* References dropped by __gc wait here until the main loop drains them. */
 void binding_defer_unref(Object *obj);
 void binding_defer(void (*fn)(void *data), void *data);
+/* fn(data) is what a handle's finaliser will ask for with binding_settle(data), which defers it.
+ * Lua gives up a finaliser that finds no stack: for those fn runs when the state was closed. `data`
+ * is one handle's alone. Engine lock. */
+void binding_owe(void (*fn)(void *data), void *data);
+void binding_settle(void *data);
 
 /* Whether a __gc of a script runs: inside any allocation, so perhaps in the middle of a binding
  * that still uses what the script wants to take away. That is done by binding_defer then. (What

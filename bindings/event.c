@@ -28,10 +28,10 @@ typedef struct ScriptHook {
     char how[64];
 } ScriptHook;
 
-typedef struct RingBox {
+typedef struct ScriptRing {
     EventRing *ring; /* NULL: removed */
     Machine *machine;
-} RingBox;
+} ScriptRing;
 
 /* ---- hooks --------------------------------------------------------------------------------- */
 
@@ -131,7 +131,7 @@ static int hook_gc(lua_State *L)
 {
     ScriptHook **box = lua_touserdata(L, 1);
     if (*box) {
-        binding_defer(hook_unref, *box);
+        binding_settle(*box);
         *box = NULL;
     }
     return 0;
@@ -285,6 +285,7 @@ static int machine_hook(lua_State *L)
         return binding_raise(L, error);
     }
     h->ref++;
+    binding_owe(hook_unref, h);
     *box = h;
     const char *how = event_hook_how(h->hook);
     g_strlcpy(h->how, how ? how : "", sizeof h->how);
@@ -293,21 +294,22 @@ static int machine_hook(lua_State *L)
 
 /* ---- rings --------------------------------------------------------------------------------- */
 
-static void ring_free_deferred(void *data)
+static void ring_free(void *data)
 {
-    event_ring_remove(data);
+    ScriptRing *r = data;
+    if (r->ring) {
+        event_ring_remove(r->ring);
+    }
+    object_unref(r->machine);
+    g_free(r);
 }
 
 static int ring_gc(lua_State *L)
 {
-    RingBox *box = lua_touserdata(L, 1);
-    if (box->ring) {
-        binding_defer(ring_free_deferred, box->ring);
-        box->ring = NULL;
-    }
-    if (box->machine) {
-        binding_defer_unref(OBJECT(box->machine));
-        box->machine = NULL;
+    ScriptRing **box = lua_touserdata(L, 1);
+    if (*box) {
+        binding_settle(*box);
+        *box = NULL;
     }
     return 0;
 }
@@ -317,25 +319,28 @@ static int machine_ring(lua_State *L)
     Machine *m = binding_check_object(L, 1, TYPE_MACHINE);
     const EventFilter filter = check_filter(L);
     const unsigned n = (unsigned)binding_check_range(L, 3, 1, RING_MAX, "ring size");
-    RingBox *box = binding_new_userdata(L, RING, sizeof *box);
+    ScriptRing **box = binding_new_userdata(L, RING, sizeof *box), *r;
     GError *error = NULL;
-    box->ring = event_ring_add(m->events, &filter, n, &error);
-    if (!box->ring) {
+    EventRing *ring = event_ring_add(m->events, &filter, n, &error);
+    if (!ring) {
         return binding_raise(L, error);
     }
-    box->machine = MACHINE(object_ref(OBJECT(m)));
+    r = g_new(ScriptRing, 1);
+    *r = (ScriptRing){ .ring = ring, .machine = MACHINE(object_ref(OBJECT(m))) };
+    binding_owe(ring_free, r);
+    *box = r;
     lua_pushinteger(L, n);
     lua_setiuservalue(L, -2, 1);
     return 1;
 }
 
-static RingBox *check_ring(lua_State *L)
+static ScriptRing *check_ring(lua_State *L)
 {
-    RingBox *box = binding_check_userdata(L, 1, RING);
-    if (!box->ring) {
+    ScriptRing **box = binding_check_userdata(L, 1, RING);
+    if (!*box || !(*box)->ring) {
         luaL_error(L, "this ring was removed");
     }
-    return box;
+    return *box;
 }
 
 /* What only some sources have. */
@@ -381,10 +386,10 @@ static int ring_list(lua_State *L)
 
 static int ring_remove(lua_State *L)
 {
-    RingBox *box = binding_check_userdata(L, 1, RING);
-    if (box->ring) {
-        event_ring_remove(box->ring);
-        box->ring = NULL;
+    ScriptRing **box = binding_check_userdata(L, 1, RING);
+    if (*box && (*box)->ring) {
+        event_ring_remove((*box)->ring);
+        (*box)->ring = NULL;
     }
     return 0;
 }

@@ -79,6 +79,40 @@ void binding_defer_unref(Object *obj)
     binding_defer(object_unref, obj);
 }
 
+static GHashTable *owed; /* data: function */
+
+void binding_owe(void (*fn)(void *data), void *data)
+{
+    ENGINE_LOCK_ASSERT();
+    if (!owed) {
+        owed = g_hash_table_new(NULL, NULL);
+    }
+    g_hash_table_insert(owed, data, (gpointer)(uintptr_t)fn);
+}
+
+void binding_settle(void *data)
+{
+    gpointer fn;
+    if (owed && g_hash_table_steal_extended(owed, data, NULL, &fn)) {
+        binding_defer((void (*)(void *))(uintptr_t)fn, data);
+    }
+}
+
+static void settle_all(void)
+{
+    GHashTable *rest = g_steal_pointer(&owed);
+    GHashTableIter i;
+    gpointer data, fn;
+    if (!rest) {
+        return;
+    }
+    g_hash_table_iter_init(&i, rest);
+    while (g_hash_table_iter_next(&i, &data, &fn)) {
+        ((void (*)(void *))(uintptr_t)fn)(data);
+    }
+    g_hash_table_destroy(rest);
+}
+
 /* ---- boxes --------------------------------------------------------------------------------- */
 
 static void box_object_gone(Object *obj, void *opaque)
@@ -473,6 +507,7 @@ void script_handles_open(lua_State *L)
 
 void script_handles_close(void)
 {
+    settle_all();
     while (boxes) {
         box_free(boxes);
     }

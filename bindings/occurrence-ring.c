@@ -18,6 +18,27 @@ static Clock *clock_of(Object *obj)
     return NULL;
 }
 
+void binding_ring_gone(OccurrenceRing *r)
+{
+    if (r->owner) {
+        r->disarm(r);
+        object_unref(r->owner);
+        r->owner = NULL;
+        r->clock = NULL;
+    }
+}
+
+static void ring_free(void *opaque)
+{
+    OccurrenceRing *r = opaque;
+
+    binding_ring_gone(r);
+    for (unsigned i = 0; i < r->n; i++) {
+        g_free(r->list[i].text);
+    }
+    g_free(r);
+}
+
 OccurrenceRing *binding_ring_new(lua_State *L, Object *owner, int text_idx, int n_idx,
                                  const char *how, void (*disarm)(OccurrenceRing *r))
 {
@@ -30,6 +51,7 @@ OccurrenceRing *binding_ring_new(lua_State *L, Object *owner, int text_idx, int 
     r->clock = clock_of(owner);
     r->how = how;
     r->disarm = disarm;
+    binding_owe(ring_free, r);
     *box = r;
     lua_pushvalue(L, text_idx);
     lua_setiuservalue(L, -2, 1);
@@ -52,32 +74,11 @@ void binding_ring_add(OccurrenceRing *r, uint64_t value)
     binding_ring_add_line(r, value, NULL, NULL);
 }
 
-void binding_ring_gone(OccurrenceRing *r)
-{
-    if (r->owner) {
-        r->disarm(r);
-        object_unref(r->owner);
-        r->owner = NULL;
-        r->clock = NULL;
-    }
-}
-
-static void ring_free(void *opaque)
-{
-    OccurrenceRing *r = opaque;
-
-    binding_ring_gone(r);
-    for (unsigned i = 0; i < r->n; i++) {
-        g_free(r->list[i].text);
-    }
-    g_free(r);
-}
-
 static int ring_gc(lua_State *L)
 {
     OccurrenceRing **box = lua_touserdata(L, 1);
     if (*box) {
-        binding_defer(ring_free, *box);
+        binding_settle(*box);
         *box = NULL;
     }
     return 0;
@@ -150,7 +151,8 @@ static int ring_remove(lua_State *L)
 {
     OccurrenceRing **box = binding_check_userdata(L, 1, RING);
     if (*box) {
-        ring_free(*box);
+        binding_ring_gone(*box);
+        binding_settle(*box);
         *box = NULL;
     }
     return 0;

@@ -8,6 +8,14 @@
 /* A handle is a pointer to its watch and counts in it: neither points into the other's memory, as a
  * finaliser may fail to run (a handle that is collected where Lua's stack is full). */
 
+static void watch_unref(void *opaque)
+{
+    BindingWatch *w = opaque;
+    if (--w->ref == 0) {
+        g_free(w);
+    }
+}
+
 void *binding_watch_new(lua_State *L, size_t size, Object *owner, int idx, const char *what,
                         const char *how, void (*disarm)(BindingWatch *w))
 {
@@ -20,16 +28,9 @@ void *binding_watch_new(lua_State *L, size_t size, Object *owner, int idx, const
     w->ref = 2;
     w->how = how;
     w->disarm = disarm;
+    binding_owe(watch_unref, w);
     *handle = w;
     return w;
-}
-
-static void watch_unref(void *opaque)
-{
-    BindingWatch *w = opaque;
-    if (--w->ref == 0) {
-        g_free(w);
-    }
 }
 
 static void watch_disarm(BindingWatch *w)
@@ -105,7 +106,7 @@ static int handle_gc(lua_State *L)
 {
     BindingWatch **h = lua_touserdata(L, 1);
     if (*h) {
-        binding_defer(watch_unref, *h);
+        binding_settle(*h);
         *h = NULL;
     }
     return 0;

@@ -90,8 +90,8 @@ static bool add(Qcow2BitmapChange *c, const char *name, uint64_t granularity, GE
     if (e) {
         return failed(node, name, e, error);
     }
-    b.name = g_strdup(name);
     g_array_append_val(c->maps, b);
+    g_array_index(c->maps, Qcow2Bitmap, c->maps->len - 1).name = g_strdup(name);
     return true;
 }
 
