@@ -75,24 +75,25 @@ function queries.device(detail)
   end
 end
 
-function queries.chardev(detail)
-  local backends, names = require("vmlua.core.chardev").backends(), {}
-  if detail then return print_properties(backends[detail] or detail) end
+-- Types by their short names, or the properties of the one that was asked for.
+local function list_short_names(title, types, width, detail)
+  if detail then return print_properties(types[detail] or detail) end
   local qom = require "vmlua.core.qom"
-  for name in pairs(backends) do names[#names + 1] = name end
+  local names = {}
+  for name in pairs(types) do names[#names + 1] = name end
   table.sort(names)
-  print "Character devices (-chardev NAME,help lists the properties):"
-  for _, name in ipairs(names) do print(("  %-10s %s"):format(name, qom.class(backends[name]).doc or "")) end
+  print(title)
+  for _, name in ipairs(names) do print(("  %-" .. width .. "s %s"):format(name, qom.class(types[name]).doc or "")) end
+end
+
+function queries.chardev(detail)
+  local backends = require("vmlua.core.chardev").backends()
+  return list_short_names("Character devices (-chardev NAME,help lists the properties):", backends, 10, detail)
 end
 
 function queries.blockdev(detail)
-  local drivers, names = require("vmlua.core.block").drivers(), {}
-  if detail then return print_properties(drivers[detail] or detail) end
-  local qom = require "vmlua.core.qom"
-  for name in pairs(drivers) do names[#names + 1] = name end
-  table.sort(names)
-  print "Nodes of the block layer (-blockdev DRIVER,help lists the properties):"
-  for _, name in ipairs(names) do print(("  %-14s %s"):format(name, qom.class(drivers[name]).doc or "")) end
+  local drivers = require("vmlua.core.block").drivers()
+  return list_short_names("Nodes of the block layer (-blockdev DRIVER,help lists the properties):", drivers, 14, detail)
 end
 
 function queries.object(detail)
