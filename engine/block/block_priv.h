@@ -168,6 +168,9 @@ void block_req_complete(BlockReq *req, int error); /* any thread: `done` runs on
 void block_tell_begin(void);
 void block_tell_end(void);
 void block_req_done(BlockReq *req, int error); /* main loop, from another request's done */
+/* The `done` of a status request to the node below, whose answer was for its parent's: what is
+ * allocated there is not here, and a level deeper. */
+void block_status_below_done(BlockReq *req);
 /* Does it here: on a worker without the lock, or on the main thread with it (which may run the main
  * loop). Returns the errno value. `done` is not used. */
 int block_node_sync(BlockNode *node, BlockReq *req);

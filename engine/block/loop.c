@@ -79,6 +79,17 @@ void block_req_done(BlockReq *req, int error)
     req->done(req);
 }
 
+void block_status_below_done(BlockReq *req)
+{
+    BlockReq *parent = req->opaque;
+    BlockStatus *out = parent->status;
+
+    out->flags &= ~(unsigned)BLOCK_STATUS_ALLOCATED;
+    out->depth++;
+    block_req_done(parent, req->error);
+    block_req_free(req);
+}
+
 void block_req_init(BlockReq *req, BlockOp op, uint64_t offset, uint64_t bytes,
                     const struct iovec *iov, unsigned niov, uint64_t iov_offset, unsigned flags,
                     BlockReqFn done, void *opaque)

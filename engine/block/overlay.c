@@ -88,17 +88,6 @@ static bool overlay_read_now(BlockNode *node, uint64_t offset, void *buf, size_t
     return true;
 }
 
-static void status_done(BlockReq *req)
-{
-    BlockReq *parent = req->opaque;
-    BlockStatus *out = parent->status;
-
-    out->flags &= ~(unsigned)BLOCK_STATUS_ALLOCATED;
-    out->depth++;
-    block_req_done(parent, req->error);
-    block_req_free(req);
-}
-
 static void overlay_status(BlockOverlay *s, BlockReq *req)
 {
     bool held;
@@ -111,7 +100,8 @@ static void overlay_status(BlockOverlay *s, BlockReq *req)
         block_req_complete(req, 0);
         return;
     }
-    below = block_req_new(BLOCK_OP_STATUS, req->offset, n, NULL, 0, 0, 0, status_done, req);
+    below = block_req_new(BLOCK_OP_STATUS, req->offset, n, NULL, 0, 0, 0, block_status_below_done,
+                          req);
     below->status = req->status;
     block_node_submit(block_node_file(&s->parent), below);
 }

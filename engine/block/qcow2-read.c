@@ -193,17 +193,6 @@ int qcow2_status(Qcow2 *s, uint64_t offset, uint64_t bytes, BlockStatus *out)
     return e;
 }
 
-static void status_done(BlockReq *req)
-{
-    BlockReq *parent = req->opaque;
-    BlockStatus *out = parent->status;
-
-    out->flags &= ~(unsigned)BLOCK_STATUS_ALLOCATED;
-    out->depth++;
-    block_req_done(parent, req->error);
-    block_req_free(req);
-}
-
 bool qcow2_fast_status(Qcow2 *s, BlockReq *req)
 {
     Qcow2Run run;
@@ -221,7 +210,7 @@ bool qcow2_fast_status(Qcow2 *s, BlockReq *req)
         return true;
     }
     below = block_req_new(BLOCK_OP_STATUS, req->offset, req->status->bytes, NULL, 0, 0, 0,
-                          status_done, req);
+                          block_status_below_done, req);
     below->status = req->status;
     block_node_submit(block_node_backing(&s->parent), below);
     return true;
