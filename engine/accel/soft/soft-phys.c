@@ -313,6 +313,18 @@ static bool string_hooked(const VCpu *cpu, EventSource source, uint64_t addr, un
     return false;
 }
 
+static void offer_string(SoftCpu *c, CpuExitKind kind, bool is_write, uint64_t addr, void *data,
+                         unsigned len, uint32_t count)
+{
+    VCpu *cpu = c->vcpu;
+
+    soft_need_exit(c);
+    cpu_exit_set_access(&cpu->exit, kind, is_write, len, addr, 0);
+    cpu->exit.count = count;
+    cpu->exit.data = data;
+    soft_offer_exit(c);
+}
+
 bool soft_port_string(SoftCpu *c, uint16_t port, void *data, unsigned len, uint32_t count,
                       bool is_write)
 {
@@ -322,11 +334,7 @@ bool soft_port_string(SoftCpu *c, uint16_t port, void *data, unsigned len, uint3
         string_hooked(cpu, EVENT_PIO, port, 0, data, len, count, is_write)) {
         return false;
     }
-    soft_need_exit(c);
-    cpu_exit_set_access(&cpu->exit, CPU_EXIT_PIO, is_write, len, port, 0);
-    cpu->exit.count = count;
-    cpu->exit.data = data;
-    soft_offer_exit(c);
+    offer_string(c, CPU_EXIT_PIO, is_write, port, data, len, count);
     return true;
 }
 
@@ -339,11 +347,7 @@ bool soft_mmio_string(SoftCpu *c, uint64_t paddr, void *data, unsigned len, uint
         string_hooked(cpu, EVENT_MMIO, paddr, len, data, len, count, true)) {
         return false;
     }
-    soft_need_exit(c);
-    cpu_exit_set_access(&cpu->exit, CPU_EXIT_MMIO, true, len, paddr, 0);
-    cpu->exit.count = count;
-    cpu->exit.data = data;
-    soft_offer_exit(c);
+    offer_string(c, CPU_EXIT_MMIO, true, paddr, data, len, count);
     return true;
 }
 
